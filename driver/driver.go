@@ -1,0 +1,150 @@
+// Package driver holds the interfaces that a backend implements, and only those.
+//
+// Its audience is the author of a backend: a place where sandboxes run. Users of sbx pass a [Driver] to sbx.Open and
+// never call what is below it. A new driver is done when it passes the suite of driver/drivertest.
+//
+// The package imports the standard library only, so a driver depends on nothing else of sbx.
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"syscall"
+)
+
+// ErrStopped is wrapped by every error that a [Sandbox] or [Session] returns because it was stopped or closed before.
+var ErrStopped = errors.New("stopped")
+
+// A Driver is the configuration of one backend: a value that several sessions may share. It holds no resources; those
+// belong to the [Session] that Open returns. All methods may be called at the same time.
+type Driver interface {
+	// Name is the driver's short name in errors, logs and sandbox ids: "local".
+	Name() string
+
+	// Open begins one sbx.Session's use of the backend. It reports whether sandboxes can be made here at all, so that
+	// a program fails at its start: where isolation is missing the error is an [*UnavailableError] that names the
+	// remedies. ctx bounds Open only.
+	Open(ctx context.Context, spec SessionSpec) (Session, error)
+}
+
+// SessionSpec is what a driver learns of the session that uses it.
+type SessionSpec struct {
+	// ID is unique among all sessions everywhere. Whatever a backend keeps carries it.
+	ID string
+	// Worker is the path, on this machine, of the executable that serves calls.
+	Worker string
+	// Logger takes the driver's own messages. Never nil.
+	Logger *slog.Logger
+}
+
+// A Session is one sbx.Session's use of a driver. All methods may be called at the same time.
+type Session interface {
+	// Create makes a sandbox with nothing running in it. It blocks until the sandbox is usable. When ctx ends first,
+	// Create leaves nothing behind and returns ctx's error. The sandbox outlives ctx.
+	Create(ctx context.Context, spec Spec) (Sandbox, error)
+
+	// Close stops what is left of the session's sandboxes and frees what the session holds. Create fails with
+	// [ErrStopped] afterwards. It is idempotent, and a second caller waits for the first.
+	Close(ctx context.Context) error
+}
+
+// Spec describes one sandbox.
+type Spec struct {
+	// ID is unique within the session and made of [a-z0-9-].
+	ID string
+	// Tags name the sandbox for its owner; a driver that lists sandboxes finds them by tag.
+	Tags []string
+	// Env is the whole environment of the sandbox's processes, as "KEY=VALUE". Nothing of the host's is added.
+	Env []string
+}
+
+// A Sandbox is one isolated place in which processes run. All methods may be called at the same time.
+type Sandbox interface {
+	// StartWorker starts the session's worker in the sandbox, once; a second call is an error. ctx bounds the start
+	// only; the process outlives it.
+	StartWorker(ctx context.Context, spec WorkerSpec) (Process, error)
+
+	// Stop kills every process in the sandbox and frees what it holds. It returns when all are dead, and is
+	// idempotent; a sandbox that is already gone is not an error. When ctx ends first, Stop returns its error and may
+	// be called again.
+	Stop(ctx context.Context) error
+}
+
+// WorkerSpec describes the worker's process.
+type WorkerSpec struct {
+	// Env is added to the sandbox's own environment.
+	Env []string
+}
+
+// The descriptors that a worker finds open. 0 reads as empty; 1 and 2 belong to the user's code alone.
+const (
+	// ConnFD is the connected byte stream that carries the protocol.
+	ConnFD = 3
+	// HandshakeFD is the write end of a pipe for the one line with which the worker says that it is ready.
+	HandshakeFD = 4
+)
+
+// A Process is a running worker. Its streams have one reader each, which closes them.
+type Process interface {
+	// Conn is the other end of the worker's [ConnFD].
+	Conn() net.Conn
+	// Handshake is the other end of the worker's [HandshakeFD].
+	Handshake() io.ReadCloser
+	// Stdout and Stderr end when no process holds the other end any more.
+	Stdout() io.ReadCloser
+	Stderr() io.ReadCloser
+
+	// Wait blocks until the process has ended and says how. An error means that how it ended could not be learnt.
+	// It may be called more than once.
+	Wait(ctx context.Context) (Exit, error)
+
+	// Kill ends the process, and with it the sandbox's other processes where the driver can't tell them apart. It
+	// does not wait, and a process that has ended is not an error.
+	Kill() error
+}
+
+// Exit says how a process ended.
+type Exit struct {
+	// Code is the exit code; -1 if a signal ended the process.
+	Code int
+	// Signal is the signal that ended the process; 0 if none did.
+	Signal syscall.Signal
+}
+
+// String is "exit status 1" or "signal: killed", as os/exec has it.
+func (e Exit) String() string {
+	if e.Signal != 0 {
+		return "signal: " + e.Signal.String()
+	}
+	return fmt.Sprintf("exit status %d", e.Code)
+}
+
+// UnavailableError says that a driver can't make sandboxes on this machine, and what would change that.
+type UnavailableError struct {
+	// Driver is the driver's name.
+	Driver string
+	// Err is what failed.
+	Err error
+	// Remedies are things that the user can do, each a whole phrase, the best first.
+	Remedies []string
+}
+
+func (e *UnavailableError) Error() string {
+	text := fmt.Sprintf("the %s driver can't isolate here: %v", e.Driver, e.Err)
+	for i, remedy := range e.Remedies {
+		switch i {
+		case 0:
+			text += "; to go on, "
+		default:
+			text += ", or "
+		}
+		text += remedy
+	}
+	return text
+}
+
+func (e *UnavailableError) Unwrap() error { return e.Err }
