@@ -1,0 +1,32 @@
+// Package registry names a function, its signature and its codec, identically in the program that calls it and in the
+// worker that runs it.
+//
+// Its audience is generated code, and the packages sbx and worker. sbxgen writes the calls of [Function], [Error] and
+// [Type]; authors of applications only ever write [Type], for a concrete type that travels inside an interface.
+//
+// # Identity
+//
+// A function is known by its code pointer together with its [reflect.Type], never by the name that the runtime gives
+// it: instantiations of a generic function share that name, and inlining changes a closure's. On the wire it goes by
+// the name that it was registered under; its [Entry.Fingerprint] tells whether both sides mean the same types by it.
+//
+// # Values
+//
+// A [Codec] is compiled once per type. What it writes is MessagePack: structs are arrays of their fields in order
+// (both sides have the same type, so names would be ballast), a value in an interface is [type name, value]. Values
+// keep what Go programs rely on: the type of map keys, NaN and infinities, nil versus empty, a time's zone, the
+// precision of math/big numbers. What can't be kept is refused, with the path to it: channels and functions,
+// unexported fields, cycles. Two pointers to one value arrive as pointers to two values.
+//
+// A type says how it travels by a pair of methods, declared on itself: MarshalMsgpack and UnmarshalMsgpack, or
+// MarshalBinary and UnmarshalBinary, or MarshalText and UnmarshalText; the first complete pair in this order is used.
+// Methods that an embedded field has too don't count, since they would drop the other fields; such a struct travels
+// field by field.
+//
+// Encoding goes through the primitives of github.com/vmihailenco/msgpack/v5. Decoding does not: its integers wrap
+// around silently and its lengths are believed before they are checked. Here each length that arrives is first held
+// against the bytes that remain, after what the values around it still need. So what a header makes the decoder
+// allocate in advance is at most 16 times the bytes that must follow it, however the headers are nested, and memory in
+// total is linear in the input; the factor is the type's own (an empty map is one byte on the wire and about 50 in
+// memory).
+package registry

@@ -1,0 +1,93 @@
+package registry_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+
+	"github.com/sandboxfn/sbx/registry"
+)
+
+type Job struct {
+	Name  string
+	Steps int
+}
+
+func Train(_ context.Context, job Job) (string, error) {
+	return fmt.Sprintf("%s took %d steps", job.Name, job.Steps), nil
+}
+
+var ErrDiverged = errors.New("training diverged")
+
+// What generated code does in init, and what both sides of a call do with it.
+func ExampleFunction() {
+	registry.Function[Job, string]("example.com/m.Train", Train)
+
+	// The calling side knows the function,
+	entry, _ := registry.Lookup(Train)
+	args, err := entry.EncodeArgs(nil, &Job{"mnist", 3})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	// the running side its name.
+	entry, _ = registry.ByName("example.com/m.Train")
+	invocation, err := entry.DecodeArgs(args)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("error:", invocation.Run(context.Background()))
+	data, _ := invocation.EncodeResult(nil)
+
+	var result string
+	fmt.Println("error:", entry.DecodeResult(data, &result))
+	fmt.Println(result)
+	// Output:
+	// error: <nil>
+	// error: <nil>
+	// mnist took 3 steps
+}
+
+func ExampleError() {
+	registry.Error("example.com/m.ErrDiverged", ErrDiverged)
+
+	name, _ := registry.SentinelName(ErrDiverged)
+	err, _ := registry.Sentinel(name)
+	fmt.Println(name, err == ErrDiverged)
+	// Output: example.com/m.ErrDiverged true
+}
+
+type Circle struct{ Radius float64 }
+
+func ExampleType() {
+	type Drawing struct{ Shapes []any }
+	drawing := Drawing{[]any{Circle{2}}}
+	codec, _ := registry.CodecOf(reflect.TypeFor[Drawing]())
+
+	_, err := codec.Append(nil, reflect.ValueOf(drawing))
+	fmt.Println(err)
+
+	registry.Type[Circle]()
+	data, err := codec.Append(nil, reflect.ValueOf(drawing))
+	fmt.Println(err)
+
+	var copied Drawing
+	err = codec.Decode(data, reflect.ValueOf(&copied).Elem())
+	fmt.Println(copied, err)
+	// Output:
+	// Drawing.Shapes[0]: registry_test.Circle can't be sent: an interface holds it, and it isn't registered; call registry.Type[registry_test.Circle]() from init
+	// <nil>
+	// {[{2}]} <nil>
+}
+
+func ExampleCodecOf() {
+	type Options struct{ Callback func() }
+	type Job struct{ Options Options }
+
+	_, err := registry.CodecOf(reflect.TypeFor[Job]())
+	fmt.Println(err)
+	// Output: Job.Options.Callback: func() can't be sent: a function is code of this process; send the data that selects it
+}
