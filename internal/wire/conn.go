@@ -1,0 +1,290 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
+	"google.golang.org/protobuf/proto"
+)
+
+// ErrClosed is what Send's ticket and Recv return after Close.
+var ErrClosed = errors.New("connection closed")
+
+// A ProtocolError says that the other side broke a rule of the protocol. The connection is of no use after it.
+type ProtocolError struct{ Reason string }
+
+func (e *ProtocolError) Error() string { return "protocol broken by the other side: " + e.Reason }
+
+func broken(format string, args ...any) error {
+	return &ProtocolError{Reason: fmt.Sprintf(format, args...)}
+}
+
+// Stream is one side of the gRPC stream.
+type Stream interface {
+	Send(*wirepb.Frame) error
+	Recv() (*wirepb.Frame, error)
+}
+
+// Conn sends and receives messages over a stream: it gathers messages into frames and cuts big values into chunks.
+// Send, Abort and Close may be called at the same time; Recv is for one goroutine.
+type Conn struct {
+	stream Stream
+
+	mu      sync.Mutex
+	wake    sync.Cond // work for the sender, or the end
+	queue   []*Ticket // small messages, and heads of big ones
+	big     []*outgoing
+	next    int    // index into big: whose turn it is
+	streams uint64 // names given to big values
+	err     error
+	stopped chan struct{} // the sender has ended
+
+	// of Recv alone
+	sent, received uint64 // frames
+	pending        []*wirepb.Message
+	incoming       map[uint64]*incoming
+}
+
+// A Ticket stands for a message that was given to Send.
+type Ticket struct {
+	message *wirepb.Message
+	big     *outgoing
+	handed  bool // to the transport, but for the chunks; guarded by Conn.mu
+}
+
+type outgoing struct {
+	stream uint64
+	data   []byte
+}
+
+type incoming struct {
+	message *wirepb.Message
+	body    *wirepb.Body
+}
+
+// NewConn returns a connection over stream.
+func NewConn(stream Stream) *Conn {
+	c := &Conn{stream: stream, stopped: make(chan struct{}), incoming: map[uint64]*incoming{}}
+	c.wake.L = &c.mu
+	go c.send()
+	return c
+}
+
+// Send queues a message. If body is not nil it is the message's body, and Send fills it with value, whole or as an
+// announcement of chunks. value must not be changed afterwards. Send does not wait.
+func (c *Conn) Send(message *wirepb.Message, body *wirepb.Body, value []byte) *Ticket {
+	ticket := &Ticket{message: message}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return ticket
+	}
+	switch {
+	case body == nil:
+	case len(value) <= maxInline:
+		body.Data = value
+	default:
+		c.streams++
+		body.Stream, body.Size = c.streams, uint64(len(value))
+		ticket.big = &outgoing{stream: c.streams, data: value}
+	}
+	c.queue = append(c.queue, ticket)
+	c.wake.Signal()
+	return ticket
+}
+
+// Handed reports whether the ticket's message and its value were wholly given to the transport. If they were not, the
+// other side certainly does not have them, and never will once the connection is closed.
+func (c *Conn) Handed(ticket *Ticket) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return ticket.handed && (ticket.big == nil || len(ticket.big.data) == 0)
+}
+
+// Abort withdraws a message that is not wholly handed to the transport, and reports whether it could.
+func (c *Conn) Abort(ticket *Ticket) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, queued := range c.queue {
+		if queued == ticket {
+			c.queue = append(c.queue[:i], c.queue[i+1:]...)
+			return true
+		}
+	}
+	for i, big := range c.big {
+		if big == ticket.big {
+			c.big = append(c.big[:i], c.big[i+1:]...)
+			c.queue = append(c.queue, &Ticket{message: &wirepb.Message{Kind: &wirepb.Message_Abort{Abort: &wirepb.Abort{Stream: big.stream}}}})
+			c.wake.Signal()
+			return true
+		}
+	}
+	return false
+}
+
+// Close ends the connection: what is queued is not sent. It does not wait for a Send of the stream that is under way;
+// whoever owns the stream ends that, and then [Conn.Stopped] closes.
+func (c *Conn) Close() { c.fail(ErrClosed) }
+
+// Stopped is closed when the connection's goroutine has ended.
+func (c *Conn) Stopped() <-chan struct{} { return c.stopped }
+
+func (c *Conn) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err = err
+	}
+	c.wake.Broadcast()
+}
+
+// send is the connection's goroutine. While one frame is on its way the next gathers, so frames grow with the load.
+func (c *Conn) send() {
+	defer close(c.stopped)
+	for {
+		frame := c.gather()
+		if frame == nil {
+			return
+		}
+		if err := c.stream.Send(frame); err != nil {
+			c.fail(fmt.Errorf("send: %w", err))
+			return
+		}
+	}
+}
+
+// gather waits for something to send. Small messages go first; then one chunk of each big value in turn.
+func (c *Conn) gather() *wirepb.Frame {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.err == nil && len(c.queue) == 0 && len(c.big) == 0 {
+		c.wake.Wait()
+	}
+	if c.err != nil {
+		return nil
+	}
+	c.sent++
+	frame := &wirepb.Frame{Sequence: c.sent}
+	size := 0
+	for len(c.queue) > 0 && size < frameTarget {
+		ticket := c.queue[0]
+		if ticket.big != nil && len(c.big) == maxStreams {
+			break // what waits behind it keeps its order
+		}
+		c.queue[0] = nil
+		c.queue = c.queue[1:]
+		ticket.handed = true
+		if ticket.big != nil {
+			c.big = append(c.big, ticket.big)
+		}
+		frame.Messages = append(frame.Messages, ticket.message)
+		size += proto.Size(ticket.message)
+	}
+	if len(c.queue) == 0 {
+		c.queue = nil
+	}
+	if len(c.big) > 0 && size < frameTarget {
+		c.next %= len(c.big)
+		big := c.big[c.next]
+		piece := big.data[:min(chunkSize, len(big.data))]
+		big.data = big.data[len(piece):]
+		frame.Messages = append(frame.Messages, &wirepb.Message{Kind: &wirepb.Message_Chunk{Chunk: &wirepb.Chunk{Stream: big.stream, Data: piece}}})
+		if len(big.data) == 0 {
+			c.big = append(c.big[:c.next], c.big[c.next+1:]...)
+		} else {
+			c.next++
+		}
+	}
+	return frame
+}
+
+// Recv returns the next message that is complete: its body, if it has one, holds the whole value in Data. Chunks and
+// aborts are not returned. An error is final.
+func (c *Conn) Recv() (*wirepb.Message, error) {
+	for {
+		for len(c.pending) > 0 {
+			message := c.pending[0]
+			c.pending = c.pending[1:]
+			complete, err := c.accept(message)
+			if err != nil {
+				c.fail(err)
+				return nil, err
+			}
+			if complete != nil {
+				return complete, nil
+			}
+		}
+		frame, err := c.stream.Recv()
+		if err != nil {
+			err = fmt.Errorf("receive: %w", err)
+			c.fail(err)
+			return nil, err
+		}
+		c.received++
+		if frame.GetSequence() != c.received {
+			err := broken("frame %d arrived as number %d", frame.GetSequence(), c.received)
+			c.fail(err)
+			return nil, err
+		}
+		c.pending = frame.GetMessages()
+	}
+}
+
+// accept returns a message that message completes, or nil.
+func (c *Conn) accept(message *wirepb.Message) (*wirepb.Message, error) {
+	switch kind := message.GetKind().(type) {
+	case *wirepb.Message_Chunk:
+		return c.acceptChunk(kind.Chunk)
+	case *wirepb.Message_Abort:
+		delete(c.incoming, kind.Abort.GetStream())
+		return nil, nil
+	case nil:
+		return nil, broken("a message of no known kind")
+	}
+	body := bodyOf(message)
+	if body.GetStream() == 0 {
+		return message, nil
+	}
+	switch {
+	case body.GetSize() == 0 || body.GetSize() > MaxValue:
+		return nil, broken("a value of %d bytes is announced; the limit is %d", body.GetSize(), MaxValue)
+	case len(c.incoming) == maxStreams:
+		return nil, broken("more than %d values at once", maxStreams)
+	case c.incoming[body.GetStream()] != nil:
+		return nil, broken("stream %d is announced twice", body.GetStream())
+	}
+	body.Data = nil
+	c.incoming[body.GetStream()] = &incoming{message: message, body: body}
+	return nil, nil
+}
+
+func (c *Conn) acceptChunk(chunk *wirepb.Chunk) (*wirepb.Message, error) {
+	in := c.incoming[chunk.GetStream()]
+	if in == nil {
+		return nil, broken("a chunk of stream %d, which is not announced", chunk.GetStream())
+	}
+	have, size := uint64(len(in.body.Data)), in.body.GetSize()
+	if n := uint64(len(chunk.GetData())); n == 0 || n > size-have {
+		return nil, broken("a chunk of %d bytes where %d are missing", n, size-have)
+	}
+	// The buffer grows with what has arrived, never with what was announced.
+	in.body.Data = append(in.body.Data, chunk.GetData()...)
+	if uint64(len(in.body.Data)) < size {
+		return nil, nil
+	}
+	delete(c.incoming, chunk.GetStream())
+	return in.message, nil
+}
+
+// bodyOf returns the body of a message that can have one, else nil.
+func bodyOf(message *wirepb.Message) *wirepb.Body {
+	switch kind := message.GetKind().(type) {
+	case *wirepb.Message_Call:
+		return kind.Call.GetArgument()
+	case *wirepb.Message_Result:
+		return kind.Result.GetValue()
+	}
+	return nil
+}

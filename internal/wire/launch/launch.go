@@ -1,0 +1,240 @@
+// Package launch starts a worker in a sandbox and calls its functions: the session's side of package wire. Its audience
+// is package sbx. It is the one place that knows both go-plugin and drivers: a driver's process becomes a go-plugin
+// runner here.
+//
+// A [Worker] owns these goroutines, and [Worker.Stop] waits for them: the connection's sender, the receiver, one reader
+// each for standard output and error, and the watcher that learns how the process ended; go-plugin adds its own.
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/go-plugin/runner"
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/wire"
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
+	"google.golang.org/grpc"
+)
+
+// startTimeout bounds the time from the worker's exec to its line, whatever the caller's context says.
+const startTimeout = time.Minute
+
+// Config is what Start needs beside the sandbox.
+type Config struct {
+	// Session and Sandbox are the ids that the worker tells user code.
+	Session, Sandbox string
+	// Divert is the number of the call of worker.Divert at which the program becomes a worker.
+	Divert int
+	// Output takes the lines that user code prints. It is called by two goroutines, and not after Stop returned. The
+	// line is the callee's to keep.
+	Output func(stream, line string)
+}
+
+// Start starts the worker of sandbox, agrees with it on a version, and opens its stream. When it fails or ctx ends, the
+// process is dead or dying and its streams are closed; the sandbox remains the caller's to stop.
+func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worker, err error) {
+	adapter := &processRunner{ctx: ctx, sandbox: sandbox, config: config}
+	client := plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig:  wire.Handshake,
+		VersionedPlugins: map[int]plugin.PluginSet{wire.Version: {wire.PluginName: workerPlugin{}}},
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		SkipHostEnv:      true,
+		StartTimeout:     startTimeout,
+		Logger:           hclog.NewNullLogger(),
+		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
+			adapter.env = cmd.Env
+			// The folder is for sockets of a plugin on this machine. Ours has none, and what is not there can't be left behind.
+			return adapter, os.Remove(dir)
+		},
+		GRPCDialOptions: []grpc.DialOption{
+			grpc.WithContextDialer(adapter.dial),
+			// One message must fit; flow control is per frame, and a frame is small.
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxFrame), grpc.MaxCallSendMsgSize(wire.MaxFrame)),
+			grpc.WithNoProxy(),
+		},
+	})
+	defer func() {
+		if err != nil {
+			adapter.abandon()
+			client.Kill()
+			// What the worker printed last says best why it did not start.
+			err = adapter.explain(ctx, err)
+		}
+	}()
+	// go-plugin's Start takes no context: end what it waits for.
+	stop := context.AfterFunc(ctx, adapter.abandon)
+	defer stop()
+
+	protocol, err := client.Client()
+	if err != nil {
+		return nil, err
+	}
+	dispensed, err := protocol.Dispense(wire.PluginName)
+	if err != nil {
+		return nil, err
+	}
+	worker := &Worker{client: client, process: adapter.process, output: adapter.output, calls: map[uint64]*Pending{}, done: make(chan struct{})}
+	if err := worker.open(dispensed.(wirepb.WorkerClient), config); err != nil {
+		return nil, err
+	}
+	return worker, nil
+}
+
+// workerPlugin is the session's half of the plugin that the worker serves.
+type workerPlugin struct{ plugin.NetRPCUnsupportedPlugin }
+
+func (workerPlugin) GRPCServer(*plugin.GRPCBroker, *grpc.Server) error {
+	return errors.New("a session serves no plugin")
+}
+
+func (workerPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, conn *grpc.ClientConn) (any, error) {
+	return wirepb.NewWorkerClient(conn), nil
+}
+
+// processRunner makes a driver's process a runner.Runner.
+type processRunner struct {
+	ctx     context.Context // of Start, which go-plugin does not hand on
+	sandbox driver.Sandbox
+	config  Config
+	env     []string
+
+	process driver.Process
+	output  *output
+
+	mu     sync.Mutex
+	dialed bool
+}
+
+func (r *processRunner) Start(context.Context) error {
+	boot := wire.Boot{Divert: r.config.Divert}
+	for _, variable := range r.env {
+		// The folder that go-plugin offers is one of this machine.
+		if !strings.HasPrefix(variable, plugin.EnvUnixSocketDir+"=") {
+			boot.Plugin = append(boot.Plugin, variable)
+		}
+	}
+	process, err := r.sandbox.StartWorker(r.ctx, driver.WorkerSpec{Env: []string{wire.BootVariable + "=" + boot.Encode()}})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.process = process
+	r.mu.Unlock()
+	r.output = readOutput(process, r.config.Output)
+	if r.ctx.Err() != nil {
+		r.abandon()
+	}
+	return nil
+}
+
+// dial returns the process's byte stream, once: the worker has no second one, and a lost one is not found again.
+func (r *processRunner) dial(context.Context, string) (net.Conn, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.dialed {
+		return nil, errors.New("the sandbox's stream has ended")
+	}
+	r.dialed = true
+	return r.process.Conn(), nil
+}
+
+// abandon kills the process and closes its streams, so that whoever waits for them goes on.
+func (r *processRunner) abandon() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.process == nil {
+		return
+	}
+	_ = r.process.Kill()
+	_ = r.process.Handshake().Close()
+	if !r.dialed {
+		_ = r.process.Conn().Close()
+	}
+}
+
+// explain adds to a failed start what is known of the process. Call it after the process was killed.
+func (r *processRunner) explain(ctx context.Context, err error) error {
+	if r.process == nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		r.output.close()
+		return context.Cause(ctx)
+	}
+	waitCtx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	exit, waitErr := r.process.Wait(waitCtx)
+	r.output.settle()
+	r.output.close()
+	startErr := &StartError{Err: err, LastLines: r.output.last()}
+	if waitErr == nil {
+		startErr.Exit = &exit
+	}
+	return startErr
+}
+
+func (r *processRunner) Diagnose(context.Context) string { return "" }
+
+func (r *processRunner) Stdout() io.ReadCloser { return r.process.Handshake() }
+
+// Stderr is empty: what user code prints is not go-plugin's.
+func (r *processRunner) Stderr() io.ReadCloser { return io.NopCloser(strings.NewReader("")) }
+
+func (r *processRunner) Name() string { return "sbx worker" }
+
+func (r *processRunner) ID() string { return r.config.Sandbox }
+
+func (r *processRunner) Wait(ctx context.Context) error {
+	_, err := r.process.Wait(ctx)
+	return err
+}
+
+func (r *processRunner) Kill(context.Context) error {
+	r.abandon()
+	return nil
+}
+
+// PluginToHost keeps the address, which the context dialer ignores: dialling a path that the sandbox chose would let it
+// choose whom we talk to.
+func (r *processRunner) PluginToHost(network, address string) (string, string, error) {
+	return "unix", "sandbox", nil
+}
+
+func (r *processRunner) HostToPlugin(network, address string) (string, string, error) {
+	return network, address, nil
+}
+
+// StartError says that a worker did not come up, with what it printed last.
+type StartError struct {
+	Err error
+	// Exit is how the process ended; nil if it had to be killed or nobody knows.
+	Exit *driver.Exit
+	// LastLines are the last lines that it printed.
+	LastLines []string
+}
+
+func (e *StartError) Error() string {
+	text := "the worker did not start"
+	if e.Exit != nil {
+		text += " (" + e.Exit.String() + ")"
+	}
+	// go-plugin's text tells a plugin's author what to do, which does not help here.
+	text += ": " + strings.SplitN(e.Err.Error(), "\n", 2)[0]
+	if len(e.LastLines) > 0 {
+		text += fmt.Sprintf("; last output:\n\t%s", strings.Join(e.LastLines, "\n\t"))
+	}
+	return text
+}
+
+func (e *StartError) Unwrap() error { return e.Err }

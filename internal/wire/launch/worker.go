@@ -1,0 +1,231 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/go-plugin"
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/wire"
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
+)
+
+// A Worker is a running worker and its stream. Its methods may be called at the same time.
+type Worker struct {
+	client  *plugin.Client
+	process driver.Process
+	output  *output
+
+	conn      *wire.Conn
+	closeConn context.CancelFunc
+	functions map[string]Function
+
+	mu    sync.Mutex
+	calls map[uint64]*Pending // nil when the stream has ended
+	last  uint64
+	lost  *LostError
+	done  chan struct{}
+}
+
+// Function is one that the worker can run.
+type Function struct {
+	Index       uint32
+	Fingerprint string
+}
+
+// LostError says that a worker is no longer there, and how it ended as far as that is known.
+type LostError struct {
+	// Err is what ended the stream.
+	Err error
+	// Exit is how the process ended; nil if nobody knows.
+	Exit *driver.Exit
+	// LastLines are the last lines that it printed.
+	LastLines []string
+}
+
+func (e *LostError) Error() string {
+	text := "worker lost: "
+	if e.Exit != nil {
+		text += e.Exit.String()
+	} else {
+		text += e.Err.Error()
+	}
+	if len(e.LastLines) > 0 {
+		text += "; last output:\n\t" + strings.Join(e.LastLines, "\n\t")
+	}
+	return text
+}
+
+func (e *LostError) Unwrap() error { return e.Err }
+
+// open begins the stream and reads the worker's welcome.
+func (w *Worker) open(service wirepb.WorkerClient, config Config) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	stream, err := service.Serve(ctx)
+	if err != nil {
+		cancel()
+		return fmt.Errorf("open the stream: %w", err)
+	}
+	w.closeConn = cancel
+	w.conn = wire.NewConn(stream)
+	fail := func(err error) error {
+		w.conn.Close()
+		cancel()
+		<-w.conn.Stopped()
+		return err
+	}
+	hello := &wirepb.Hello{Sandbox: config.Sandbox, Session: config.Session}
+	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Hello{Hello: hello}}, nil, nil)
+	message, err := w.conn.Recv()
+	if err != nil {
+		return fail(err)
+	}
+	welcome := message.GetWelcome()
+	if welcome == nil {
+		return fail(&wire.ProtocolError{Reason: "the first message is not a welcome"})
+	}
+	// A worker of another version may differ in ways that the protocol's version does not show.
+	if host, theirs := wire.ModuleVersion(), welcome.GetSbxVersion(); host != theirs {
+		return fail(fmt.Errorf("the worker was built with sbx %s and this program with %s: build both with the same version", wire.Clip(theirs, 100), host))
+	}
+	w.functions = make(map[string]Function, len(welcome.GetFunctions()))
+	for i, function := range welcome.GetFunctions() {
+		w.functions[function.GetName()] = Function{Index: uint32(i), Fingerprint: function.GetFingerprint()}
+	}
+	go w.receive()
+	return nil
+}
+
+// Function returns the worker's function of that name.
+func (w *Worker) Function(name string) (Function, bool) {
+	f, ok := w.functions[name]
+	return f, ok
+}
+
+// Done is closed when the worker is lost; then Lost says why.
+func (w *Worker) Done() <-chan struct{} { return w.done }
+
+// Lost returns why the worker is no longer there. Call it after Done is closed.
+func (w *Worker) Lost() *LostError {
+	<-w.done
+	return w.lost
+}
+
+// receive hands results to those who wait, until the stream ends.
+func (w *Worker) receive() {
+	var err error
+	for err == nil {
+		var message *wirepb.Message
+		if message, err = w.conn.Recv(); err == nil {
+			err = w.deliver(message)
+		}
+	}
+	// Whatever ended the stream, nothing more is heard of this worker: let it end, and see how it did.
+	w.conn.Close()
+	w.closeConn()
+	if broken := (*wire.ProtocolError)(nil); errors.As(err, &broken) {
+		_ = w.process.Kill()
+	}
+	<-w.conn.Stopped()
+	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
+	defer cancel()
+	lost := &LostError{Err: err}
+	exit, waitErr := w.process.Wait(ctx)
+	if waitErr == nil && !errors.As(err, new(*wire.ProtocolError)) {
+		lost.Exit = &exit
+	}
+	w.output.settle()
+	lost.LastLines = w.output.last()
+
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lost = lost
+	w.calls = nil
+	close(w.done)
+}
+
+func (w *Worker) deliver(message *wirepb.Message) error {
+	result := message.GetResult()
+	if result == nil || result.GetOutcome() == nil {
+		return &wire.ProtocolError{Reason: "a worker sends results only"}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	call := w.calls[result.GetId()]
+	if call == nil {
+		return &wire.ProtocolError{Reason: fmt.Sprintf("a result of call %d, which is not running", result.GetId())}
+	}
+	if result.GetAttempt() != call.attempt {
+		return &wire.ProtocolError{Reason: fmt.Sprintf("a result of attempt %d of call %d; attempt %d is running", result.GetAttempt(), result.GetId(), call.attempt)}
+	}
+	delete(w.calls, result.GetId())
+	call.result = result
+	close(call.done)
+	return nil
+}
+
+// Pending is a call that was sent.
+type Pending struct {
+	worker  *Worker
+	id      uint64
+	attempt uint32
+	ticket  *wire.Ticket
+	done    chan struct{}
+	result  *wirepb.Result
+}
+
+// Go sends a call with its encoded argument. The id is chosen here. It does not wait.
+func (w *Worker) Go(call *wirepb.Call, argument []byte) *Pending {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last++
+	call.Id = w.last
+	call.Argument = &wirepb.Body{}
+	p := &Pending{worker: w, id: call.GetId(), attempt: call.GetAttempt(), done: make(chan struct{})}
+	p.ticket = w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Call{Call: call}}, call.GetArgument(), argument)
+	if w.calls != nil {
+		w.calls[p.id] = p
+	}
+	return p
+}
+
+// Done is closed when the result is there. It stays open if the worker is lost first: select on Worker.Done too.
+func (p *Pending) Done() <-chan struct{} { return p.done }
+
+// Result returns the result. Call it after Done is closed.
+func (p *Pending) Result() *wirepb.Result {
+	<-p.done
+	return p.result
+}
+
+// Begun reports whether the function may have begun. Call it after the worker is lost; false is certain.
+func (p *Pending) Begun() bool { return p.worker.conn.Handed(p.ticket) }
+
+// Cancel ends the call's context. It reports whether the call was withdrawn before the worker had all of it: then the
+// function never begins, and no result comes.
+func (p *Pending) Cancel() (withdrawn bool) {
+	w := p.worker
+	if w.conn.Abort(p.ticket) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.calls, p.id)
+		return true
+	}
+	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Cancel{Cancel: &wirepb.Cancel{Id: p.id}}}, nil, nil)
+	return false
+}
+
+// Close ends the stream and waits until nothing of the worker is left on this side. Stop the sandbox first; a process
+// that still runs is killed.
+func (w *Worker) Close() {
+	_ = w.process.Kill()
+	w.conn.Close()
+	w.closeConn()
+	<-w.done
+	w.client.Kill()
+	_ = w.process.Handshake().Close()
+	w.output.close()
+}

@@ -1,0 +1,90 @@
+// Package wire is the protocol between a session and a worker: what both sides must agree on, the connection that frames
+// messages, and errors on the wire. Its audience is package sbx (through package launch) and package worker.
+//
+// The messages are described in wirepb/wire.proto. A [Conn] starts one goroutine, which [Conn.Close] ends.
+package wire
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/hashicorp/go-plugin"
+)
+
+// Limits of the protocol. Both sides hold them, so neither can make the other allocate without bound.
+const (
+	// MaxFrame is the most bytes that one gRPC message may have.
+	MaxFrame = 4 << 20
+	// MaxValue is the most bytes that one encoded argument or result may have.
+	MaxValue = 1 << 30
+	// chunkSize is the length of a piece of a big value. One big value delays a small message by at most one piece.
+	chunkSize = 256 << 10
+	// maxInline is the longest value that travels within its message.
+	maxInline = 64 << 10
+	// frameTarget is the length after which a frame takes no further message.
+	frameTarget = 1 << 20
+	// maxStreams is how many chunked values may be under way in one direction.
+	maxStreams = 1024
+)
+
+// Version is the protocol's version, which go-plugin negotiates.
+const Version = 1
+
+// PluginName is the name under which go-plugin dispenses the worker.
+const PluginName = "worker"
+
+// Handshake is what go-plugin's two sides compare. The cookie tells a worker from a program started by hand; it protects
+// nothing.
+var Handshake = plugin.HandshakeConfig{
+	MagicCookieKey:   "SBX_WORKER_COOKIE",
+	MagicCookieValue: "sbx",
+}
+
+// BootVariable is the environment variable that makes a program a worker. Its value is a [Boot]; package worker removes
+// it before user code that runs after package worker's init could see it.
+const BootVariable = "SBX_WORKER"
+
+// Boot is what a worker must know before its stream opens.
+type Boot struct {
+	// Divert is the number of the call of worker.Divert at which the program becomes a worker.
+	Divert int `json:"divert"`
+	// Plugin is the environment that go-plugin's server reads.
+	Plugin []string `json:"plugin"`
+}
+
+// Encode returns b as the value of [BootVariable].
+func (b Boot) Encode() string {
+	text, err := json.Marshal(b)
+	if err != nil {
+		panic(err) // strings and an int can be encoded
+	}
+	return string(text)
+}
+
+// DecodeBoot reverses [Boot.Encode].
+func DecodeBoot(value string) (Boot, error) {
+	var b Boot
+	if err := json.Unmarshal([]byte(value), &b); err != nil {
+		return Boot{}, fmt.Errorf("%s: %w", BootVariable, err)
+	}
+	return b, nil
+}
+
+// ModuleVersion is the version of this module in the running program, "(devel)" in a checkout.
+func ModuleVersion() string {
+	const module = "github.com/sandboxfn/sbx"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(unknown)"
+	}
+	if info.Main.Path == module {
+		return "(devel)"
+	}
+	for _, dependency := range info.Deps {
+		if dependency.Path == module {
+			return dependency.Version
+		}
+	}
+	return "(unknown)"
+}
