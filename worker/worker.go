@@ -1,0 +1,167 @@
+// Package worker is the runtime of a program that serves its functions in a sandbox. Its audience is generated code,
+// which calls [Divert], and drivers that run a worker in their own process, which call [Serve]. Application authors
+// never import it.
+//
+// A worker is the program itself, started again in a sandbox: package variables and init functions run as ever, then
+// Divert takes over before main. It has the environment that the sandbox's spec gives and nothing else, standard input
+// that is empty, and standard output and error that arrive as log records at the session; the protocol has descriptors
+// of its own, so that what a program prints never reaches it.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"github.com/sandboxfn/sbx/internal/wire"
+	"google.golang.org/grpc"
+)
+
+// boot is what the session tells this process; nil in a program that is no worker.
+var boot = takeBoot()
+
+// diverts counts the calls of Divert.
+var diverts int
+
+// takeBoot reads the marker and removes it, so that neither user code nor what it starts takes itself for a worker.
+func takeBoot() *wire.Boot {
+	value, ok := os.LookupEnv(wire.BootVariable)
+	if !ok {
+		return nil
+	}
+	_ = os.Unsetenv(wire.BootVariable)
+	b, err := wire.DecodeBoot(value)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "sbx: %v: this variable is set by a session when it starts a worker; unset it\n", err)
+		os.Exit(2)
+	}
+	keepDescriptors()
+	return &b
+}
+
+// Active reports whether this process is a worker.
+func Active() bool { return boot != nil }
+
+// Diverts returns how often Divert was called: 0 means that the program has no generated code that calls it, and so
+// can't be a worker.
+func Diverts() int { return diverts }
+
+// Divert turns the process into a worker, and then never returns. In a program that is no worker it does nothing.
+//
+// Generated code calls it from the last init function of a program. Where a program has several such functions, as a
+// test binary may, the last one counts: the session knows how many ran, and the same program runs them in the same order.
+func Divert() {
+	diverts++
+	if boot == nil || diverts != boot.Divert {
+		return
+	}
+	if err := serveProcess(*boot); err != nil {
+		fmt.Fprintf(os.Stderr, "sbx: worker: %v\n", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// serveProcess serves on the descriptors that a driver leaves open, until the session is gone.
+func serveProcess(boot wire.Boot) error {
+	conn, handshake, err := openDescriptors()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	server := newServer()
+	line, err := negotiate(ctx, boot, server)
+	if err != nil {
+		return err
+	}
+	return serve(conn, handshake, line, server)
+}
+
+// negotiate lets go-plugin choose the protocol's version, and returns the line that tells the session.
+//
+// It uses go-plugin's test mode, which is the one that leaves os.Stdout and os.Stderr alone: outside of it they become
+// pipes of go-plugin's, at a moment that user code could see. What test mode leaves out is the line, which is made here.
+func negotiate(ctx context.Context, boot wire.Boot, server *server) (line string, err error) {
+	for _, variable := range boot.Plugin {
+		name, value, _ := strings.Cut(variable, "=")
+		if err := os.Setenv(name, value); err != nil {
+			return "", err
+		}
+		defer func() { _ = os.Unsetenv(name) }()
+	}
+	if cookie := os.Getenv(wire.Handshake.MagicCookieKey); cookie != wire.Handshake.MagicCookieValue {
+		return "", fmt.Errorf("%s is not what a session sets", wire.Handshake.MagicCookieKey)
+	}
+	ready, ended := make(chan *plugin.ReattachConfig, 1), make(chan struct{})
+	go plugin.Serve(&plugin.ServeConfig{
+		HandshakeConfig:  wire.Handshake,
+		VersionedPlugins: map[int]plugin.PluginSet{wire.Version: {wire.PluginName: workerPlugin{server: server}}},
+		GRPCServer:       server.newGRPC,
+		Logger:           hclog.NewNullLogger(),
+		Test:             &plugin.ServeTestConfig{Context: ctx, ReattachConfigCh: ready, CloseCh: ended},
+	})
+	select {
+	case config := <-ready:
+		// The session is served on a descriptor that it made. Nobody is to dial this path.
+		_ = os.Remove(config.Addr.String())
+		return handshakeLine(config.ProtocolVersion), nil
+	case <-ended:
+		return "", fmt.Errorf("go-plugin could not listen in %s", os.TempDir())
+	}
+}
+
+func handshakeLine(version int) string {
+	return fmt.Sprintf("%d|%d|unix|sandbox|%s|\n", plugin.CoreProtocolVersion, version, plugin.ProtocolGRPC)
+}
+
+// serve says that the worker is ready and serves conn until it ends. It does not wait for calls: what ignores its
+// context ends with the process.
+func serve(conn net.Conn, handshake io.WriteCloser, line string, server *server) error {
+	if _, err := io.WriteString(handshake, line); err != nil {
+		return fmt.Errorf("write the handshake: %w", err)
+	}
+	if err := handshake.Close(); err != nil {
+		return fmt.Errorf("close the handshake: %w", err)
+	}
+	listener := newOneListener(conn)
+	err := server.grpc.Serve(listener)
+	server.grpc.Stop()
+	if err != nil && !listener.ended() {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+// Serve serves the functions of this program on conn until conn ends or ctx does. It is for drivers that run a worker
+// in their own process, without isolation. It closes conn and handshake, and returns when every call has returned.
+func Serve(ctx context.Context, conn net.Conn, handshake io.WriteCloser) error {
+	server := newServer()
+	server.register(server.newGRPC(nil))
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	err := serve(conn, handshake, handshakeLine(wire.Version), server)
+	server.handlers.Wait()
+	return err
+}
+
+// workerPlugin is the worker's half of the plugin.
+type workerPlugin struct {
+	plugin.NetRPCUnsupportedPlugin
+	server *server
+}
+
+func (p workerPlugin) GRPCServer(_ *plugin.GRPCBroker, s *grpc.Server) error {
+	p.server.register(s)
+	return nil
+}
+
+func (workerPlugin) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
+	return nil, errors.New("a worker calls no plugin")
+}
