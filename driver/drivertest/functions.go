@@ -1,0 +1,86 @@
+package drivertest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"syscall"
+
+	"github.com/sandboxfn/sbx/registry"
+	"github.com/sandboxfn/sbx/worker"
+)
+
+// The suite's functions. Importing this package makes a test binary a worker that serves them.
+func init() {
+	registry.Function(name("echo"), echo)
+	registry.Function(name("environment"), environment)
+	registry.Function(name("printLines"), printLines)
+	registry.Function(name("exit"), exit)
+	registry.Function(name("crash"), crash)
+	registry.Function(name("orphan"), orphan)
+	registry.Function(name("block"), block)
+	registry.Function(name("standardInput"), standardInput)
+	worker.Divert()
+}
+
+func name(function string) string {
+	return "github.com/sandboxfn/sbx/driver/drivertest." + function
+}
+
+func echo(_ context.Context, data []byte) ([]byte, error) { return data, nil }
+
+func environment(context.Context, int) ([]string, error) {
+	environment := os.Environ()
+	slices.Sort(environment)
+	return environment, nil
+}
+
+// printLines prints n numbered lines on each stream.
+func printLines(_ context.Context, n int) (int, error) {
+	for i := range n {
+		fmt.Fprintf(os.Stdout, "out %d\n", i)
+		fmt.Fprintf(os.Stderr, "err %d\n", i)
+	}
+	return n, nil
+}
+
+func exit(_ context.Context, code int) (int, error) {
+	os.Exit(code)
+	return 0, nil
+}
+
+func crash(_ context.Context, signal int) (int, error) {
+	if err := syscall.Kill(os.Getpid(), syscall.Signal(signal)); err != nil {
+		return 0, err
+	}
+	select {}
+}
+
+// orphan leaves a process that has left its group and session, and that keeps standard output open.
+func orphan(context.Context, int) (int, error) {
+	cmd := exec.Command("/bin/sleep", "3600")
+	cmd.Stdout = os.Stdout
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	return cmd.Process.Pid, nil
+}
+
+// block returns when its context ends, or ignores that for ever.
+func block(ctx context.Context, forever bool) (int, error) {
+	if forever {
+		select {}
+	}
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+func standardInput(context.Context, int) (int, error) {
+	var b bytes.Buffer
+	n, err := b.ReadFrom(os.Stdin)
+	return int(n), err
+}

@@ -1,0 +1,31 @@
+// Package process is a driver that runs workers as plain processes, with no isolation whatsoever: a function can do
+// what the program's user can do. It has to be asked for, and says so in the log of every session.
+//
+// It is for machines without a driver that isolates, where the code that runs is the user's own. Each worker is the
+// leader of a process group, which ends with it; processes that leave the group are not found again. A worker exits
+// when its session's program does.
+package process
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/sandboxfn/sbx/driver"
+)
+
+// New returns the driver.
+func New() driver.Driver { return plain{} }
+
+type plain struct{}
+
+func (plain) Name() string { return "process" }
+
+func (plain) Open(_ context.Context, spec driver.SessionSpec) (driver.Session, error) {
+	session, err := open(spec)
+	if err != nil {
+		return nil, err
+	}
+	spec.Logger.Warn("functions run as plain processes with no isolation: the process driver was asked for",
+		slog.String("session", spec.ID))
+	return session, nil
+}

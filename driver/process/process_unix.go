@@ -1,0 +1,227 @@
+//go:build unix
+
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"sync"
+	"syscall"
+
+	"github.com/sandboxfn/sbx/driver"
+)
+
+func open(spec driver.SessionSpec) (driver.Session, error) {
+	return &session{spec: spec, sandboxes: map[*sandbox]struct{}{}}, nil
+}
+
+type session struct {
+	spec driver.SessionSpec
+
+	mu        sync.Mutex
+	closed    bool
+	sandboxes map[*sandbox]struct{}
+}
+
+func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, fmt.Errorf("process: create sandbox %s: session is %w", spec.ID, driver.ErrStopped)
+	}
+	sb := &sandbox{session: s, spec: spec}
+	s.sandboxes[sb] = struct{}{}
+	return sb, nil
+}
+
+func (s *session) Close(ctx context.Context) error {
+	s.mu.Lock()
+	s.closed = true
+	var left []*sandbox
+	for sb := range s.sandboxes {
+		left = append(left, sb)
+	}
+	s.mu.Unlock()
+	errs := make([]error, len(left))
+	var stops sync.WaitGroup
+	for i, sb := range left {
+		stops.Go(func() { errs[i] = sb.Stop(ctx) })
+	}
+	stops.Wait()
+	return errors.Join(errs...)
+}
+
+type sandbox struct {
+	session *session
+	spec    driver.Spec
+
+	mu      sync.Mutex
+	stopped bool
+	process *process
+}
+
+func (sb *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driver.Process, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	switch {
+	case sb.stopped:
+		return nil, fmt.Errorf("process: sandbox %s: %w", sb.spec.ID, driver.ErrStopped)
+	case sb.process != nil:
+		return nil, fmt.Errorf("process: sandbox %s has a worker already", sb.spec.ID)
+	}
+	p, err := start(sb.session.spec.Worker, slices.Concat(sb.spec.Env, spec.Env))
+	if err != nil {
+		return nil, fmt.Errorf("process: sandbox %s: start the worker: %w", sb.spec.ID, err)
+	}
+	sb.process = p
+	return p, nil
+}
+
+func (sb *sandbox) Stop(ctx context.Context) error {
+	sb.mu.Lock()
+	sb.stopped = true
+	p := sb.process
+	sb.mu.Unlock()
+	if p != nil {
+		_ = p.Kill()
+		if _, err := p.Wait(ctx); err != nil && ctx.Err() != nil {
+			return fmt.Errorf("process: stop sandbox %s: %w", sb.spec.ID, err)
+		}
+	}
+	sb.session.mu.Lock()
+	defer sb.session.mu.Unlock()
+	delete(sb.session.sandboxes, sb)
+	return nil
+}
+
+// process is a worker's process. One goroutine waits for its end.
+type process struct {
+	cmd                       *exec.Cmd
+	conn                      net.Conn
+	handshake, stdout, stderr *os.File
+
+	done    chan struct{}
+	waitErr error // read after done
+}
+
+func start(worker string, env []string) (_ *process, err error) {
+	var opened []io.Closer // closed if the start fails
+	defer func() {
+		if err != nil {
+			for _, file := range opened {
+				_ = file.Close()
+			}
+		}
+	}()
+	pipe := func() (r, w *os.File) {
+		if err != nil {
+			return nil, nil
+		}
+		if r, w, err = os.Pipe(); err == nil {
+			opened = append(opened, r, w)
+		}
+		return r, w
+	}
+	stdout, stdoutWriter := pipe()
+	stderr, stderrWriter := pipe()
+	handshake, handshakeWriter := pipe()
+	if err != nil {
+		return nil, err
+	}
+	conn, inner, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	opened = append(opened, conn, inner)
+
+	cmd := exec.Command(worker)
+	cmd.Env = append([]string{}, env...) // never nil, which would mean this program's own
+	cmd.Stdout, cmd.Stderr = stdoutWriter, stderrWriter
+	cmd.ExtraFiles = []*os.File{driver.ConnFD - 3: inner, driver.HandshakeFD - 3: handshakeWriter}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	for _, file := range []*os.File{stdoutWriter, stderrWriter, handshakeWriter, inner} {
+		_ = file.Close()
+	}
+	p := &process{cmd: cmd, conn: conn, handshake: handshake, stdout: stdout, stderr: stderr, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		p.waitErr = cmd.Wait()
+		// What the worker started and left behind in its group ends with it.
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	}()
+	return p, nil
+}
+
+// socketPair returns the two ends of a byte stream.
+func socketPair() (net.Conn, *os.File, error) {
+	syscall.ForkLock.RLock()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		syscall.CloseOnExec(fds[0])
+		syscall.CloseOnExec(fds[1])
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	outer, inner := os.NewFile(uintptr(fds[0]), "session"), os.NewFile(uintptr(fds[1]), "worker")
+	defer func() { _ = outer.Close() }() // FileConn duplicates it
+	conn, err := net.FileConn(outer)
+	if err != nil {
+		_ = inner.Close()
+		return nil, nil, err
+	}
+	return conn, inner, nil
+}
+
+func (p *process) Conn() net.Conn { return p.conn }
+
+func (p *process) Handshake() io.ReadCloser { return p.handshake }
+
+func (p *process) Stdout() io.ReadCloser { return p.stdout }
+
+func (p *process) Stderr() io.ReadCloser { return p.stderr }
+
+func (p *process) Wait(ctx context.Context) (driver.Exit, error) {
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		return driver.Exit{}, context.Cause(ctx)
+	}
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if !ok {
+		return driver.Exit{}, fmt.Errorf("process: wait: %w", p.waitErr)
+	}
+	if status.Signaled() {
+		return driver.Exit{Code: -1, Signal: status.Signal()}, nil
+	}
+	return driver.Exit{Code: status.ExitStatus()}, nil
+}
+
+// Kill kills the process group.
+func (p *process) Kill() error {
+	select {
+	case <-p.done:
+		return nil // the group's number may be another's by now
+	default:
+	}
+	if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return os.NewSyscallError("kill", err)
+	}
+	return nil
+}
