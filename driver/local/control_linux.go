@@ -1,0 +1,192 @@
+package local
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// The control sockets join client and launcher, and launcher and init (later agent). Each message is one packet: JSON,
+// at most maxMessage bytes, with at most maxPassed descriptors. End of file means that the other side is dead.
+
+const (
+	maxMessage = 160 << 10
+	maxEvent   = 8 << 10 // an event's own limit: a launcher waits for one from each sandbox
+	maxPassed  = 4
+	// maxEnv bounds a worker's whole environment, so that its base64 fits into a message.
+	maxEnv = 96 << 10
+)
+
+// request goes from the client to the launcher.
+type request struct {
+	Op      string `json:"op"`
+	Sandbox string `json:"sandbox,omitempty"`
+	// Env is the worker's environment, each entry ended by a zero byte; values need not be text.
+	Env []byte `json:"env,omitempty"`
+	// These come with opOpen.
+	Session    string `json:"session,omitempty"`
+	ScratchMiB int    `json:"scratch_mib,omitempty"`
+}
+
+const (
+	opOpen  = "open"  // once, first; passes the program and the worker
+	opStart = "start" // passes the worker's descriptors 3, 4, 1 and 2
+	opKill  = "kill"
+)
+
+// event goes from init and agent to the launcher, and from the launcher to the client.
+type event struct {
+	Kind    string `json:"kind"`
+	Sandbox string `json:"sandbox,omitempty"`
+	// Exit is the worker's wait status, known if Exited.
+	Exited bool   `json:"exited,omitempty"`
+	Exit   uint32 `json:"exit,omitempty"`
+	// Step is not empty if set-up failed there.
+	Step  string        `json:"step,omitempty"`
+	Errno syscall.Errno `json:"errno,omitempty"`
+	Text  string        `json:"text,omitempty"`
+}
+
+const (
+	eventReady   = "ready"   // the launcher can make sandboxes
+	eventStarted = "started" // the worker runs; from the launcher it passes a pidfd of the sandbox's process 1
+	eventEnded   = "ended"   // from the launcher: every process of the sandbox is dead
+	eventFailed  = "failed"  // set-up failed
+	eventExited  = "exited"  // from the agent: the worker ended
+)
+
+// orders go from the launcher to init.
+type orders struct {
+	// Name shows in the host's list of processes.
+	Name       string `json:"name"`
+	Env        []byte `json:"env"`
+	ScratchMiB int    `json:"scratch_mib"`
+	// Filter is the seccomp program, made once by the launcher.
+	Filter []unix.SockFilter `json:"filter"`
+	// Probe ends init after set-up, before any worker.
+	Probe bool `json:"probe,omitempty"`
+}
+
+func failure(sandbox, step string, err error) event {
+	e := event{Kind: eventFailed, Sandbox: sandbox, Step: step, Text: err.Error()}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok && errno.Error() == e.Text {
+		e.Errno = errno
+	}
+	e.Text = e.Text[:min(len(e.Text), maxEvent/8)]
+	return e
+}
+
+// err is the failure that the event reports.
+func (e event) err() error {
+	if e.Errno != 0 {
+		return &SetupError{Sandbox: e.Sandbox, Step: e.Step, Err: e.Errno}
+	}
+	return &SetupError{Sandbox: e.Sandbox, Step: e.Step, Err: errors.New(e.Text)}
+}
+
+// socketPair returns the two ends of a control socket, close-on-exec.
+func socketPair(kind int) (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
+}
+
+// asConn turns file into a connection of the network poller and closes file.
+func asConn(file *os.File) (*net.UnixConn, error) {
+	defer file.Close()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, err
+	}
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		_ = conn.Close()
+		return nil, fmt.Errorf("control descriptor is a %T, not a unix socket", conn)
+	}
+	return unixConn, nil
+}
+
+// send writes one message. Concurrent calls are fine: packets don't mix.
+func send(conn *net.UnixConn, message any, files ...int) error {
+	data, err := json.Marshal(message)
+	if err != nil {
+		return err
+	}
+	if len(data) > maxMessage {
+		return fmt.Errorf("control message of %d bytes, at most %d fit", len(data), maxMessage)
+	}
+	var rights []byte
+	if len(files) > 0 {
+		rights = unix.UnixRights(files...)
+	}
+	_, _, err = conn.WriteMsgUnix(data, rights, nil)
+	return err
+}
+
+// receive reads one message into message and returns the descriptors that came with it, close-on-exec; the caller
+// closes them. A message longer than limit is an error. It returns io.EOF when the other side is gone.
+func receive(conn *net.UnixConn, message any, limit int) ([]int, error) {
+	data := make([]byte, limit+1)
+	rights := make([]byte, unix.CmsgSpace(4*maxPassed))
+	n, rightsLen, flags, _, err := conn.ReadMsgUnix(data, rights)
+	if err != nil {
+		if errors.Is(err, syscall.ECONNRESET) { // the other side died with messages unread
+			return nil, io.EOF
+		}
+		return nil, err
+	}
+	var files []int
+	if rightsLen > 0 {
+		messages, err := unix.ParseSocketControlMessage(rights[:rightsLen])
+		if err != nil {
+			return nil, err
+		}
+		for i := range messages {
+			if passed, err := unix.ParseUnixRights(&messages[i]); err == nil {
+				files = append(files, passed...)
+			}
+		}
+	}
+	switch {
+	case n == 0 && len(files) == 0:
+		return nil, io.EOF
+	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || n > limit:
+		err = errors.New("control message was truncated")
+	default:
+		err = json.Unmarshal(data[:n], message)
+	}
+	if err != nil {
+		closeAll(files)
+		return nil, err
+	}
+	return files, nil
+}
+
+// packEnv checks env and packs it for a message.
+func packEnv(env []string) ([]byte, error) {
+	var packed []byte
+	for _, entry := range env {
+		if name, _, found := strings.Cut(entry, "="); !found || name == "" || strings.ContainsRune(entry, 0) {
+			return nil, fmt.Errorf("environment entry %q: want KEY=VALUE without zero bytes", entry)
+		}
+		packed = append(append(packed, entry...), 0)
+	}
+	if len(packed) > maxEnv {
+		return nil, fmt.Errorf("environment of %d bytes, at most %d fit", len(packed), maxEnv)
+	}
+	return packed, nil
+}
+
+func unpackEnv(packed []byte) []string {
+	env := strings.Split(string(packed), "\x00")
+	return env[:len(env)-1]
+}

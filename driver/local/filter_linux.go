@@ -1,0 +1,199 @@
+package local
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+
+	"github.com/elastic/go-seccomp-bpf/arch"
+	profile "github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// The filter allows what Docker's default profile allows to a container without capabilities, less what denied names,
+// with arguments narrowed by argumentRules. All else fails with EPERM. It is assembled here and not by the policy type
+// of go-seccomp-bpf, whose programs go on to compare the number of a system call after having overwritten it with an
+// argument: socket(40) would pass because 40 is also the number of sendfile.
+
+// denied are system calls that the profile allows.
+var denied = []string{
+	"ptrace", "process_vm_readv", "process_vm_writev", "process_mrelease", // other processes' memory
+	"clone3",                                                                       // its flags are behind a pointer; libc falls back to clone on ENOSYS
+	"modify_ldt", "memfd_secret", "remap_file_pages", "uretprobe", "fanotify_mark", // attack surface that nobody needs
+	"name_to_handle_at", "listmount", "statmount", // show more of mounts than a worker may know
+	"adjtimex", "clock_adjtime", // the host's clock
+	"socketcall", // hides the arguments of socket
+}
+
+// missing are denied with ENOSYS, so that libraries take the older way.
+var missing = []string{"clone3"}
+
+const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID |
+	unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
+
+// A test holds if the low 32 bits of an argument, masked, equal want. The kernel takes no more than 32 bits of any
+// argument that is tested here.
+type test struct {
+	argument   uint32
+	mask, want uint32
+}
+
+// An argumentRule says for which arguments a system call is allowed: if all tests of any row hold; or, where refuse is
+// true, if none does.
+type argumentRule struct {
+	name   string
+	refuse bool
+	rows   [][]test
+}
+
+func exactly(argument, want uint32) test { return test{argument, ^uint32(0), want} }
+
+func argumentRules() []argumentRule {
+	const typeMask = 0xf // without SOCK_CLOEXEC and SOCK_NONBLOCK
+	sockets := argumentRule{name: "socket", rows: [][]test{
+		{exactly(0, unix.AF_UNIX)},
+		{exactly(0, unix.AF_NETLINK), exactly(2, unix.NETLINK_ROUTE)},
+	}}
+	for _, domain := range []uint32{unix.AF_INET, unix.AF_INET6} {
+		for _, kind := range []uint32{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
+			for _, protocol := range []uint32{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+				sockets.rows = append(sockets.rows, []test{exactly(0, domain), {1, typeMask, kind}, exactly(2, protocol)})
+			}
+		}
+	}
+	personality := argumentRule{name: "personality"}
+	// Linux, 32-bit addresses, UTS version 2.6, no address randomisation (the race detector's wish), and the question.
+	for _, value := range []uint32{0, 0x0008, 0x20000, 0x20008, 0x40000, 0xffffffff} {
+		personality.rows = append(personality.rows, []test{exactly(0, value)})
+	}
+	return []argumentRule{
+		{name: "clone", rows: [][]test{{{0, namespaceFlags, 0}}}},
+		sockets,
+		{name: "socketpair", rows: [][]test{{exactly(0, unix.AF_UNIX)}}},
+		personality,
+		{name: "ioctl", refuse: true, rows: [][]test{{exactly(1, unix.TIOCSTI)}, {exactly(1, unix.TIOCLINUX)}}},
+	}
+}
+
+// allowedNames are the system calls that the profile allows whatever their arguments, on this architecture, without
+// capabilities.
+func allowedNames() []string {
+	var names []string
+	for _, group := range profile.DefaultProfile().Syscalls {
+		if group.Action != specs.ActAllow || len(group.Args) > 0 {
+			continue
+		}
+		if in := group.Includes; in != nil && (len(in.Caps) > 0 || len(in.Arches) > 0 && !slices.Contains(in.Arches, runtime.GOARCH)) {
+			continue
+		}
+		names = append(names, group.Names...)
+	}
+	return slices.DeleteFunc(names, func(name string) bool { return slices.Contains(denied, name) })
+}
+
+// assembleFilter returns the seccomp program for this architecture.
+func assembleFilter() ([]unix.SockFilter, error) {
+	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
+		return nil, fmt.Errorf("no system call filter for architecture %s", runtime.GOARCH)
+	}
+	info, err := arch.GetInfo("")
+	if err != nil {
+		return nil, err
+	}
+	number := func(name string) (uint32, bool) {
+		n, ok := info.SyscallNames[name]
+		return uint32(n), ok
+	}
+	const (
+		numberOffset, archOffset = 0, 4
+		allow                    = bpfAction(unix.SECCOMP_RET_ALLOW)
+		refuse                   = bpfAction(unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM))
+		notHere                  = bpfAction(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))
+	)
+	program := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: archOffset, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(info.ID), SkipTrue: 1},
+		refuse.ret(), // int 0x80
+		bpf.LoadAbsolute{Off: numberOffset, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(arch.X32.SeccompMask), SkipTrue: 1},
+		notHere.ret(), // x32
+	}
+	for _, name := range missing {
+		if n, ok := number(name); ok {
+			program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: n, SkipTrue: 1}, notHere.ret())
+		}
+	}
+	for _, rule := range argumentRules() {
+		n, ok := number(rule.name)
+		if !ok {
+			return nil, fmt.Errorf("system call %s has no number on %s", rule.name, info.Name)
+		}
+		hit, otherwise := allow, refuse
+		if rule.refuse {
+			hit, otherwise = refuse, allow
+		}
+		// Every way through a rule's block returns, so what follows still finds the number in the accumulator.
+		block := append(rule.block(hit), otherwise.ret())
+		program = append(program, bpf.JumpIf{Cond: bpf.JumpEqual, Val: n, SkipTrue: 1}, bpf.Jump{Skip: uint32(len(block))})
+		program = append(program, block...)
+	}
+	var numbers []uint32
+	for _, name := range allowedNames() {
+		if n, ok := number(name); ok && !slices.ContainsFunc(argumentRules(), func(r argumentRule) bool { return r.name == name }) {
+			numbers = append(numbers, n)
+		}
+	}
+	for _, span := range spans(numbers) {
+		program = append(program,
+			bpf.JumpIf{Cond: bpf.JumpLessThan, Val: span[0], SkipTrue: 2},
+			bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: span[1], SkipTrue: 1},
+			allow.ret())
+	}
+	program = append(program, refuse.ret())
+
+	raw, err := bpf.Assemble(program)
+	if err != nil {
+		return nil, err
+	}
+	filter := make([]unix.SockFilter, len(raw))
+	for i, in := range raw {
+		filter[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
+	}
+	return filter, nil
+}
+
+type bpfAction uint32
+
+func (a bpfAction) ret() bpf.Instruction { return bpf.RetConstant{Val: uint32(a)} }
+
+// block returns hit if a row of the rule holds, and falls through otherwise.
+func (r argumentRule) block(hit bpfAction) []bpf.Instruction {
+	var block []bpf.Instruction
+	for _, row := range r.rows {
+		for i, t := range row {
+			toNextRow := uint8(3*(len(row)-i-1) + 1)
+			block = append(block,
+				bpf.LoadAbsolute{Off: 16 + 8*t.argument, Size: 4}, // the low half: both architectures are little-endian
+				bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: t.mask},
+				bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: t.want, SkipTrue: toNextRow})
+		}
+		block = append(block, hit.ret())
+	}
+	return block
+}
+
+// spans joins numbers into inclusive ranges, ascending.
+func spans(numbers []uint32) [][2]uint32 {
+	slices.Sort(numbers)
+	var spans [][2]uint32
+	for _, n := range slices.Compact(numbers) {
+		if last := len(spans) - 1; last >= 0 && spans[last][1]+1 == n {
+			spans[last][1] = n
+		} else {
+			spans = append(spans, [2]uint32{n, n})
+		}
+	}
+	return spans
+}

@@ -1,0 +1,99 @@
+package local
+
+import (
+	"encoding/binary"
+	"testing"
+
+	"github.com/elastic/go-seccomp-bpf/arch"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// The filter is run here on made-up system calls, so that ones which this kernel lacks, and other architectures' ways
+// in, are tried, too.
+func TestFilter(t *testing.T) {
+	filter, err := assembleFilter()
+	require.NoError(t, err)
+	require.Less(t, len(filter), 4096, "the kernel's limit")
+	instructions := make([]bpf.Instruction, len(filter))
+	for i, f := range filter {
+		instructions[i] = bpf.RawInstruction{Op: f.Code, Jt: f.Jt, Jf: f.Jf, K: f.K}.Disassemble()
+	}
+	vm, err := bpf.NewVM(instructions)
+	require.NoError(t, err)
+	info, err := arch.GetInfo("")
+	require.NoError(t, err)
+
+	const allow = uint32(unix.SECCOMP_RET_ALLOW)
+	refuse := func(errno unix.Errno) uint32 { return uint32(unix.SECCOMP_RET_ERRNO) | uint32(errno) }
+	verdict := func(arch, number uint32, arguments ...uint64) uint32 {
+		// struct seccomp_data; the virtual machine reads big-endian words.
+		data := make([]byte, 64)
+		binary.BigEndian.PutUint32(data[0:], number)
+		binary.BigEndian.PutUint32(data[4:], arch)
+		for i, argument := range arguments {
+			binary.BigEndian.PutUint32(data[16+8*i:], uint32(argument))
+			binary.BigEndian.PutUint32(data[20+8*i:], uint32(argument>>32))
+		}
+		result, err := vm.Run(data)
+		require.NoError(t, err)
+		return uint32(result)
+	}
+	const high = uint64(7) << 32
+	for _, test := range []struct {
+		name      string
+		arguments []uint64
+		want      uint32
+	}{
+		{"read", nil, allow},
+		{"execve", nil, allow},
+		{"futex", nil, allow},
+		{"clone3", nil, refuse(unix.ENOSYS)},
+		{"clone", []uint64{unix.CLONE_VM | unix.CLONE_THREAD}, allow},
+		{"clone", []uint64{unix.CLONE_NEWUSER}, refuse(unix.EPERM)},
+		{"clone", []uint64{high | unix.CLONE_NEWNS}, refuse(unix.EPERM)},
+		{"socket", []uint64{unix.AF_UNIX, unix.SOCK_STREAM, 0}, allow},
+		{"socket", []uint64{unix.AF_INET, unix.SOCK_STREAM | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK, 0}, allow},
+		{"socket", []uint64{unix.AF_INET6, unix.SOCK_DGRAM, unix.IPPROTO_UDP}, allow},
+		{"socket", []uint64{unix.AF_INET, unix.SOCK_RAW, 0}, refuse(unix.EPERM)},
+		{"socket", []uint64{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP}, refuse(unix.EPERM)},
+		{"socket", []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE}, allow},
+		{"socket", []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER}, refuse(unix.EPERM)},
+		{"socketpair", []uint64{unix.AF_UNIX}, allow},
+		{"socketpair", []uint64{unix.AF_TIPC}, refuse(unix.EPERM)},
+		{"ioctl", []uint64{0, unix.TCGETS}, allow},
+		{"ioctl", []uint64{0, unix.TIOCSTI}, refuse(unix.EPERM)},
+		{"ioctl", []uint64{0, high | unix.TIOCSTI}, refuse(unix.EPERM)},
+		{"ioctl", []uint64{0, unix.TIOCLINUX}, refuse(unix.EPERM)},
+		{"personality", []uint64{0xffffffff}, allow},
+		{"personality", []uint64{0x400000}, refuse(unix.EPERM)},
+		{"mount", nil, refuse(unix.EPERM)},
+	} {
+		number, ok := info.SyscallNames[test.name]
+		require.True(t, ok, test.name)
+		assert.Equal(t, test.want, verdict(uint32(info.ID), uint32(number), test.arguments...), "%s %#x", test.name, test.arguments)
+	}
+	// No value of an argument is ever taken for the number of a system call.
+	for domain := range uint64(512) {
+		switch domain {
+		case unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK:
+		default:
+			number := uint32(info.SyscallNames["socket"])
+			assert.Equal(t, refuse(unix.EPERM), verdict(uint32(info.ID), number, domain, unix.SOCK_STREAM, 0), "socket domain %d", domain)
+		}
+	}
+	for _, name := range []string{"unshare", "setns", "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp",
+		"umount2", "pivot_root", "chroot", "fsopen", "fsmount", "fsconfig", "fspick", "move_mount", "open_tree", "mount_setattr",
+		"keyctl", "add_key", "request_key", "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter",
+		"io_uring_register", "open_by_handle_at", "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module",
+		"reboot", "swapon", "swapoff", "quotactl", "syslog", "acct", "settimeofday", "clock_settime", "sethostname", "setdomainname"} {
+		number, ok := info.SyscallNames[name]
+		require.True(t, ok, name)
+		assert.Equal(t, refuse(unix.EPERM), verdict(uint32(info.ID), uint32(number)), name)
+	}
+	// The same numbers by way of int 0x80 and x32.
+	assert.Equal(t, refuse(unix.EPERM), verdict(uint32(arch.I386.ID), 3))
+	assert.Equal(t, refuse(unix.ENOSYS), verdict(uint32(info.ID), 0x40000000|1))
+}

@@ -1,0 +1,221 @@
+package local
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The descriptors that init has beside its control socket: the worker's.
+const (
+	initConnFD = controlFD + 1 + iota
+	initHandshakeFD
+	initStdoutFD
+	initStderrFD
+)
+
+// runInit is process 1 of a sandbox, born in its namespaces with all capabilities over them and none over the host. It
+// finishes the sandbox, gives up every privilege on this thread, starts the worker from it, and executes itself as the
+// agent, which ends the threads that still had privileges.
+func runInit() error {
+	if err := closeOnExecFrom(controlFD); err != nil {
+		return err
+	}
+	conn, err := asConn(os.NewFile(controlFD, "control"))
+	if err != nil {
+		return err
+	}
+	var o orders
+	if _, err := receive(conn, &o, maxMessage); err != nil {
+		return err
+	}
+	steps := append(rootSteps(o.ScratchMiB), privilegeSteps(o.Filter)...)
+	if failed, err := run(steps); err != nil {
+		return send(conn, failure("", failed, err))
+	}
+	if o.Probe {
+		return send(conn, event{Kind: eventStarted})
+	}
+	pid, err := startWorker(unpackEnv(o.Env))
+	if err != nil {
+		return send(conn, failure("", "start the worker", err))
+	}
+	if err := send(conn, event{Kind: eventStarted}); err != nil {
+		return err
+	}
+	return becomeAgent(conn, pid, o.Name)
+}
+
+// hiddenInProc is what a sandbox has no business with in its /proc: it is the host's, and namespaces don't cover it.
+var hiddenInProc = []string{
+	"acpi", "asound", "bus", "config.gz", "driver", "fs", "interrupts", "irq", "kallsyms", "kcore", "key-users", "keys",
+	"kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "modules", "sched_debug", "scsi", "slabinfo",
+	"sysrq-trigger", "timer_list", "timer_stats", "vmallocinfo", "iomem", "ioports", "mtrr", "pressure",
+}
+
+// rootSteps turn the copy of the launcher's mounts into this sandbox's own root.
+func rootSteps(scratchMiB int) []step {
+	steps := []step{
+		{"return to the launcher's root", func() error { return unix.Chroot(".") }},
+		// What was copied from the launcher is locked in place, and a root must not be.
+		bind(stageRoot, stageRoot),
+		{"change to " + stageRoot, func() error { return os.Chdir(stageRoot) }},
+		// hidepid: nothing is to be seen of the agent, which is not dumpable.
+		mount("proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "hidepid=2"),
+		tmpfs("tmp", 0o1777, scratchMiB, 16<<10),
+		tmpfs(workFolder[1:], 0o700, scratchMiB, 16<<10),
+		tmpfs("dev/shm", 0o1777, 64, 1<<10),
+		{"forbid user namespaces", func() error {
+			return os.WriteFile("proc/sys/user/max_user_namespaces", []byte("0"), 0)
+		}},
+		bind("proc/sys", "proc/sys"),
+		restrict("proc/sys", readOnly|unix.MOUNT_ATTR_NOEXEC),
+		{"hide parts of /proc", hideProc},
+	}
+	steps = append(steps, enterRoot(".")...)
+	return append(steps,
+		step{"set host name", func() error { return unix.Sethostname([]byte(hostName)) }},
+		step{"bring up loopback", loopbackUp},
+	)
+}
+
+func hideProc() error {
+	for _, name := range hiddenInProc {
+		path := "proc/" + name
+		info, err := os.Stat(path)
+		if err != nil {
+			continue // not in this kernel
+		}
+		cover := "dev/null"
+		if info.IsDir() {
+			cover = emptyFolder[1:]
+		}
+		if err := unix.Mount(cover, path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("/%s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
+}
+
+// limits are the most that a sandbox's processes get; what the caller has less of stays as it is.
+var limits = []struct {
+	name     string
+	resource int
+	max      uint64
+}{
+	{"core dumps", unix.RLIMIT_CORE, 0},
+	{"open files", unix.RLIMIT_NOFILE, 16 << 10},
+	{"processes", unix.RLIMIT_NPROC, 4096}, // threads count; counted for this user namespace alone
+	{"locked memory", unix.RLIMIT_MEMLOCK, 8 << 20},
+	{"queued signals", unix.RLIMIT_SIGPENDING, 4096},
+	{"message queues", unix.RLIMIT_MSGQUEUE, 800 << 10},
+}
+
+// privilegeSteps leave this thread, and what it starts, without any privilege. No step undoes or needs a later one.
+func privilegeSteps(filter []unix.SockFilter) []step {
+	var steps []step
+	for _, limit := range limits {
+		steps = append(steps, step{"limit " + limit.name, func() error {
+			var now syscall.Rlimit
+			if err := syscall.Getrlimit(limit.resource, &now); err != nil {
+				return err
+			}
+			most := min(now.Max, limit.max)
+			return syscall.Setrlimit(limit.resource, &syscall.Rlimit{Cur: most, Max: most})
+		}})
+	}
+	return append(steps,
+		step{"set file mode mask", func() error { unix.Umask(0o022); return nil }},
+		step{"join a new session keyring", func() error {
+			// Without keyrings, or with a container's filter that forbids them, there is nothing to leave behind.
+			_, _ = unix.KeyctlJoinSessionKeyring("")
+			return nil
+		}},
+		// Until the worker executes, nothing of this process can be read or traced by it.
+		step{"become undumpable", func() error { return prctl(unix.PR_SET_DUMPABLE, 0) }},
+		step{"lock securebits", func() error { return prctl(unix.PR_SET_SECUREBITS, lockedSecurebits) }},
+		step{"empty the bounding set", func() error {
+			for capability := range uintptr(64) {
+				if err := prctl(unix.PR_CAPBSET_DROP, capability); err == unix.EINVAL {
+					return nil // the kernel knows no more
+				} else if err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		step{"clear ambient capabilities", func() error { return prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL) }},
+		step{"drop capabilities", func() error {
+			var none [2]unix.CapUserData
+			return unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
+		}},
+		step{"set no_new_privs", func() error { return prctl(unix.PR_SET_NO_NEW_PRIVS, 1) }},
+		step{"filter system calls", func() error {
+			program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+			_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
+			if errno != 0 {
+				return errno
+			}
+			return nil
+		}},
+	)
+}
+
+// lockedSecurebits: no privileges by user id 0, none kept or raised when ids change, for good.
+const lockedSecurebits = 1<<0 | 1<<1 | // SECBIT_NOROOT
+	1<<2 | 1<<3 | // SECBIT_NO_SETUID_FIXUP
+	1<<5 | // SECBIT_KEEP_CAPS_LOCKED
+	1<<6 | 1<<7 // SECBIT_NO_CAP_AMBIENT_RAISE
+
+// prctl acts on the calling thread.
+func prctl(option int, argument uintptr) error {
+	if _, _, errno := unix.RawSyscall6(unix.SYS_PRCTL, uintptr(option), argument, 0, 0, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// startWorker starts the worker, in a session of its own, with exactly its five descriptors.
+func startWorker(env []string) (int, error) {
+	null, err := syscall.Open("/dev/null", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer syscall.Close(null)
+	return syscall.ForkExec(workerPath, []string{workerPath}, &syscall.ProcAttr{
+		Dir:   workFolder,
+		Env:   env,
+		Files: []uintptr{uintptr(null), initStdoutFD, initStderrFD, initConnFD, initHandshakeFD},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+}
+
+// becomeAgent replaces this process, of which only descriptors 0 to 3 go on.
+func becomeAgent(conn interface{ File() (*os.File, error) }, worker int, name string) error {
+	control, err := conn.File()
+	if err != nil {
+		return err
+	}
+	if err := unix.Dup3(int(control.Fd()), initConnFD, 0); err != nil {
+		return os.NewSyscallError("dup3", err)
+	}
+	return syscall.Exec(agentPath, []string{agentPath, name, strconv.Itoa(worker)}, []string{roleVariable + "=" + roleAgent})
+}

@@ -1,0 +1,319 @@
+package local
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A launcher makes one session's sandboxes. Its main thread forks, its reader goroutine takes requests, and one
+// goroutine for each sandbox waits for the sandbox's end. It exits when the client's end of the control socket closes
+// and every sandbox is dead.
+type launcher struct {
+	client     *net.UnixConn
+	session    string
+	null       *os.File
+	scratchMiB int
+	filter     []unix.SockFilter
+	watchers   sync.WaitGroup
+
+	mu        sync.Mutex
+	closing   bool
+	sandboxes map[string]*launched
+}
+
+// launched is a sandbox from its request on.
+type launched struct {
+	id     string
+	hostID int
+	killed bool // guarded by launcher.mu
+	pid    int  // guarded by launcher.mu; 0 while it does not run
+}
+
+type startRequest struct {
+	sandbox *launched
+	env     []byte
+	files   []int
+}
+
+// runLauncher serves the client on controlFD until it is gone.
+func runLauncher() error {
+	if err := closeOnExecFrom(controlFD); err != nil {
+		return err
+	}
+	client, err := asConn(os.NewFile(controlFD, "control"))
+	if err != nil {
+		return err
+	}
+	l := &launcher{client: client, sandboxes: map[string]*launched{}}
+	if failed, err := l.open(); err != nil {
+		return send(client, failure("", failed, err))
+	}
+	if err := send(client, event{Kind: eventReady}); err != nil {
+		return err
+	}
+	starts := make(chan startRequest, 64)
+	go l.read(starts)
+	for start := range starts {
+		l.start(start)
+	}
+	l.watchers.Wait()
+	return nil
+}
+
+// open takes the first request, builds what all sandboxes share, and makes one sandbox without a worker, so that what
+// this machine refuses is known now.
+func (l *launcher) open() (failed string, err error) {
+	var first request
+	files, err := receive(l.client, &first, maxMessage)
+	if err != nil {
+		return "receive the first request", err
+	}
+	defer closeAll(files)
+	if first.Op != opOpen || len(files) != 2 {
+		return "receive the first request", fmt.Errorf("got %q with %d descriptors", first.Op, len(files))
+	}
+	l.session, l.scratchMiB = first.Session, first.ScratchMiB
+	if l.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
+		return "open /dev/null", err
+	}
+	if os.Geteuid() == 0 {
+		// Sandboxes can't drop the groups that they inherit, because their maps say so.
+		if err := syscall.Setgroups(nil); err != nil {
+			return "drop supplementary groups", err
+		}
+	}
+	if l.filter, err = assembleFilter(); err != nil {
+		return "assemble the system call filter", err
+	}
+	if failed, err := run(stageSteps(os.NewFile(uintptr(files[0]), "program"), os.NewFile(uintptr(files[1]), "worker"))); err != nil {
+		return failed, err
+	}
+	return l.probe()
+}
+
+func (l *launcher) probe() (failed string, err error) {
+	pid, _, conn, err := l.spawn(l.hostID(), orders{ScratchMiB: l.scratchMiB, Filter: l.filter, Probe: true}, nil)
+	if err != nil {
+		return "start a process in new namespaces", err
+	}
+	defer conn.Close()
+	var result event
+	_, err = receive(conn, &result, maxEvent)
+	status, waitErr := wait(pid)
+	switch {
+	case err != nil || waitErr != nil:
+		return "set up a sandbox to try", fmt.Errorf("process 1 ended (wait status %#x): %w", status, cmp.Or(err, waitErr))
+	case result.Kind == eventFailed:
+		if result.Errno != 0 {
+			return result.Step, result.Errno
+		}
+		return result.Step, fmt.Errorf("%s", result.Text)
+	}
+	return "", nil
+}
+
+// read takes the client's requests until the client is gone; then it kills what runs.
+func (l *launcher) read(starts chan<- startRequest) {
+	for {
+		var r request
+		files, err := receive(l.client, &r, maxMessage)
+		if err != nil {
+			break // gone, or not our protocol
+		}
+		switch r.Op {
+		case opStart:
+			sandbox := &launched{id: r.Sandbox, hostID: l.hostID()}
+			l.mu.Lock()
+			l.sandboxes[r.Sandbox] = sandbox
+			l.mu.Unlock()
+			starts <- startRequest{sandbox: sandbox, env: r.Env, files: files}
+		case opKill:
+			closeAll(files)
+			l.mu.Lock()
+			if sandbox := l.sandboxes[r.Sandbox]; sandbox != nil {
+				sandbox.kill()
+			}
+			l.mu.Unlock()
+		}
+	}
+	l.mu.Lock()
+	l.closing = true
+	for _, sandbox := range l.sandboxes {
+		sandbox.kill()
+	}
+	l.mu.Unlock()
+	close(starts)
+}
+
+// kill ends process 1, and with it everything in the sandbox; or keeps it from being started. Its process id can't
+// have been given to another process: whoever reaps it sets pid to 0 first, under the lock that is held here.
+func (s *launched) kill() {
+	s.killed = true
+	if s.pid != 0 {
+		_ = syscall.Kill(s.pid, syscall.SIGKILL)
+	}
+}
+
+// start makes a sandbox, on the launcher's main thread, whose end kills what it has forked.
+func (l *launcher) start(r startRequest) {
+	defer closeAll(r.files)
+	l.mu.Lock()
+	killed := r.sandbox.killed || l.closing
+	l.mu.Unlock()
+	if killed {
+		l.ended(r.sandbox, event{})
+		return
+	}
+	if len(r.files) != maxPassed {
+		l.ended(r.sandbox, failure(r.sandbox.id, "receive the start request", fmt.Errorf("got %d descriptors", len(r.files))))
+		return
+	}
+	pid, pidfd, conn, err := l.spawn(r.sandbox.hostID, orders{Name: l.session + "/" + r.sandbox.id, Env: r.env, ScratchMiB: l.scratchMiB, Filter: l.filter}, r.files)
+	if err != nil {
+		l.ended(r.sandbox, failure(r.sandbox.id, "start a process in new namespaces", err))
+		return
+	}
+	l.mu.Lock()
+	r.sandbox.pid = pid
+	if r.sandbox.killed || l.closing {
+		r.sandbox.kill()
+	}
+	l.mu.Unlock()
+	l.watchers.Go(func() { l.watch(r.sandbox, pid, pidfd, conn) })
+}
+
+// watch passes on what a sandbox reports, until its process 1 and so all its processes are dead.
+func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn) {
+	defer conn.Close()
+	var last event
+	for {
+		var e event
+		files, err := receive(conn, &e, maxEvent)
+		closeAll(files) // nothing is accepted from a sandbox
+		if err != nil {
+			break
+		}
+		switch e.Kind {
+		case eventStarted:
+			_ = send(l.client, event{Kind: eventStarted, Sandbox: sandbox.id}, pidfd)
+		case eventExited, eventFailed:
+			last = e
+		}
+	}
+	_ = syscall.Close(pidfd)
+	l.mu.Lock()
+	sandbox.pid = 0
+	l.mu.Unlock()
+	// Its socket closed, so it is dead, or soon: nothing else holds the other end.
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+	_, _ = wait(pid)
+	l.ended(sandbox, last)
+}
+
+// ended forgets the sandbox and tells the client.
+func (l *launcher) ended(sandbox *launched, last event) {
+	l.mu.Lock()
+	delete(l.sandboxes, sandbox.id)
+	l.mu.Unlock()
+	last.Kind, last.Sandbox = eventEnded, sandbox.id
+	_ = send(l.client, last) // without a client there is nobody to tell
+}
+
+// spawn starts init in new namespaces and gives it its orders.
+func (l *launcher) spawn(hostID int, o orders, files []int) (pid, pidfd int, conn *net.UnixConn, err error) {
+	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	defer theirs.Close()
+	if conn, err = asConn(ours); err != nil {
+		return 0, 0, nil, err
+	}
+	// Orders wait in the socket: init finds them when it looks.
+	if err := send(conn, o); err != nil {
+		_ = conn.Close()
+		return 0, 0, nil, err
+	}
+	inherited := []uintptr{l.null.Fd(), l.null.Fd(), uintptr(syscall.Stderr), theirs.Fd()}
+	for _, fd := range files {
+		inherited = append(inherited, uintptr(fd))
+	}
+	outside := user{hostID, hostID}
+	if os.Geteuid() != 0 {
+		outside.gid = os.Getegid()
+	}
+	attributes := inNamespaces(syscall.CLONE_NEWUSER|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID|syscall.CLONE_NEWNET|
+		syscall.CLONE_NEWIPC|syscall.CLONE_NEWUTS|syscall.CLONE_NEWCGROUP, user{innerID, innerID}, outside)
+	attributes.Credential = &syscall.Credential{Uid: innerID, Gid: innerID, NoSetGroups: true}
+	attributes.Pdeathsig = syscall.SIGKILL
+	attributes.Setsid = true
+	attributes.PidFD = &pidfd
+	// The program may need the libraries that the sandbox root has. The working folder stays outside of it.
+	attributes.Chroot = stageRoot
+	pid, err = syscall.ForkExec(agentPath, []string{agentPath}, &syscall.ProcAttr{
+		Env:   []string{roleVariable + "=" + roleInit},
+		Files: inherited,
+		Sys:   attributes,
+	})
+	if err != nil {
+		_ = conn.Close()
+		return 0, 0, nil, err
+	}
+	return pid, pidfd, conn, nil
+}
+
+type user struct{ uid, gid int }
+
+// inNamespaces are the attributes of a process born in new namespaces. If a user namespace is among them, the user
+// outside is the user inside, and has all capabilities over the namespaces across the execution of the program.
+func inNamespaces(flags uintptr, inside, outside user) *syscall.SysProcAttr {
+	attributes := &syscall.SysProcAttr{Cloneflags: flags}
+	if flags&syscall.CLONE_NEWUSER == 0 {
+		return attributes
+	}
+	attributes.UidMappings = []syscall.SysProcIDMap{{ContainerID: inside.uid, HostID: outside.uid, Size: 1}}
+	attributes.GidMappings = []syscall.SysProcIDMap{{ContainerID: inside.gid, HostID: outside.gid, Size: 1}}
+	for capability := range uintptr(unix.CAP_LAST_CAP + 1) {
+		attributes.AmbientCaps = append(attributes.AmbientCaps, capability)
+	}
+	return attributes
+}
+
+// hostID is the user outside of the next sandbox: the caller; for root, one that nothing else uses: the range is
+// given to nobody by systemd's and the distributions' conventions.
+func (l *launcher) hostID() int {
+	if uid := os.Geteuid(); uid != 0 {
+		return uid
+	}
+	const first, last = 0x7000_0000, 0x7ffd_ffff
+	for {
+		id := first + rand.IntN(last-first+1)
+		l.mu.Lock()
+		taken := false
+		for _, sandbox := range l.sandboxes {
+			taken = taken || sandbox.hostID == id
+		}
+		l.mu.Unlock()
+		if !taken {
+			return id
+		}
+	}
+}
+
+// wait reaps a child.
+func wait(pid int) (syscall.WaitStatus, error) {
+	var status syscall.WaitStatus
+	for {
+		_, err := syscall.Wait4(pid, &status, 0, nil)
+		if err != syscall.EINTR {
+			return status, err
+		}
+	}
+}

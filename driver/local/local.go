@@ -1,0 +1,93 @@
+// Package local is the driver that runs workers in Linux namespaces: no daemon, no root, no installation.
+//
+// Its audience is application authors (sbx.Open uses it by default) and whoever must judge what it holds. On other
+// operating systems, and where the kernel refuses user namespaces, Open fails with a *driver.UnavailableError that
+// names the remedies; it never degrades.
+//
+// # How
+//
+// The program re-executes itself in three roles, chosen by the environment variable SBX_LOCAL before any of the
+// program's own code has a chance to run main:
+//
+//   - the launcher, one small process per session, with an empty environment. It builds the root that all sandboxes of
+//     the session share, in a mount namespace of its own, makes every sandbox (so a start costs the same however large
+//     the program's heap is), and kills all of them and exits when the program is gone;
+//   - init, process 1 of each sandbox, which finishes the namespaces it was born in, gives up every privilege, starts
+//     the worker, and turns into
+//   - the agent, which reaps, reports how the worker ended, and ends the sandbox with it.
+//
+// The session keeps copies of the program and the worker in the memory-backed root, made when it opens: neither a
+// rebuild nor a removal on disk reaches running sessions, and no path of the host shows inside.
+//
+// # What a worker sees
+//
+// Descriptors 0 to 4 of package driver and nothing else. Exactly the environment of its spec. User and group 1000, no
+// capabilities, host name "sandbox". A read-only root with the host's /usr (and /bin, /sbin, /lib*), a few entries in
+// /etc, /proc of its own, /dev with null, zero, full, random and urandom. It starts in /work, which, like /tmp, is
+// empty, writable, private, and limited in size and inodes; $HOME is set only by the spec.
+//
+// # What is held
+//
+// Files, processes, signals, environment, IPC, abstract sockets and the network of the host and of other sandboxes are
+// out of reach: user, mount, pid, net, ipc, uts and cgroup namespaces, with loopback only. The user inside is the
+// caller outside; for root it is a high user id that nothing else uses, another one for each sandbox. No new
+// privileges, an empty bounding set, locked securebits, a list of allowed system calls (no namespaces, mounts, ptrace,
+// keyrings, io_uring, bpf, perf, userfaultfd, raw, packet, vsock or AF_ALG sockets, TIOCSTI, 32-bit or x32 calls).
+// Everything dies with the program, kill -9 included: the launcher sees its socket close, and sandboxes die with the
+// launcher (by parent-death signal and because their own socket closes).
+//
+// # What is not held yet
+//
+// Memory and CPU are not limited (no cgroups), neither are pipe and socket buffers; processes, open files, core dumps
+// and the size of writable folders are. An ordinary user's supplementary groups stay with the sandbox: they count for
+// files below the folders named above. Whatever is readable below /usr for the user can be read. There is no Landlock.
+package local
+
+import (
+	"fmt"
+
+	"github.com/sandboxfn/sbx/driver"
+)
+
+// Options configure the driver. The zero value is the default.
+type Options struct {
+	// ScratchMiB is the size of each sandbox's /work and of its /tmp, in MiB. They are held in memory, and only what
+	// is written counts. 0 means 256.
+	ScratchMiB int
+}
+
+const defaultScratchMiB = 256
+
+// New returns the driver. opts may be nil. It does no I/O; what is wrong with opts is reported by Open.
+func New(opts *Options) driver.Driver {
+	d := localDriver{scratchMiB: defaultScratchMiB}
+	if opts != nil && opts.ScratchMiB != 0 {
+		d.scratchMiB = opts.ScratchMiB
+	}
+	return d
+}
+
+const driverName = "local"
+
+type localDriver struct{ scratchMiB int }
+
+func (localDriver) Name() string { return driverName }
+
+// SetupError says which step of making a sandbox failed.
+type SetupError struct {
+	// Sandbox is the sandbox's id; empty for what the session's sandboxes share.
+	Sandbox string
+	// Step names what was being done: "mount /proc".
+	Step string
+	// Err is the cause, a syscall.Errno where the kernel refused.
+	Err error
+}
+
+func (e *SetupError) Error() string {
+	if e.Sandbox == "" {
+		return fmt.Sprintf("set up sandboxes: %s: %v", e.Step, e.Err)
+	}
+	return fmt.Sprintf("set up sandbox %s: %s: %v", e.Sandbox, e.Step, e.Err)
+}
+
+func (e *SetupError) Unwrap() error { return e.Err }

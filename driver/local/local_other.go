@@ -1,0 +1,24 @@
+//go:build !linux
+
+package local
+
+import (
+	"context"
+	"errors"
+	"runtime"
+
+	"github.com/sandboxfn/sbx/driver"
+)
+
+// Open fails: namespaces are Linux's.
+func (localDriver) Open(context.Context, driver.SessionSpec) (driver.Session, error) {
+	return nil, &driver.UnavailableError{
+		Driver: driverName,
+		Err:    errors.New("it needs Linux namespaces, and this is " + runtime.GOOS),
+		Remedies: []string{
+			"use the docker driver",
+			"use a remote driver (kubernetes, coreweave)",
+			"use driver/process, which isolates nothing",
+		},
+	}
+}

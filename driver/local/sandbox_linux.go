@@ -1,0 +1,289 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver"
+)
+
+type sandbox struct {
+	session *session
+	spec    driver.Spec
+	started chan struct{} // closed when the worker runs
+	ended   chan struct{} // closed when every process of the sandbox is dead
+
+	mu      sync.Mutex
+	begun   bool // StartWorker was called
+	stopped bool // Stop was called
+	pidfd   int  // of process 1; -1 if it does not run
+	last    event
+	cause   error // why no more is known of the end
+}
+
+func (b *sandbox) setStarted(pidfd int) {
+	b.mu.Lock()
+	b.pidfd = pidfd
+	b.mu.Unlock()
+	close(b.started)
+}
+
+// setEnded is called once.
+func (b *sandbox) setEnded(last event, cause error) {
+	b.mu.Lock()
+	b.last, b.cause = last, cause
+	if b.pidfd >= 0 {
+		_ = syscall.Close(b.pidfd)
+		b.pidfd = -1
+	}
+	b.mu.Unlock()
+	close(b.ended)
+}
+
+// awaitDeath returns when the sandbox is dead, for when the launcher, who would say so, is. The kernel has killed
+// process 1 with the launcher; this is for what it leaves to do.
+func (b *sandbox) awaitDeath() {
+	b.mu.Lock()
+	pidfd := b.pidfd
+	b.mu.Unlock()
+	if pidfd < 0 {
+		return
+	}
+	_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	for {
+		// Readable once process 1 is dead, which comes after the deaths of all other processes.
+		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1); err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// kill asks the launcher to kill process 1. If the launcher is dead, so is the sandbox.
+func (b *sandbox) kill() {
+	select {
+	case <-b.ended: // by now the id may be another sandbox's
+	default:
+		_ = send(b.session.control, request{Op: opKill, Sandbox: b.spec.ID})
+	}
+}
+
+func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driver.Process, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	env, err := packEnv(slices.Concat(b.spec.Env, spec.Env))
+	if err != nil {
+		return nil, fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, err)
+	}
+	b.mu.Lock()
+	begun, stopped := b.begun, b.stopped
+	b.begun = true
+	b.mu.Unlock()
+	switch {
+	case stopped:
+		return nil, fmt.Errorf("local: start worker in sandbox %s: it is %w", b.spec.ID, driver.ErrStopped)
+	case begun:
+		return nil, fmt.Errorf("local: start worker in sandbox %s: it was started before", b.spec.ID)
+	}
+	streams, passed, err := newStreams()
+	if err != nil {
+		b.abandon()
+		return nil, fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, err)
+	}
+	err = send(b.session.control, request{Op: opStart, Sandbox: b.spec.ID, Env: env}, passed.fds()...)
+	passed.close()
+	if err != nil {
+		// The launcher is gone, or going: what it did not get it can't have started.
+		streams.close()
+		b.abandon()
+		return nil, fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, b.lost(err))
+	}
+	process := &process{sandbox: b, streams: streams}
+	select {
+	case <-b.started:
+		return process, nil
+	case <-b.ended:
+		err = b.startError()
+	case <-ctx.Done():
+		b.mu.Lock()
+		b.stopped = true
+		b.mu.Unlock()
+		b.kill()
+		<-b.ended // soon: the sandbox has run nothing that could resist
+		err = ctx.Err()
+	}
+	streams.close()
+	return nil, err
+}
+
+// abandon ends a sandbox of which the launcher knows nothing.
+func (b *sandbox) abandon() {
+	b.session.mu.Lock()
+	known := b.session.sandboxes[b.spec.ID] == b
+	if known {
+		delete(b.session.sandboxes, b.spec.ID)
+	}
+	b.session.mu.Unlock()
+	if known {
+		b.setEnded(event{}, driver.ErrStopped)
+	}
+}
+
+// lost replaces the error of a broken socket by why it broke.
+func (b *sandbox) lost(err error) error {
+	select {
+	case <-b.ended:
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.cause != nil {
+			return b.cause
+		}
+	default:
+	}
+	return err
+}
+
+// startError says why a sandbox ended before its worker ran.
+func (b *sandbox) startError() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.last.Step != "":
+		return b.last.err()
+	case b.cause != nil:
+		return fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, b.cause)
+	case b.stopped:
+		return fmt.Errorf("local: start worker in sandbox %s: it is %w", b.spec.ID, driver.ErrStopped)
+	}
+	return &SetupError{Sandbox: b.spec.ID, Step: "set up", Err: errors.New("process 1 was killed" + b.session.stderr.String())}
+}
+
+func (b *sandbox) Stop(ctx context.Context) error {
+	b.mu.Lock()
+	b.stopped = true
+	begun := b.begun
+	b.begun = true
+	b.mu.Unlock()
+	if begun {
+		b.kill()
+	} else {
+		b.abandon()
+	}
+	select {
+	case <-b.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("local: stop sandbox %s: %w", b.spec.ID, ctx.Err())
+	}
+}
+
+type process struct {
+	sandbox *sandbox
+	*streams
+}
+
+// Wait returns when the worker, and with it the whole sandbox, is dead.
+func (p *process) Wait(ctx context.Context) (driver.Exit, error) {
+	select {
+	case <-p.sandbox.ended:
+	case <-ctx.Done():
+		return driver.Exit{}, ctx.Err()
+	}
+	p.sandbox.mu.Lock()
+	defer p.sandbox.mu.Unlock()
+	status := syscall.WaitStatus(p.sandbox.last.Exit)
+	switch {
+	case p.sandbox.last.Exited && status.Signaled():
+		return driver.Exit{Code: -1, Signal: status.Signal()}, nil
+	case p.sandbox.last.Exited:
+		return driver.Exit{Code: status.ExitStatus()}, nil
+	case p.sandbox.cause != nil && !errors.Is(p.sandbox.cause, driver.ErrStopped):
+		return driver.Exit{}, fmt.Errorf("local: wait for the worker of sandbox %s: %w", p.sandbox.spec.ID, p.sandbox.cause)
+	}
+	// Process 1 died first, and took the worker with it as the kernel does it.
+	return driver.Exit{Code: -1, Signal: syscall.SIGKILL}, nil
+}
+
+// Kill ends the whole sandbox.
+func (p *process) Kill() error {
+	p.sandbox.kill()
+	return nil
+}
+
+// streams are the client's ends of what a worker has open.
+type streams struct {
+	conn                      net.Conn
+	handshake, stdout, stderr *os.File
+}
+
+func (s *streams) Conn() net.Conn           { return s.conn }
+func (s *streams) Handshake() io.ReadCloser { return s.handshake }
+func (s *streams) Stdout() io.ReadCloser    { return s.stdout }
+func (s *streams) Stderr() io.ReadCloser    { return s.stderr }
+
+func (s *streams) close() {
+	_ = s.conn.Close()
+	closeFiles(s.handshake, s.stdout, s.stderr)
+}
+
+// passedFiles are the worker's ends, in the order of opStart.
+type passedFiles []*os.File
+
+func (p passedFiles) fds() []int {
+	var fds []int
+	for _, file := range p {
+		fds = append(fds, int(file.Fd()))
+	}
+	return fds
+}
+
+func (p passedFiles) close() { closeFiles(p...) }
+
+func closeFiles(files ...*os.File) {
+	for _, file := range files {
+		_ = file.Close()
+	}
+}
+
+func newStreams() (_ *streams, _ passedFiles, err error) {
+	var open []*os.File
+	defer func() {
+		if err != nil {
+			closeFiles(open...)
+		}
+	}()
+	pipe := func() (r, w *os.File) {
+		if err != nil {
+			return nil, nil
+		}
+		if r, w, err = os.Pipe(); err == nil {
+			open = append(open, r, w)
+		}
+		return r, w
+	}
+	handshake, handshakeW := pipe()
+	stdout, stdoutW := pipe()
+	stderr, stderrW := pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	ours, theirs, err := socketPair(unix.SOCK_STREAM)
+	if err != nil {
+		return nil, nil, err
+	}
+	open = append(open, theirs)
+	conn, err := asConn(ours)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &streams{conn, handshake, stdout, stderr}, passedFiles{theirs, handshakeW, stdoutW, stderrW}, nil
+}

@@ -1,0 +1,235 @@
+package local
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver"
+)
+
+// A session is the client's side of one launcher. It runs two goroutines: one that reads the launcher's events, ended
+// and waited for by Close, and os/exec's copying of the launcher's stderr, which ends before the first does.
+type session struct {
+	id       string
+	launcher *exec.Cmd
+	control  *net.UnixConn
+	stderr   *tail
+	done     chan struct{} // closed when the launcher and all sandboxes are dead
+
+	mu        sync.Mutex
+	closed    bool
+	sandboxes map[string]*sandbox
+}
+
+// Open starts the launcher and waits until it has made a sandbox to try.
+func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.Session, error) {
+	if d.scratchMiB < 0 {
+		return nil, fmt.Errorf("local: Options.ScratchMiB is %d, want at least 0", d.scratchMiB)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	program, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return nil, fmt.Errorf("local: open this program to run it as launcher: %w", err)
+	}
+	defer program.Close()
+	worker, err := os.Open(spec.Worker)
+	if err != nil {
+		return nil, fmt.Errorf("local: open the worker: %w", err)
+	}
+	defer worker.Close()
+	if info, err := worker.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("local: worker %s is not a regular file", spec.Worker)
+	}
+
+	s := &session{id: spec.ID, stderr: &tail{}, done: make(chan struct{}), sandboxes: map[string]*sandbox{}}
+	if err := s.startLauncher(); err != nil {
+		return nil, unavailable(&SetupError{Step: "start the launcher in new namespaces", Err: err})
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.launcher.Process.Kill() })
+	ready, err := s.handshake(program, worker, d.scratchMiB)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil || ready.Kind != eventReady {
+		_ = s.control.Close()
+		_ = s.launcher.Process.Kill()
+		waitErr := s.launcher.Wait()
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err != nil:
+			return nil, unavailable(&SetupError{Step: "start the launcher", Err: fmt.Errorf("%w (%w)%s", err, waitErr, s.stderr)})
+		}
+		return nil, unavailable(ready.err())
+	}
+	go s.read()
+	return s, nil
+}
+
+func (s *session) startLauncher() error {
+	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	if s.control, err = asConn(ours); err != nil {
+		return err
+	}
+	// The launcher needs mounts of its own; an ordinary user may have those in a user namespace only. There is no
+	// parent-death signal: it would follow the thread that runs this goroutine. The socket's end says the same.
+	flags := uintptr(syscall.CLONE_NEWNS)
+	self := user{os.Geteuid(), os.Getegid()}
+	if self.uid != 0 {
+		flags |= syscall.CLONE_NEWUSER
+	}
+	s.launcher = &exec.Cmd{
+		Path:        "/proc/self/exe",
+		Args:        []string{"sbx-launcher", s.id},
+		Env:         []string{roleVariable + "=" + roleLauncher},
+		Dir:         "/",
+		Stderr:      s.stderr,
+		ExtraFiles:  []*os.File{theirs},
+		SysProcAttr: inNamespaces(flags, self, self),
+	}
+	// Signals from a terminal are the client's to handle.
+	s.launcher.SysProcAttr.Setsid = true
+	if err := s.launcher.Start(); err != nil {
+		_ = s.control.Close()
+		return err
+	}
+	return nil
+}
+
+func (s *session) handshake(program, worker *os.File, scratchMiB int) (event, error) {
+	var ready event
+	err := send(s.control, request{Op: opOpen, Session: s.id, ScratchMiB: scratchMiB}, int(program.Fd()), int(worker.Fd()))
+	if err != nil {
+		return ready, err
+	}
+	files, err := receive(s.control, &ready, maxEvent)
+	closeAll(files)
+	return ready, err
+}
+
+// read passes the launcher's events on until the launcher is gone; then it makes sure that the sandboxes are, too.
+func (s *session) read() {
+	defer close(s.done)
+	for {
+		var e event
+		files, err := receive(s.control, &e, maxEvent)
+		if err != nil {
+			break
+		}
+		s.mu.Lock()
+		b := s.sandboxes[e.Sandbox]
+		s.mu.Unlock()
+		switch {
+		case b != nil && e.Kind == eventStarted && len(files) == 1:
+			b.setStarted(files[0])
+			continue
+		case b != nil && e.Kind == eventEnded:
+			s.forget(b)
+			b.setEnded(e, nil)
+		}
+		closeAll(files)
+	}
+	_ = s.control.Close()
+	_ = s.launcher.Process.Kill() // if it ended the conversation but lives
+	err := s.launcher.Wait()
+
+	s.mu.Lock()
+	closed, left := s.closed, s.sandboxes
+	s.closed, s.sandboxes = true, nil
+	s.mu.Unlock()
+	cause := driver.ErrStopped
+	if !closed {
+		cause = fmt.Errorf("the local driver's launcher died: %w%s", cmp.Or(err, errors.New("exit status 0")), s.stderr)
+	}
+	for _, b := range left {
+		b.awaitDeath()
+		b.setEnded(event{}, cause)
+	}
+}
+
+func (s *session) forget(b *sandbox) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sandboxes, b.spec.ID)
+}
+
+// Create reserves the sandbox's id. All else happens when the worker starts: process 1 makes its namespaces and starts
+// the worker in one go.
+func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if _, err := packEnv(spec.Env); err != nil {
+		return nil, fmt.Errorf("local: create sandbox %s: %w", spec.ID, err)
+	}
+	b := &sandbox{session: s, spec: spec, started: make(chan struct{}), ended: make(chan struct{}), pidfd: -1}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return nil, fmt.Errorf("local: create sandbox %s: session is %w", spec.ID, driver.ErrStopped)
+	case spec.ID == "":
+		return nil, errors.New("local: create sandbox: it has no id")
+	case s.sandboxes[spec.ID] != nil:
+		return nil, fmt.Errorf("local: create sandbox %s: the id is taken", spec.ID)
+	}
+	s.sandboxes[spec.ID] = b
+	return b, nil
+}
+
+// Close ends the conversation, upon which the launcher kills everything and exits.
+func (s *session) Close(ctx context.Context) error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	_ = s.control.CloseWrite() // again: no harm
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("local: close session: %w", ctx.Err())
+	}
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu   sync.Mutex
+	data []byte
+}
+
+const tailLength = 4 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.data = append(t.data, p...)
+	if extra := len(t.data) - tailLength; extra > 0 {
+		t.data = append(t.data[:0], t.data[extra:]...)
+	}
+	return len(p), nil
+}
+
+// String is empty, or ": " and what was written last.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.data) == 0 {
+		return ""
+	}
+	return ": " + string(t.data)
+}

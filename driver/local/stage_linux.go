@@ -1,0 +1,170 @@
+package local
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// The launcher builds, once, in its mount namespace:
+//
+//	/            a tmpfs: all that the launcher keeps of the host is /proc
+//	/proc        the host's, for the uid maps, and because a user namespace may mount a proc only where one is visible
+//	/sandbox     the root of every sandbox, read-only
+//
+// Each sandbox begins with a copy of these mounts. Its user namespace is below the launcher's, so the kernel locks
+// their attributes: even a sandbox's init, with all its capabilities, can't make them writable or look beneath.
+
+const (
+	stageRoot   = "/sandbox"
+	agentPath   = "/.sbx/agent"  // the program that this session belongs to
+	workerPath  = "/.sbx/worker" // the session's worker
+	emptyFolder = "/.sbx/empty"  // covers folders that a sandbox must not see
+	workFolder  = "/work"
+	hostName    = "sandbox"
+	innerID     = 1000 // user and group inside
+)
+
+const readOnly = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+
+// stageSteps are the steps that build the above. program and worker are read from their start.
+func stageSteps(program, worker *os.File) []step {
+	const base = "/tmp" // any folder that is always there; nobody else sees what is mounted on it
+	root := base + stageRoot
+	in := func(path string) string { return root + path }
+
+	steps := []step{
+		{"make mounts private", func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") }},
+		tmpfs(base, 0o755, 1, 64),
+		makeDir(base + "/proc"),
+		bind("/proc", base+"/proc"),
+		makeDir(root),
+		{"mount tmpfs for the sandbox root", func() error {
+			size, err := sizeOf(program, worker)
+			if err != nil {
+				return err
+			}
+			data := fmt.Sprintf("mode=0755,size=%d,nr_inodes=4096", size+16<<20)
+			return unix.Mount("tmpfs", root, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, data)
+		}},
+		makeDir(in("/proc")), makeDir(in("/tmp")), makeDir(in(workFolder)), makeDir(in(emptyFolder)),
+		makeDir(in("/dev/shm")), makeDir(in("/etc")), makeDir(in("/var")), makeDir(in("/run")),
+		{"copy the worker", func() error { return copyExecutable(worker, in(workerPath)) }},
+		{"copy the program", func() error {
+			same, err := sameFile(program, worker)
+			if err != nil {
+				return err
+			}
+			if same {
+				return os.Link(in(workerPath), in(agentPath))
+			}
+			return copyExecutable(program, in(agentPath))
+		}},
+		makeLink("/tmp", in("/var/tmp")),
+		makeLink("/proc/self/fd", in("/dev/fd")),
+		makeLink("/proc/self/fd/0", in("/dev/stdin")),
+		makeLink("/proc/self/fd/1", in("/dev/stdout")),
+		makeLink("/proc/self/fd/2", in("/dev/stderr")),
+	}
+	for _, name := range []string{"null", "zero", "full", "random", "urandom"} {
+		steps = append(steps,
+			makeFile(in("/dev/"+name), ""),
+			bind("/dev/"+name, in("/dev/"+name)),
+			restrict(in("/dev/"+name), unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC))
+	}
+	for _, path := range []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"} {
+		steps = append(steps, hostFolder(path, in(path))...)
+	}
+	for _, path := range []string{"/etc/alternatives", "/etc/ssl/certs", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted", "/etc/ca-certificates"} {
+		steps = append(steps, hostFolder(path, in(path))...)
+	}
+	for path, content := range etcFiles {
+		steps = append(steps, makeFile(in(path), content))
+	}
+	for _, path := range []string{"/etc/localtime", "/etc/ld.so.cache"} {
+		if content, err := os.ReadFile(path); err == nil && len(content) <= 4<<20 {
+			steps = append(steps, makeFile(in(path), string(content)))
+		}
+	}
+	steps = append(steps, step{"make the sandbox root read-only", func() error {
+		const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
+		if err := unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_BIND|flags, ""); err != nil { // the mount
+			return err
+		}
+		return unix.Mount("", root, "", unix.MS_REMOUNT|flags, "") // and the file system behind it
+	}})
+	return append(steps, enterRoot(base)...)
+}
+
+// etcFiles is what every sandbox has in /etc beside the host's certificates, time zone and linker cache.
+var etcFiles = map[string]string{
+	"/etc/passwd":        fmt.Sprintf("sandbox:x:%d:%d::%s:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n", innerID, innerID, workFolder),
+	"/etc/group":         fmt.Sprintf("sandbox:x:%d:\nnogroup:x:65534:\n", innerID),
+	"/etc/hosts":         "127.0.0.1 localhost " + hostName + "\n::1 localhost\n",
+	"/etc/hostname":      hostName + "\n",
+	"/etc/resolv.conf":   "",
+	"/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+}
+
+// hostFolder are the steps that show a folder of the host read-only, or repeat it where it is a link; none if the host
+// doesn't have it.
+func hostFolder(path, target string) []step {
+	info, err := os.Lstat(path)
+	switch {
+	case err != nil:
+		return nil
+	case info.Mode()&os.ModeSymlink != 0:
+		link, err := os.Readlink(path)
+		if err != nil {
+			return nil
+		}
+		return []step{makeDir(filepath.Dir(target)), makeLink(link, target)}
+	case info.IsDir():
+		return []step{makeDir(target), bind(path, target), restrict(target, readOnly)}
+	}
+	return nil
+}
+
+func sizeOf(files ...*os.File) (int64, error) {
+	var total int64
+	for _, file := range files {
+		info, err := file.Stat()
+		if err != nil {
+			return 0, err
+		}
+		total += info.Size()
+	}
+	return total, nil
+}
+
+func sameFile(a, b *os.File) (bool, error) {
+	infoA, err := a.Stat()
+	if err != nil {
+		return false, err
+	}
+	infoB, err := b.Stat()
+	return err == nil && os.SameFile(infoA, infoB), err
+}
+
+// copyExecutable copies source, whatever its mode, to a new file that everybody may read and execute.
+func copyExecutable(source *os.File, target string) error {
+	info, err := source.Stat()
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(file, io.NewSectionReader(source, 0, info.Size()))
+	if err == nil {
+		err = file.Chmod(0o555)
+	}
+	if closeErr := file.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}

@@ -1,0 +1,234 @@
+package local_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local"
+)
+
+// leftovers counts what a sandbox might leave behind.
+type leftovers struct {
+	Processes, Mounts, Descriptors, Files int
+}
+
+// roles finds the launchers and agents of a session.
+func roles(t testing.TB, session string) []string {
+	var found []string
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, path := range paths {
+		line, _ := os.ReadFile(path)
+		arguments := strings.Split(string(line), "\x00")
+		if len(arguments) > 1 && (arguments[1] == session || strings.HasPrefix(arguments[1], session+"/")) {
+			found = append(found, strings.Split(path, "/")[2])
+		}
+	}
+	return found
+}
+
+func count(t testing.TB) leftovers {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	require.NoError(t, err)
+	descriptors, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	files, err := os.ReadDir(os.TempDir())
+	require.NoError(t, err)
+	return leftovers{len(roles(t, sessionID)), strings.Count(string(mounts), "\n"), len(descriptors), len(files)}
+}
+
+func TestNothingIsLeft(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir()) // other programs use the common one
+	ctx := testContext(t)
+	cycle := func(session driver.Session, id string) {
+		sandbox, err := session.Create(ctx, driver.Spec{ID: id, Env: []string{testWorker + "=echo"}})
+		require.NoError(t, err)
+		p, err := sandbox.StartWorker(ctx, driver.WorkerSpec{})
+		require.NoError(t, err)
+		awaitReady(t, p)
+		require.NoError(t, sandbox.Stop(ctx))
+		closeStreams(p)
+	}
+	before := count(t)
+	session, err := local.New(nil).Open(ctx, spec(t))
+	require.NoError(t, err)
+	cycle(session, "first")
+	opened := count(t)
+	for i := range 100 {
+		cycle(session, fmt.Sprint("serial-", i))
+	}
+	assert.Equal(t, opened, count(t), "after 100 one by one")
+	var group sync.WaitGroup
+	for i := range 20 {
+		group.Go(func() { cycle(session, fmt.Sprint("parallel-", i)) })
+	}
+	group.Wait()
+	assert.Equal(t, opened, count(t), "after 20 at once")
+
+	// Starts that are cut short, wherever they are.
+	for i := range 20 {
+		short, cancel := context.WithCancel(ctx)
+		sandbox, err := session.Create(ctx, driver.Spec{ID: fmt.Sprint("short-", i), Env: []string{testWorker + "=echo"}})
+		require.NoError(t, err)
+		group.Go(cancel)
+		if p, err := sandbox.StartWorker(short, driver.WorkerSpec{}); err == nil {
+			closeStreams(p)
+		} else {
+			assert.ErrorIs(t, err, context.Canceled)
+		}
+		require.NoError(t, sandbox.Stop(ctx))
+	}
+	group.Wait()
+	assert.Equal(t, opened, count(t), "after cancelled starts")
+	require.NoError(t, session.Close(ctx))
+	assert.Equal(t, before, count(t), "after Close")
+}
+
+// workerClient is a client with two sandboxes whose processes all hold LIFELINE, and which does not clean up.
+func workerClient() int {
+	ctx := context.Background()
+	session, err := local.New(nil).Open(ctx, driver.SessionSpec{ID: os.Getenv("SESSION"), Worker: "/proc/self/exe", Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for i := range 2 {
+		sandbox, err := session.Create(ctx, driver.Spec{ID: fmt.Sprint(i), Env: []string{testWorker + "=family"}})
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		p, err := sandbox.StartWorker(ctx, driver.WorkerSpec{})
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		if _, err := bufio.NewReader(p.Handshake()).ReadString('\n'); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	}
+	fmt.Println("ready")
+	select {}
+}
+
+func TestKilledClientLeavesNothing(t *testing.T) {
+	id := sessionID + "-client"
+	client := exec.Command("/proc/self/exe")
+	client.Env = []string{testWorker + "=client", "SESSION=" + id}
+	stdout, err := client.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, client.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "ready\n", line)
+	fds := deathsOf(t, roles(t, id))
+	require.Len(t, fds, 1+2, "a launcher, and an agent in each sandbox")
+
+	require.NoError(t, client.Process.Kill())
+	assert.Error(t, client.Wait())
+	awaitDeaths(t, fds)
+	assert.Empty(t, roles(t, id))
+}
+
+func TestKilledLauncherLeavesNothing(t *testing.T) {
+	ctx := testContext(t)
+	session, err := local.New(nil).Open(ctx, spec(t))
+	require.NoError(t, err)
+	launcher := roles(t, sessionID)
+	require.Len(t, launcher, 1)
+	sandbox, p := start(t, session, "one", "family")
+	awaitReady(t, p)
+	reserved, err := session.Create(ctx, driver.Spec{ID: "two"})
+	require.NoError(t, err)
+	fds := deathsOf(t, roles(t, sessionID))
+	require.Len(t, fds, 2)
+
+	require.NoError(t, unix.PidfdSendSignal(fds[launcher[0]], unix.SIGKILL, nil, 0))
+	_, err = p.Wait(ctx)
+	assert.ErrorContains(t, err, "launcher died: signal: killed")
+	awaitDeaths(t, fds)
+	out, _ := io.ReadAll(p.Stdout()) // ends when the descendants are dead
+	assert.Empty(t, out)
+	_, err = reserved.StartWorker(ctx, driver.WorkerSpec{})
+	assert.ErrorContains(t, err, "launcher died")
+	assert.NoError(t, sandbox.Stop(ctx))
+	assert.NoError(t, reserved.Stop(ctx))
+	assert.NoError(t, session.Close(ctx))
+	assert.Empty(t, roles(t, sessionID))
+}
+
+// A sandbox's process 1 that dies takes its worker with it, and nobody else.
+func TestKilledAgent(t *testing.T) {
+	session := open(t)
+	launcher := roles(t, sessionID)
+	_, p := start(t, session, "one", "family")
+	awaitReady(t, p)
+	both := roles(t, sessionID)
+	require.Len(t, both, 2)
+	agent := slices.DeleteFunc(both, func(id string) bool { return id == launcher[0] })
+	fds := deathsOf(t, agent)
+	require.NoError(t, unix.PidfdSendSignal(fds[agent[0]], unix.SIGKILL, nil, 0))
+	_, _, exit := output(t, p)
+	assert.Equal(t, driver.Exit{Code: -1, Signal: syscall.SIGKILL}, exit)
+	_, p = start(t, session, "two", "exit", "CODE=4")
+	_, _, exit = output(t, p)
+	assert.Equal(t, driver.Exit{Code: 4}, exit)
+}
+
+// deathsOf returns descriptors that become readable when the processes die.
+func deathsOf(t testing.TB, ids []string) map[string]int {
+	fds := map[string]int{}
+	for _, id := range ids {
+		var pid int
+		_, err := fmt.Sscan(id, &pid)
+		require.NoError(t, err)
+		fd, err := unix.PidfdOpen(pid, 0)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = unix.Close(fd) })
+		fds[id] = fd
+	}
+	return fds
+}
+
+func awaitDeaths(t testing.TB, fds map[string]int) {
+	for id, fd := range fds {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 2000)
+		require.NoError(t, err)
+		require.Equal(t, 1, n, "process %s lives two seconds later", id)
+	}
+}
+
+// Where the kernel refuses, Open says so, and what would help. A user namespace in which there may be no others is as
+// good as a kernel that allows none.
+func TestRefusedNamespaces(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	client := exec.Command("/bin/sh", "-c", "echo 0 >/proc/sys/user/max_user_namespaces && exec "+self)
+	client.Env = []string{testWorker + "=client", "SESSION=" + sessionID + "-refused"}
+	client.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := client.Output()
+	assert.Error(t, err)
+	assert.Contains(t, string(out), "the local driver can't isolate here")
+	assert.Contains(t, string(out), "sysctl -w user.max_user_namespaces=15000")
+}
