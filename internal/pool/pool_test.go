@@ -1,0 +1,335 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// box is a member that records its life.
+type box struct {
+	class  string
+	serial int
+	yard   *yard
+	done   chan struct{}
+	end    func()
+}
+
+func (b *box) Done() <-chan struct{}      { return b.done }
+func (b *box) Stop(context.Context) error { return b.yard.stop(b) }
+func (b *box) String() string             { return fmt.Sprintf("%s-%d", b.class, b.serial) }
+
+// yard makes boxes, and knows how many there are.
+type yard struct {
+	mu                 sync.Mutex
+	alive, most, made  int
+	openTime, stopTime time.Duration
+	openErr, stopErr   error
+	openHook           func(ctx context.Context) error
+}
+
+func (y *yard) open(ctx context.Context, class string) (*box, error) {
+	y.mu.Lock()
+	y.alive++
+	y.made++
+	y.most = max(y.most, y.alive)
+	serial, err, hook := y.made, y.openErr, y.openHook
+	y.mu.Unlock()
+	if hook != nil {
+		err = hook(ctx)
+	}
+	time.Sleep(y.openTime)
+	if err != nil {
+		y.mu.Lock()
+		y.alive--
+		y.mu.Unlock()
+		return nil, err
+	}
+	b := &box{class: class, serial: serial, yard: y, done: make(chan struct{})}
+	b.end = sync.OnceFunc(func() { close(b.done) })
+	return b, nil
+}
+
+func (y *yard) stop(b *box) error {
+	time.Sleep(y.stopTime)
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if y.stopErr != nil {
+		return y.stopErr
+	}
+	y.alive--
+	b.end()
+	return nil
+}
+
+func (y *yard) pool(maximum int) *Pool[string, *box] {
+	return New(maximum, y.open, func(b *box) error { return b.Stop(context.Background()) })
+}
+
+func lease(t *testing.T, p *Pool[string, *box], class string) *box {
+	t.Helper()
+	b, err := p.Queue(class).Wait(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, class, b.class)
+	return b
+}
+
+func TestLeaseReusesTheMostRecentlyUsed(t *testing.T) {
+	y := &yard{}
+	p := y.pool(3)
+	a, b := lease(t, p, "x"), lease(t, p, "x")
+	assert.NotSame(t, a, b)
+	p.Release(a, true)
+	p.Release(b, true)
+	assert.Same(t, b, lease(t, p, "x"))
+	assert.Equal(t, 2, p.Count())
+	require.NoError(t, p.Close())
+	assert.Zero(t, y.alive)
+	assert.Zero(t, p.Count())
+}
+
+func TestMaximumIsNeverPassed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{openTime: 3 * time.Millisecond, stopTime: 2 * time.Millisecond}
+		p := y.pool(4)
+		var leased, served atomic.Int32
+		var holders sync.WaitGroup
+		for i := range 200 {
+			holders.Go(func() {
+				b, err := p.Queue([]string{"x", "y", "z"}[i%3]).Wait(t.Context())
+				if !assert.NoError(t, err) {
+					return
+				}
+				assert.LessOrEqual(t, leased.Add(1), int32(4))
+				time.Sleep(time.Duration(rand.IntN(5)) * time.Millisecond)
+				leased.Add(-1)
+				served.Add(1)
+				p.Release(b, i%7 != 0)
+			})
+		}
+		holders.Wait()
+		assert.EqualValues(t, 200, served.Load())
+		require.NoError(t, p.Close())
+		assert.LessOrEqual(t, y.most, 4)
+		assert.Zero(t, y.alive)
+	})
+}
+
+func TestWaitersAreServedInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{}).pool(1)
+		held := lease(t, p, "x")
+		order := make(chan int, 10)
+		for i := range 10 {
+			go func() {
+				b, err := p.Queue("x").Wait(t.Context())
+				if assert.NoError(t, err) {
+					order <- i
+					p.Release(b, true)
+				}
+			}()
+			synctest.Wait()
+		}
+		p.Release(held, true)
+		for i := range 10 {
+			assert.Equal(t, i, <-order)
+		}
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestAnotherClassMakesRoomOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{stopTime: time.Second}
+		p := y.pool(2)
+		a, b := lease(t, p, "x"), lease(t, p, "x")
+		p.Release(a, true)
+		p.Release(b, true)
+		begin := time.Now()
+		c := lease(t, p, "y")
+		assert.Equal(t, time.Second, time.Since(begin), "the place is not used before its member has stopped")
+		assert.Same(t, b, lease(t, p, "x"), "only the least recently used one made room")
+		p.Release(c, true)
+		require.NoError(t, p.Close())
+		assert.Zero(t, y.alive)
+	})
+}
+
+func TestAPlaceIsFreeWhenItsMemberHasStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{stopTime: time.Minute}
+		p := y.pool(1)
+		p.Release(lease(t, p, "x"), false)
+		begin := time.Now()
+		second := lease(t, p, "x")
+		assert.Equal(t, time.Minute, time.Since(begin))
+		assert.Equal(t, 2, second.serial)
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestDeadMembersAreReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{}
+		p := y.pool(1)
+		a := lease(t, p, "x")
+		p.Release(a, true)
+		a.end()
+		synctest.Wait()
+		assert.Zero(t, p.Count(), "an idle member that ends is noticed")
+		b := lease(t, p, "x")
+		assert.NotSame(t, a, b)
+		b.end()
+		p.Release(b, true)
+		assert.NotSame(t, b, lease(t, p, "x"), "one that ended while it was leased is not leased again")
+		require.NoError(t, p.Close())
+		assert.Zero(t, y.alive)
+	})
+}
+
+func TestFailedOpenFailsOneWaiter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{openErr: errors.New("no room")}
+		p := y.pool(1)
+		for range 3 {
+			_, err := p.Queue("x").Wait(t.Context())
+			require.EqualError(t, err, "no room")
+		}
+		assert.Zero(t, p.Count())
+		y.openErr = nil
+		lease(t, p, "x")
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestLeaseEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{}
+		p := y.pool(1)
+		held := lease(t, p, "x")
+		cause := errors.New("tired")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		go func() {
+			time.Sleep(time.Second)
+			cancel(cause)
+		}()
+		_, err := p.Queue("x").Wait(ctx)
+		require.ErrorIs(t, err, cause)
+		_, err = p.Queue("x").Wait(ctx)
+		require.ErrorIs(t, err, cause, "a context that has ended")
+		p.Release(held, true)
+		assert.Same(t, held, lease(t, p, "x"), "who left is not served")
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestCancelledLeasesLoseNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{openTime: time.Millisecond}
+		p := y.pool(2)
+		var holders sync.WaitGroup
+		for range 300 {
+			holders.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(4000))*time.Microsecond)
+				defer cancel()
+				if b, err := p.Queue("x").Wait(ctx); err == nil {
+					time.Sleep(time.Duration(rand.IntN(300)) * time.Microsecond)
+					p.Release(b, true)
+				}
+			})
+		}
+		holders.Wait()
+		synctest.Wait()
+		a, b := lease(t, p, "x"), lease(t, p, "x")
+		assert.NotSame(t, a, b, "both places can be had")
+		require.NoError(t, p.Close())
+		assert.Zero(t, y.alive)
+	})
+}
+
+func TestCloseJoinsWhatIsBeingMade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{}
+		late := false
+		y.openHook = func(ctx context.Context) error {
+			<-ctx.Done() // a create that finishes in spite of the cancel
+			time.Sleep(time.Second)
+			late = true
+			return nil
+		}
+		p := y.pool(1)
+		waited := make(chan error, 1)
+		go func() {
+			_, err := p.Queue("x").Wait(t.Context())
+			waited <- err
+		}()
+		synctest.Wait()
+		require.NoError(t, p.Close())
+		assert.True(t, late)
+		assert.Zero(t, y.alive, "what appeared late was stopped")
+		require.ErrorIs(t, <-waited, ErrClosed)
+		_, err := p.Queue("x").Wait(t.Context())
+		require.ErrorIs(t, err, ErrClosed)
+	})
+}
+
+func TestCloseStopsLeasedMembersAtTheSameTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{stopTime: time.Second}
+		p := y.pool(5)
+		var boxes []*box
+		for range 5 {
+			boxes = append(boxes, lease(t, p, "x"))
+		}
+		begin := time.Now()
+		require.NoError(t, p.Close())
+		assert.Equal(t, time.Second, time.Since(begin))
+		assert.Zero(t, y.alive)
+		for _, b := range boxes {
+			p.Release(b, true) // after Close it does nothing
+		}
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestCloseTriesAgainWhatFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{stopErr: errors.New("stuck")}
+		p := y.pool(2)
+		a, b := lease(t, p, "x"), lease(t, p, "y")
+		p.Release(a, true)
+		err := p.Close()
+		require.ErrorIs(t, err, y.stopErr)
+		assert.ErrorContains(t, err, "x-1 is left: stuck")
+		assert.ErrorContains(t, err, "y-2 is left: stuck")
+		assert.Equal(t, 2, p.Count())
+		y.stopErr = nil
+		require.NoError(t, p.Close())
+		assert.Zero(t, p.Count())
+		b.end()
+	})
+}
+
+func BenchmarkLease(b *testing.B) {
+	p := (&yard{}).pool(1)
+	for b.Loop() {
+		m, err := p.Queue("x").Wait(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		p.Release(m, true)
+	}
+	_ = p.Close()
+}
