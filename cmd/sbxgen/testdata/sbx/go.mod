@@ -1,0 +1,3 @@
+module github.com/sandboxfn/sbx
+
+go 1.27.0

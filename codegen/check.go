@@ -1,0 +1,235 @@
+package codegen
+
+import (
+	"fmt"
+	"go/types"
+	"reflect"
+	"slices"
+	"strings"
+
+	"golang.org/x/tools/go/types/typeutil"
+)
+
+// A TypeProblem is a place in a type that keeps the type from being sent to a sandbox.
+type TypeProblem struct {
+	Path   string // "Job.Options.Callback"; the type itself if it is the trouble
+	Type   string // the type at Path, as text
+	Reason string // why, and what to do
+}
+
+// String is "Job.Options.Callback: func() can't be sent: …".
+func (p TypeProblem) String() string {
+	if p.Path == p.Type {
+		return fmt.Sprintf("%s can't be sent: %s", p.Type, p.Reason)
+	}
+	return fmt.Sprintf("%s: %s can't be sent: %s", p.Path, p.Type, p.Reason)
+}
+
+// CheckType returns everything in t that can't be sent, by the rules of package registry's codec. What an interface
+// holds is only known, and checked, when the program runs. The qualifier writes the names of packages; nil means their
+// paths.
+func CheckType(t types.Type, qualifier types.Qualifier) []TypeProblem {
+	c := &typeCheck{qualifier: qualifier}
+	c.check(rootName(t, qualifier), t)
+	return c.problems
+}
+
+// rootName is what a path starts with: the type's own name, without its package.
+func rootName(t types.Type, qualifier types.Qualifier) string {
+	if named, ok := types.Unalias(t).(*types.Named); ok && named.TypeArgs().Len() == 0 {
+		return named.Obj().Name()
+	}
+	return types.TypeString(t, qualifier)
+}
+
+type typeCheck struct {
+	qualifier types.Qualifier
+	visited   typeutil.Map // named types; a recursive type ends here
+	problems  []TypeProblem
+}
+
+func (c *typeCheck) refuse(path string, t types.Type, format string, args ...any) {
+	c.problems = append(c.problems, TypeProblem{Path: path, Type: c.text(t), Reason: fmt.Sprintf(format, args...)})
+}
+
+func (c *typeCheck) text(t types.Type) string { return types.TypeString(t, c.qualifier) }
+
+func (c *typeCheck) check(path string, t types.Type) {
+	t = types.Unalias(t)
+	if named, ok := t.(*types.Named); ok {
+		if pkg := named.Obj().Pkg(); pkg != nil && (pkg.Path() == "sync" || pkg.Path() == "sync/atomic") {
+			c.refuse(path, t, "it guards memory of one process; leave the field out with the tag `msgpack:\"-\"`")
+			return
+		}
+		if c.visited.Set(named, true) != nil {
+			return
+		}
+		if _, ok := t.Underlying().(*types.Interface); !ok && c.marshals(path, named) {
+			return
+		}
+	}
+	switch u := t.Underlying().(type) {
+	case *types.Basic:
+		switch u.Kind() {
+		case types.Uintptr, types.UnsafePointer:
+			c.refuse(path, t, "an address means nothing in another process; use an integer type for a number")
+		}
+	case *types.Pointer:
+		c.check(path, u.Elem())
+	case *types.Slice:
+		c.check(path+"[]", u.Elem())
+	case *types.Array:
+		c.check(path+"[]", u.Elem())
+	case *types.Map:
+		if pointer := pointerIn(u.Key()); pointer != nil {
+			c.refuse(path+"[key]", u.Key(), "as a map key a pointer is found by its address, which changes on the way; use what it points to")
+		} else {
+			c.check(path+"[key]", u.Key())
+		}
+		c.check(path+"[]", u.Elem())
+	case *types.Struct:
+		c.fields(path, t, u)
+	case *types.Interface:
+		c.iface(path, t, u)
+	case *types.Chan:
+		c.refuse(path, t, "a channel connects goroutines of one process; send the values themselves")
+	case *types.Signature:
+		c.refuse(path, t, "code isn't sent; send what the function needs to choose it, or leave it out with the tag `msgpack:\"-\"`")
+	}
+}
+
+func (c *typeCheck) iface(path string, t types.Type, u *types.Interface) {
+	named, _ := t.(*types.Named)
+	switch {
+	case types.Implements(u, errorType.Underlying().(*types.Interface)):
+		c.refuse(path, t, "an error crosses only as the function's own error; return it, or send its text")
+	case named != nil && named.Obj().Pkg() != nil && named.Obj().Pkg().Path() == "context" && named.Obj().Name() == "Context":
+		c.refuse(path, t, "the sandbox makes a context of its own, the function's first parameter; send the values that it carries")
+	}
+}
+
+func (c *typeCheck) fields(path string, t types.Type, u *types.Struct) {
+	for i := range u.NumFields() {
+		field := u.Field(i)
+		if leftOut(u, i) {
+			continue
+		}
+		at := path + "." + field.Name()
+		if !field.Exported() && !isPlainEmbedded(field) {
+			c.refuse(at, field.Type(), "the field is unexported, so it would be lost; export it, leave it out with the tag `msgpack:\"-\"`, "+
+				"or give %s the methods MarshalBinary and UnmarshalBinary", c.text(t))
+			continue
+		}
+		c.check(at, field.Type())
+	}
+}
+
+// leftOut reports whether a field isn't sent.
+func leftOut(u *types.Struct, i int) bool {
+	name, _, _ := strings.Cut(reflect.StructTag(u.Tag(i)).Get("msgpack"), ",")
+	return u.Field(i).Name() == "_" || name == "-"
+}
+
+// isPlainEmbedded reports whether a field is an embedded struct that is sent field by field; its exported fields are
+// the outer struct's, even if its own name is not exported.
+func isPlainEmbedded(field *types.Var) bool {
+	named, ok := types.Unalias(field.Type()).(*types.Named)
+	if !field.Embedded() || !ok || wholePair(named) {
+		return false
+	}
+	_, ok = named.Underlying().(*types.Struct)
+	return ok
+}
+
+// pointerIn returns the pointer type that keeps a type from being the key of a map, or nil.
+func pointerIn(key types.Type) types.Type {
+	key = types.Unalias(key)
+	if named, ok := key.(*types.Named); ok && wholePair(named) {
+		return nil
+	}
+	switch u := key.Underlying().(type) {
+	case *types.Pointer:
+		return key
+	case *types.Array:
+		return pointerIn(u.Elem())
+	case *types.Struct:
+		for i := range u.NumFields() {
+			if pointer := pointerIn(u.Field(i).Type()); pointer != nil && !leftOut(u, i) {
+				return pointer
+			}
+		}
+	}
+	return nil
+}
+
+// marshalers are the pairs of methods that a type can have to send itself.
+var marshalers = [][2]string{
+	{"MarshalMsgpack", "UnmarshalMsgpack"},
+	{"MarshalBinary", "UnmarshalBinary"},
+	{"MarshalText", "UnmarshalText"},
+}
+
+// marshals reports whether the type's own methods decide how it is sent. One method of a pair without the other is a
+// problem, unless another pair is whole.
+func (c *typeCheck) marshals(path string, named *types.Named) bool {
+	if wholePair(named) {
+		return true
+	}
+	for _, pair := range marshalers {
+		has, lacks := pair[0], pair[1]
+		if hasUnmarshal(named, pair[1]) {
+			has, lacks = lacks, has
+		} else if !hasMarshal(named, pair[0]) {
+			continue
+		}
+		c.refuse(path, named, "it has %s but no %s of its own, so the other side couldn't read it; give it both", has, lacks)
+		return true
+	}
+	return false
+}
+
+// wholePair reports whether the type has both methods of a pair.
+func wholePair(named *types.Named) bool {
+	if _, ok := named.Underlying().(*types.Interface); ok {
+		return false
+	}
+	return slices.ContainsFunc(marshalers, func(pair [2]string) bool {
+		return hasMarshal(named, pair[0]) && hasUnmarshal(named, pair[1])
+	})
+}
+
+func hasMarshal(named *types.Named, name string) bool {
+	return hasMethod(named, name, nil, []types.Type{bytesType, errorType})
+}
+
+func hasUnmarshal(named *types.Named, name string) bool {
+	return hasMethod(named, name, []types.Type{bytesType}, []types.Type{errorType})
+}
+
+var (
+	bytesType = types.NewSlice(types.Typ[types.Byte])
+	errorType = types.Universe.Lookup("error").Type()
+)
+
+// hasMethod reports whether the type, or a pointer to it, declares the method. One that it has only because it embeds
+// something doesn't count: it would drop the other fields.
+func hasMethod(named *types.Named, name string, params, results []types.Type) bool {
+	object, index, _ := types.LookupFieldOrMethod(named, true, nil, name)
+	method, ok := object.(*types.Func)
+	if !ok || len(index) != 1 {
+		return false
+	}
+	return sameTypes(method.Signature().Params(), params) && sameTypes(method.Signature().Results(), results)
+}
+
+func sameTypes(tuple *types.Tuple, want []types.Type) bool {
+	if tuple.Len() != len(want) {
+		return false
+	}
+	for i, t := range want {
+		if !types.Identical(tuple.At(i).Type(), t) {
+			return false
+		}
+	}
+	return true
+}

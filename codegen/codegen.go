@@ -1,0 +1,199 @@
+// Package codegen finds the functions that a program wraps with sbx, checks that they can run in a sandbox, and writes
+// the code that registers them. It is the library behind the command sbxgen, which is what people run.
+//
+// The idea: the package that wraps a function can name it, be it unexported, internal, generic or another module's. So
+// the registration is written into that package, as ordinary Go that the compiler checks: a changed signature is a
+// compile error. Main and test packages from which a wrapping package can be reached get one more file, sorted last,
+// whose init hands the process to the worker when it was started as one; so the program itself is the worker.
+//
+// What is written, in the folder of the package:
+//
+//	sbx_gen.go                      functions wrapped in ordinary files
+//	sbx_gen_test.go                 functions wrapped in the _test.go files of the package itself
+//	sbx_gen_external_test.go        functions wrapped in package x_test
+//	zz_sbx_gen.go                   the diverting init of a main package
+//	zz_sbx_gen_test.go              the diverting init of in-package tests
+//	zz_sbx_gen_external_test.go     the diverting init of package x_test
+//
+// Besides functions, a package's files register error variables (those declared as error), so that errors.Is works on
+// what comes back: all of the package that wraps, and the exported ones of the packages that declare the wrapped
+// functions and of the main module's packages which those import directly.
+//
+// Every generated file carries the build constraint !sbxgen, and the packages are loaded with the tag sbxgen: old
+// output, however stale or broken, is never looked at. Only the files that the current platform and the tags select are
+// seen; a function wrapped for another platform only must be generated there. A file of the user's with that constraint
+// isn't seen either: that is where a test can wrap what must be refused.
+//
+// [Find] and [CheckType] need nothing but a type-checked package, so that an analyzer can run the same checks.
+package codegen
+
+import (
+	"context"
+	"fmt"
+	"go/ast"
+	"os"
+	"path"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+
+	"golang.org/x/tools/go/packages"
+)
+
+// sbxPath is the import path of package sbx. It is derived from this package's own, so that a fork can move.
+var sbxPath = path.Dir(reflect.TypeFor[Config]().PkgPath())
+
+// Config says what to generate for.
+type Config struct {
+	// Dir is the folder to run in: patterns and the positions of diagnostics are relative to it, and the module around
+	// it is the one generated for. Empty means the current folder.
+	Dir string
+	// Patterns limits what is written and diagnosed to these packages of the module. Empty means all of them. The whole
+	// module is loaded in any case, for what reaches what can't be told otherwise.
+	Patterns []string
+	// Tags are build tags, comma-separated; they replace those of GOFLAGS as they do for the go command.
+	Tags string
+	// Check leaves all files as they are; the result says what would change.
+	Check bool
+}
+
+// Result is what a run found and did.
+type Result struct {
+	// Diagnostics are sorted by position. If there is one, no file was touched.
+	Diagnostics []Diagnostic
+	// Files are the generated files, sorted by path.
+	Files []File
+}
+
+// A File is one generated file.
+type File struct {
+	Path   string // absolute
+	Change Change
+}
+
+// Change is what a run did to a file, or with [Config.Check] would do.
+type Change string
+
+// The changes.
+const (
+	Unchanged Change = "unchanged"
+	Written   Change = "written"
+	Removed   Change = "removed"
+)
+
+// UsageError says that there was nothing to run on: no module, no such package.
+type UsageError struct{ Reason string }
+
+func (e *UsageError) Error() string { return e.Reason }
+
+// Run generates. Findings in the user's code are not an error: they are in the result's diagnostics. The error is a
+// [*UsageError], or says that the go command or the file system failed.
+func Run(ctx context.Context, config Config) (*Result, error) {
+	module, err := openModule(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	old, err := generatedFiles(module.root)
+	if err != nil {
+		return nil, fmt.Errorf("look for generated files: %w", err)
+	}
+	roots, err := module.load(ctx, old)
+	if err != nil {
+		return nil, err
+	}
+	selected, err := module.selected(ctx, config.Patterns, roots)
+	if err != nil {
+		return nil, err
+	}
+
+	var diagnostics []Diagnostic
+	units := make([]*unit, 0, len(roots))
+	for _, pkg := range roots {
+		if strings.HasSuffix(pkg.ID, ".test") {
+			continue // the main package that go test makes
+		}
+		u := newUnit(pkg)
+		broken := loadErrors(pkg, old)
+		if selected[u.path] {
+			diagnostics = append(diagnostics, broken...)
+		}
+		if len(u.files) == 0 {
+			continue
+		}
+		units = append(units, u)
+		found := u.find()
+		u.wrapping = len(u.wraps)+len(found) > 0
+		for _, d := range found {
+			if selected[u.path] && (d.Code != Broken || len(broken) == 0) {
+				diagnostics = append(diagnostics, d)
+			}
+		}
+	}
+
+	wanted, inTheWay := plan(units, selected, old)
+	diagnostics = tidy(append(diagnostics, inTheWay...))
+	if len(diagnostics) > 0 {
+		return &Result{Diagnostics: diagnostics}, nil
+	}
+	files, err := apply(wanted, stale(old, wanted, units, selected), config.Check)
+	if err != nil {
+		return nil, err
+	}
+	return &Result{Files: files}, nil
+}
+
+// A unit is a package as files are generated for it: an ordinary package, the _test.go files of a package together with
+// its ordinary ones, or an external test package.
+type unit struct {
+	pkg   *packages.Package
+	path  string // of the package that is tested, or of the package itself
+	dir   string
+	kind  unitKind
+	files []*ast.File // without those that another unit looks at: an in-package test has its _test.go files only
+	wraps []Wrap
+
+	wrapping bool // it wraps, be it wrongly
+}
+
+type unitKind int
+
+const (
+	ordinary unitKind = iota
+	inPackageTest
+	externalTest
+)
+
+func newUnit(pkg *packages.Package) *unit {
+	u := &unit{pkg: pkg, path: pkg.PkgPath, dir: pkg.Dir, files: pkg.Syntax}
+	switch {
+	case pkg.ForTest != "" && pkg.PkgPath == pkg.ForTest:
+		u.kind = inPackageTest
+		u.files = slices.DeleteFunc(slices.Clone(pkg.Syntax), func(file *ast.File) bool {
+			return !isTestFile(pkg.Fset.Position(file.Package).Filename)
+		})
+	case pkg.ForTest != "":
+		u.kind, u.path = externalTest, pkg.ForTest
+	}
+	return u
+}
+
+// find fills in the wraps of the unit.
+func (u *unit) find() []Diagnostic {
+	if u.pkg.PkgPath == sbxPath && u.kind == ordinary {
+		return nil // the methods call each other
+	}
+	var diagnostics []Diagnostic
+	u.wraps, diagnostics = Find(u.pkg.Fset, u.pkg.Types, u.pkg.TypesInfo, u.files)
+	return diagnostics
+}
+
+func isTestFile(name string) bool { return strings.HasSuffix(name, "_test.go") }
+
+// absolute returns dir as an absolute path; empty is the current folder.
+func absolute(dir string) (string, error) {
+	if dir == "" {
+		return os.Getwd()
+	}
+	return filepath.Abs(dir)
+}

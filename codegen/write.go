@@ -1,0 +1,157 @@
+package codegen
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// An oldFile is a file that has the name of a generated one.
+type oldFile struct {
+	ours   bool // sbxgen wrote it; it may be overwritten and removed
+	hidden bool // its build constraint hides it from the generator
+}
+
+// generatedFiles finds the files in the module that have the name of a generated one, in the folders that the pattern
+// ./... looks at. What isn't a regular file is the user's.
+func generatedFiles(root string) (map[string]oldFile, error) {
+	old := map[string]oldFile{}
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := entry.Name()
+		if entry.IsDir() {
+			if path == root {
+				return nil
+			}
+			if strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") || name == "testdata" || name == "vendor" {
+				return fs.SkipDir
+			}
+			if _, err := os.Stat(filepath.Join(path, "go.mod")); err == nil {
+				return fs.SkipDir // another module
+			}
+			return nil
+		}
+		if !isGeneratedName(name) {
+			return nil
+		}
+		if !entry.Type().IsRegular() {
+			old[path] = oldFile{}
+			return nil
+		}
+		old[path], err = readOld(path)
+		return err
+	})
+	return old, err
+}
+
+// readOld looks at the beginning of a file. An empty one counts as ours, cut off while it was written.
+func readOld(path string) (oldFile, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return oldFile{}, err
+	}
+	defer file.Close()
+	start := make([]byte, len(header)+len(hiding)+16)
+	n, err := io.ReadFull(file, start)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return oldFile{}, err
+	}
+	lines := strings.Split(strings.ReplaceAll(string(start[:n]), "\r\n", "\n"), "\n")
+	return oldFile{
+		ours:   n == 0 || lines[0] == header,
+		hidden: len(lines) > 3 && lines[2] == hiding,
+	}, nil
+}
+
+// stale returns the generated files that are no longer wanted: those of the packages that were looked at, and those in
+// folders where nothing else is left.
+func stale(old map[string]oldFile, wanted map[string][]byte, units []*unit, selected map[string]bool) []string {
+	dirs := map[string]bool{}
+	all := true
+	for _, u := range units {
+		dirs[u.dir] = dirs[u.dir] || selected[u.path]
+		all = all && selected[u.path]
+	}
+	var paths []string
+	for path, file := range old {
+		if _, ok := wanted[path]; ok || !file.ours {
+			continue
+		}
+		looked, loaded := dirs[filepath.Dir(path)]
+		if looked || !loaded && all && isLeftAlone(filepath.Dir(path)) {
+			paths = append(paths, path)
+		}
+	}
+	slices.Sort(paths)
+	return paths
+}
+
+// isLeftAlone reports whether all Go files of a folder have names of generated ones.
+func isLeftAlone(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	return err == nil && !slices.ContainsFunc(entries, func(entry fs.DirEntry) bool {
+		return strings.HasSuffix(entry.Name(), ".go") && !isGeneratedName(entry.Name())
+	})
+}
+
+// apply brings the files to what is wanted, or with check only says what it would do.
+func apply(wanted map[string][]byte, remove []string, check bool) ([]File, error) {
+	var files []File
+	for _, path := range slices.Sorted(maps.Keys(wanted)) {
+		file := File{Path: path, Change: Unchanged}
+		content, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err != nil || !bytes.Equal(content, wanted[path]) {
+			file.Change = Written
+			if !check {
+				if err := writeFile(path, wanted[path]); err != nil {
+					return nil, fmt.Errorf("write %s: %w", path, err)
+				}
+			}
+		}
+		files = append(files, file)
+	}
+	for _, path := range remove {
+		if !check {
+			if err := os.Remove(path); err != nil {
+				return nil, err
+			}
+		}
+		files = append(files, File{Path: path, Change: Removed})
+	}
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	return files, nil
+}
+
+// writeFile replaces a file at once: whoever reads it finds the old content or the new. The temporary name starts with
+// a dot, so that the go command never takes it for source.
+func writeFile(path string, content []byte) (err error) {
+	temp, err := os.CreateTemp(filepath.Dir(path), ".sbx_gen-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(temp.Name()))
+		}
+	}()
+	_, err = temp.Write(content)
+	if err = errors.Join(err, temp.Close()); err != nil {
+		return err
+	}
+	if err := os.Chmod(temp.Name(), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(temp.Name(), path)
+}
