@@ -1,0 +1,310 @@
+package sbx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/sandboxfn/sbx/internal/callinfo"
+	"github.com/sandboxfn/sbx/internal/pool"
+	"github.com/sandboxfn/sbx/internal/wire"
+	"github.com/sandboxfn/sbx/internal/wire/launch"
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
+	"github.com/sandboxfn/sbx/registry"
+	"github.com/sandboxfn/sbx/worker"
+)
+
+const (
+	// maxResend bounds how often a call is sent again that certainly did not begin.
+	maxResend = 10
+	// sendTime is how long a byte of an argument may take on its way, at 10 MB/s, before a timeout is enforced here.
+	sendTime = 100 * time.Nanosecond
+)
+
+// CallInfo describes the call in which a function runs.
+type CallInfo = callinfo.Info
+
+// Info returns what a function may know of its call. ok is false outside of a call, and under Local.
+func Info(ctx context.Context) (info CallInfo, ok bool) { return callinfo.From(ctx) }
+
+var errNilContext = &OptionError{Option: "the context", Reason: "is nil; give context.Background()"}
+
+// function is what wrapped functions of all types have in common.
+type function struct {
+	session *Session
+	name    string
+	entry   *registry.Entry
+	config  functionConfig
+	class   string
+	err     error // misuse, found when the function was wrapped
+}
+
+// wrap looks fn up. What is wrong is reported by the first call, and by Err.
+func (s *Session) wrap(fn any, opts []FunctionOption) *function {
+	f := &function{session: s, name: nameOf(fn)}
+	f.config, f.err = newFunctionConfig(s.config.spec, opts)
+	f.class = s.class(f.config.spec)
+	if f.err != nil {
+		return f
+	}
+	if reflect.ValueOf(fn).IsNil() {
+		f.err = &OptionError{Option: "the function", Reason: "is nil; give a declared function"}
+		return f
+	}
+	entry, ok := registry.Lookup(fn)
+	switch {
+	case !ok:
+		f.err = fmt.Errorf("%w: run \"go generate ./...\" (with //go:generate go tool sbxgen in a file of the module) or \"go tool sbxgen\", and build again; closures and method values can't be registered", ErrNotRegistered)
+	case worker.Diverts() == 0:
+		f.err = fmt.Errorf("%w for this program: its main package lacks the generated file that makes it a worker: run \"go tool sbxgen\" in the module of the main package, and build again", ErrNotRegistered)
+	case entry.Err() != nil:
+		f.err = &ArgumentError{Err: entry.Err()}
+	}
+	if ok {
+		f.entry, f.name = entry, entry.Name()
+	}
+	return f
+}
+
+// nameOf names a function that is not registered, for messages only.
+func nameOf(fn any) string {
+	if v := reflect.ValueOf(fn); !v.IsNil() {
+		if f := runtime.FuncForPC(v.Pointer()); f != nil {
+			return f.Name()
+		}
+	}
+	return "(nil)"
+}
+
+// request is one call of a function.
+type request struct {
+	ctx   context.Context
+	index int
+	id    string
+	args  []byte
+	// turn is the request's place in the queue for a sandbox.
+	turn pool.Turn[string, *sandbox]
+	// linger makes a cancelled call wait until its sandbox is free again or on its way out.
+	linger bool
+}
+
+// callSerial numbers the calls of this process.
+var callSerial atomic.Uint64
+
+func newCallID() string { return "c-" + strconv.FormatUint(callSerial.Add(1), 10) }
+
+// prepare checks what can be checked before a sandbox is touched, encodes the arguments, given by pointers, and queues
+// for a sandbox. If it succeeds, do must follow.
+func (f *function) prepare(ctx context.Context, index int, args ...any) (*request, error) {
+	r := &request{ctx: ctx, index: index, id: newCallID()}
+	var err error
+	switch {
+	case ctx == nil:
+		err = errNilContext
+	case f.err != nil:
+		err = f.err
+	default:
+		r.args, err = f.entry.EncodeArgs(nil, args...)
+		switch {
+		case err != nil:
+			err = &ArgumentError{Err: err}
+		case len(r.args) > wire.MaxValue:
+			err = &ArgumentError{Err: fmt.Errorf("%d bytes encoded; the limit is %d", len(r.args), wire.MaxValue)}
+		}
+	}
+	if err != nil {
+		return r, f.fail(r, "", 0, err)
+	}
+	r.turn = f.session.pool.Queue(f.class)
+	return r, nil
+}
+
+func (f *function) fail(r *request, sandbox string, attempt int, err error) error {
+	return &CallError{Function: f.name, Index: r.index, Call: r.id, Sandbox: sandbox, Attempt: attempt, Err: err}
+}
+
+// do runs a prepared request to its end and returns the encoded result.
+func (f *function) do(r *request) ([]byte, error) {
+	resent := 0
+	for attempt := 1; ; r.turn = f.session.pool.Queue(f.class) {
+		sb, err := r.turn.Wait(r.ctx)
+		if err != nil {
+			return nil, f.fail(r, "", attempt-1, leaseError(r.ctx, err))
+		}
+		data, err := f.attempt(r, sb, attempt)
+		if err == nil {
+			return data, nil
+		}
+		var notBegun *notBegunError
+		var lost *SandboxLostError
+		switch {
+		case errors.As(err, &notBegun):
+			if resent++; resent <= maxResend {
+				continue
+			}
+			err = &StartError{Err: fmt.Errorf("%d sandboxes ended before the call began: %w", resent, notBegun.lost)}
+		case errors.As(err, &lost) && attempt <= f.config.retries && r.ctx.Err() == nil:
+			attempt++
+			continue
+		}
+		return nil, f.fail(r, sb.id, attempt, err)
+	}
+}
+
+// leaseError tells apart why no sandbox could be had.
+func leaseError(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(err, pool.ErrClosed):
+		return ErrClosed
+	case ctx.Err() != nil:
+		return contextError(ctx)
+	default:
+		return &StartError{Err: err}
+	}
+}
+
+// contextError is why ctx ended: the context's own error, and the cause if there is one beside it.
+func contextError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if errors.Is(cause, err) {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
+}
+
+// notBegunError says that a sandbox was lost before it had the call.
+type notBegunError struct{ lost *launch.LostError }
+
+func (e *notBegunError) Error() string { return e.lost.Error() }
+
+// attempt runs the request once in a leased sandbox, and gives the sandbox back.
+func (f *function) attempt(r *request, sb *sandbox, attempt int) ([]byte, error) {
+	remote, ok := sb.worker.Function(f.name)
+	if !ok || remote.Fingerprint != f.entry.Fingerprint() {
+		f.release(sb, true)
+		return nil, fmt.Errorf("%w in the worker with the types that it has in this program (they were built from different sources, or it is registered after the program became a worker): run \"go tool sbxgen\" and build again", ErrNotRegistered)
+	}
+	limit, ours := f.config.timeout, true
+	if deadline, ok := r.ctx.Deadline(); ok {
+		// The deadline travels with the call, so that it holds even if this side is stopped.
+		if left := max(time.Until(deadline), 1); limit == 0 || left < limit {
+			limit, ours = left, false
+		}
+	}
+	pending := sb.worker.Go(&wirepb.Call{
+		Attempt: uint32(attempt), Function: remote.Index, Name: r.id, TimeoutNanos: int64(limit),
+	}, r.args)
+
+	var overdue <-chan time.Time
+	if ours && limit > 0 {
+		timer := time.NewTimer(limit + grace + time.Duration(len(r.args))*sendTime)
+		defer timer.Stop()
+		overdue = timer.C
+	}
+	select {
+	case <-pending.Done():
+		f.release(sb, true)
+		return f.outcome(pending.Result(), ours)
+	case <-sb.worker.Done():
+		return f.lost(sb, pending, ours)
+	case <-overdue:
+		f.release(sb, false)
+		return nil, fmt.Errorf("%w after %v, and did not return when its context ended: its sandbox was stopped", ErrTimeout, limit)
+	case <-r.ctx.Done():
+		if pending.Cancel() {
+			f.release(sb, true) // the function never begins
+			return nil, contextError(r.ctx)
+		}
+		settle := func() { f.settle(sb, pending) }
+		if r.linger || !f.session.background(settle) {
+			settle()
+		}
+		return nil, contextError(r.ctx)
+	}
+}
+
+func (f *function) release(sb *sandbox, reuse bool) { f.session.pool.Release(sb, reuse) }
+
+// settle waits until a cancelled function has returned; if it does not, its sandbox is stopped.
+func (f *function) settle(sb *sandbox, pending *launch.Pending) {
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-pending.Done():
+		f.release(sb, true)
+	case <-sb.worker.Done():
+		f.release(sb, false)
+	case <-timer.C:
+		f.release(sb, false)
+	}
+}
+
+// lost is the end of an attempt whose sandbox ended.
+func (f *function) lost(sb *sandbox, pending *launch.Pending, ours bool) ([]byte, error) {
+	f.release(sb, false)
+	select {
+	case <-pending.Done(): // the result came just before the end
+		return f.outcome(pending.Result(), ours)
+	default:
+	}
+	lost := sb.worker.Lost()
+	switch {
+	case f.session.ctx.Err() != nil:
+		return nil, ErrClosed
+	case !pending.Begun():
+		return nil, &notBegunError{lost}
+	}
+	return nil, lostError(lost)
+}
+
+// outcome reads a result. ours tells whose time limit the worker was given: this function's, or the caller's.
+func (f *function) outcome(result *wirepb.Result, ours bool) ([]byte, error) {
+	switch outcome := result.GetOutcome().(type) {
+	case *wirepb.Result_Value:
+		return outcome.Value.GetData(), nil
+	case *wirepb.Result_FunctionError:
+		remote := wire.DecodeError(outcome.FunctionError)
+		return nil, &FunctionError{Type: wire.Clip(outcome.FunctionError.GetType(), 1<<10), Err: remote}
+	case *wirepb.Result_Panic:
+		return nil, &PanicError{Value: outcome.Panic.GetValue(), Stack: outcome.Panic.GetStack(), Goexit: outcome.Panic.GetGoexit()}
+	case *wirepb.Result_TimedOut:
+		if !ours {
+			return nil, context.DeadlineExceeded
+		}
+		return nil, fmt.Errorf("%w after %v (sbx.Timeout)", ErrTimeout, f.config.timeout)
+	case *wirepb.Result_ResultError:
+		return nil, &ResultError{Err: errors.New(outcome.ResultError)}
+	case *wirepb.Result_Refused:
+		if outcome.Refused.GetReason() == wirepb.Refusal_REASON_BAD_ARGUMENT {
+			return nil, &ArgumentError{Err: fmt.Errorf("the sandbox's side could not decode it: %s", outcome.Refused.GetText())}
+		}
+		return nil, fmt.Errorf("%w: %s", ErrNotRegistered, outcome.Refused.GetText())
+	}
+	return nil, fmt.Errorf("the worker sent a result of unknown kind %T", result.GetOutcome())
+}
+
+// decode reads the encoded result into out, a pointer.
+func (f *function) decode(r *request, data []byte, out any) error {
+	if err := f.entry.DecodeResult(data, out); err != nil {
+		return f.fail(r, "", 0, &ResultError{Err: err})
+	}
+	return nil
+}
+
+// invoke is a whole call: args are pointers to the arguments, out is a pointer to the result or nil.
+func (f *function) invoke(ctx context.Context, out any, args ...any) error {
+	r, err := f.prepare(ctx, -1, args...)
+	if err != nil {
+		return err
+	}
+	data, err := f.do(r)
+	if err != nil || out == nil {
+		return err
+	}
+	return f.decode(r, data, out)
+}

@@ -1,0 +1,387 @@
+package sbx_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/inprocess"
+	"github.com/sandboxfn/sbx/driver/local"
+	"github.com/sandboxfn/sbx/driver/process"
+	"github.com/sandboxfn/sbx/sbxtest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// everywhere runs a test on each driver.
+func everywhere(t *testing.T, test func(t *testing.T, on sbx.OpenOption)) {
+	for _, d := range []driver.Driver{inprocess.New(nil), process.New(), local.New(nil)} {
+		t.Run(d.Name(), func(t *testing.T) { test(t, sbx.Driver(d)) })
+	}
+}
+
+// apart runs a test on each driver whose workers are processes of their own.
+func apart(t *testing.T, test func(t *testing.T, on sbx.OpenOption)) {
+	for _, d := range []driver.Driver{process.New(), local.New(nil)} {
+		t.Run(d.Name(), func(t *testing.T) { test(t, sbx.Driver(d)) })
+	}
+}
+
+func TestCall(t *testing.T) {
+	everywhere(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on)
+		job := Job{Name: "a", Epochs: 3, Rates: map[int]float64{-1: 0.5}, Next: &Job{Name: "b"}}
+		report, err := session.Function(Train).Call(t.Context(), job)
+		require.NoError(t, err)
+		assert.Equal(t, Report{Job: job, Steps: []string{"begin", "end"}, At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)}, report)
+
+		require.NoError(t, session.Action(Check).Call(t.Context(), "text"))
+		require.ErrorIs(t, session.Action(Check).Call(t.Context(), ""), ErrOdd)
+
+		joined, err := session.Function2(Join).Call(t.Context(), []string{"a", "b"}, "-")
+		require.NoError(t, err)
+		assert.Equal(t, "a-b", joined)
+
+		s, err := session.Function(Last[string]).Call(t.Context(), []string{"x", "y"})
+		require.NoError(t, err)
+		assert.Equal(t, "y", s)
+		n, err := session.Function(Last[int]).Call(t.Context(), []int{1, 2})
+		require.NoError(t, err)
+		assert.Equal(t, 2, n)
+		assert.Equal(t, 1, session.SandboxCount(), "sandboxes are used again")
+	})
+}
+
+func TestCallsRunInAnotherProcess(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		pid, err := sbxtest.Open(t, on).Function0(Process).Call(t.Context())
+		require.NoError(t, err)
+		assert.NotEqual(t, os.Getpid(), pid)
+	})
+}
+
+func TestLocalRunsHere(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()))
+	pid, err := session.Function0(Process).Local(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, os.Getpid(), pid)
+	assert.Zero(t, session.SandboxCount())
+	n, err := session.Function(Half).Local(t.Context(), 8)
+	require.NoError(t, err)
+	assert.Equal(t, 4, n)
+	joined, err := session.Function2(Join).Local(t.Context(), []string{"a"}, "")
+	require.NoError(t, err)
+	assert.Equal(t, "a", joined)
+	require.ErrorIs(t, session.Action(Check).Local(t.Context(), ""), ErrOdd)
+}
+
+func TestInfo(t *testing.T) {
+	session := sbxtest.Open(t)
+	call := session.Function0(Where, sbx.Timeout(time.Minute)).Spawn(t.Context())
+	info, err := call.Result(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "github.com/sandboxfn/sbx_test.Where", info.Function)
+	assert.Equal(t, call.ID(), info.Call)
+	assert.Equal(t, 1, info.Attempt)
+	assert.True(t, strings.HasPrefix(info.Sandbox, info.Session+"-"), info.Sandbox)
+	assert.WithinDuration(t, time.Now().Add(time.Minute), info.Deadline, 10*time.Second)
+	_, ok := sbx.Info(t.Context())
+	assert.False(t, ok)
+}
+
+func TestFunctionError(t *testing.T) {
+	everywhere(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on)
+		_, err := session.Function(Half).Call(t.Context(), 3)
+		require.Error(t, err)
+		for _, sentinel := range []error{ErrOdd, errPrivate, os.ErrInvalid, fs.ErrInvalid} {
+			assert.ErrorIs(t, err, sentinel)
+		}
+		assert.NotErrorIs(t, err, fs.ErrNotExist)
+		var function *sbx.FunctionError
+		require.ErrorAs(t, err, &function)
+		assert.Equal(t, "half of 3: odd\nprivate\ninvalid argument", function.Error())
+		assert.Equal(t, "*fmt.wrapError", function.Type)
+		var call *sbx.CallError
+		require.ErrorAs(t, err, &call)
+		assert.Equal(t, "github.com/sandboxfn/sbx_test.Half", call.Function)
+		assert.Equal(t, -1, call.Index)
+		assert.Equal(t, 1, call.Attempt)
+		assert.NotEmpty(t, call.Sandbox)
+		n, err := session.Function(Half).Call(t.Context(), 4)
+		require.NoError(t, err)
+		assert.Equal(t, 2, n)
+		assert.Equal(t, 1, session.SandboxCount(), "an error costs no sandbox")
+	})
+}
+
+func TestPanic(t *testing.T) {
+	everywhere(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on)
+		explode := session.Function(Explode)
+		for how, value := range map[string]string{"panic": "boom: panic", "nil": "assignment to entry in nil map"} {
+			_, err := explode.Call(t.Context(), how)
+			var crash *sbx.PanicError
+			require.ErrorAs(t, err, &crash)
+			assert.Equal(t, value, crash.Value)
+			assert.Contains(t, crash.Stack, "functions_test.go:")
+			assert.Contains(t, crash.Stack, "sbx_test.Explode")
+			assert.False(t, crash.Goexit)
+		}
+		_, err := explode.Call(t.Context(), "goexit")
+		var crash *sbx.PanicError
+		require.ErrorAs(t, err, &crash)
+		assert.True(t, crash.Goexit)
+		_, err = explode.Call(t.Context(), "")
+		require.NoError(t, err)
+		assert.Equal(t, 1, session.SandboxCount(), "a panic costs no sandbox")
+	})
+}
+
+func TestLostSandbox(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on)
+		_, err := session.Function(Exit).Call(t.Context(), 7)
+		var lost *sbx.SandboxLostError
+		require.ErrorAs(t, err, &lost)
+		require.NotNil(t, lost.Exit, "%v", err)
+		assert.Equal(t, driver.Exit{Code: 7}, *lost.Exit)
+		assert.ElementsMatch(t, []string{"going", "gone"}, lost.LastLines)
+		assert.ErrorContains(t, err, "exit status 7")
+
+		_, err = session.Function(Explode).Call(t.Context(), "elsewhere")
+		require.ErrorAs(t, err, &lost)
+		assert.Contains(t, strings.Join(lost.LastLines, "\n"), "functions_test.go:")
+		assert.Equal(t, 2, lost.Exit.Code)
+
+		n, err := session.Function(Double).Call(t.Context(), 21)
+		require.NoError(t, err, "the session goes on")
+		assert.Equal(t, 42, n)
+	})
+}
+
+func TestRetries(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()))
+	path := filepath.Join(t.TempDir(), "once")
+	_, err := session.Function2(Append).Call(t.Context(), path, 3)
+	var lost *sbx.SandboxLostError
+	require.ErrorAs(t, err, &lost)
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, "x\n", string(content), "without Retries a call runs once")
+
+	path = filepath.Join(t.TempDir(), "more")
+	n, err := session.Function2(Append, sbx.Retries(2)).Call(t.Context(), path, 3)
+	require.NoError(t, err)
+	assert.Equal(t, 3, n)
+
+	path = filepath.Join(t.TempDir(), "too few")
+	_, err = session.Function2(Append, sbx.Retries(1)).Call(t.Context(), path, 3)
+	require.ErrorAs(t, err, &lost)
+	var call *sbx.CallError
+	require.ErrorAs(t, err, &call)
+	assert.Equal(t, 2, call.Attempt)
+}
+
+func TestCancelReachesTheFunction(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(1))
+	dir := t.TempDir()
+	begin, end := filepath.Join(dir, "begin"), filepath.Join(dir, "end")
+	ctx, cancel := context.WithCancel(t.Context())
+	call := session.Function2(Mark).Spawn(ctx, begin, end)
+	require.Eventually(t, exists(begin), 10*time.Second, time.Millisecond)
+	cancel()
+	_, err := call.Result(t.Context())
+	require.ErrorIs(t, err, context.Canceled)
+	require.Eventually(t, exists(end), 10*time.Second, time.Millisecond)
+	pid, err := session.Function0(Process).Call(t.Context())
+	require.NoError(t, err)
+	again, err := session.Function0(Process).Call(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, pid, again, "a function that obeys keeps its sandbox")
+}
+
+func exists(path string) func() bool {
+	return func() bool {
+		_, err := os.Stat(path)
+		return err == nil
+	}
+}
+
+func TestAFunctionThatIgnoresItsContextLosesItsSandbox(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on, sbx.MaxSandboxes(1))
+		sandbox, err := session.Function0(Where).Call(t.Context())
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		begin := time.Now()
+		_, err = session.Function(Wait).Call(ctx, true)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.NotErrorIs(t, err, sbx.ErrTimeout)
+		assert.Less(t, time.Since(begin), 900*time.Millisecond, "the caller does not wait for the grace")
+		other, err := session.Function0(Where).Call(t.Context())
+		require.NoError(t, err)
+		assert.NotEqual(t, sandbox.Sandbox, other.Sandbox)
+	})
+}
+
+func TestTimeout(t *testing.T) {
+	everywhere(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on, sbx.MaxSandboxes(1))
+		_, err := session.Function(Wait, sbx.Timeout(30*time.Millisecond)).Call(t.Context(), false)
+		require.ErrorIs(t, err, sbx.ErrTimeout)
+		assert.NotErrorIs(t, err, context.DeadlineExceeded, "it is not the caller's deadline")
+		assert.ErrorContains(t, err, "30ms")
+		assert.Equal(t, 1, session.SandboxCount())
+	})
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on, sbx.MaxSandboxes(1))
+		_, err := session.Function(Wait, sbx.Timeout(30*time.Millisecond)).Call(t.Context(), true)
+		require.ErrorIs(t, err, sbx.ErrTimeout)
+		n, err := session.Function(Double).Call(t.Context(), 1)
+		require.NoError(t, err)
+		assert.Equal(t, 2, n)
+	})
+}
+
+func TestCancelledWhileQueued(t *testing.T) {
+	session := sbxtest.Open(t, sbx.MaxSandboxes(1))
+	running := session.Function(Wait).Spawn(t.Context(), false)
+	cause := errors.New("changed my mind")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	queued := session.Function(Double).Spawn(ctx, 1)
+	cancel(cause)
+	_, err := queued.Result(t.Context())
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, err, cause)
+	var call *sbx.CallError
+	require.ErrorAs(t, err, &call)
+	assert.Zero(t, call.Attempt)
+	running.Cancel()
+	_, err = running.Result(t.Context())
+	require.ErrorIs(t, err, context.Canceled)
+	<-running.Done()
+}
+
+func TestSpawnResult(t *testing.T) {
+	session := sbxtest.Open(t)
+	call := session.Function(Wait).Spawn(t.Context(), false)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_, err := call.Result(ctx)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	select {
+	case <-call.Done():
+		t.Fatal("the call ended with Result's context")
+	default:
+	}
+	call.Cancel()
+	<-call.Done()
+	_, err = call.Result(ctx)
+	require.ErrorIs(t, err, context.Canceled, "an ended call has its result, whatever the context")
+	empty, err := session.Action(Check).Spawn(t.Context(), "x").Result(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, struct{}{}, empty)
+}
+
+func TestSpawnEncodesItsArgumentAtOnce(t *testing.T) {
+	session := sbxtest.Open(t)
+	list := []int{1, 2, 3}
+	call := session.Function(Last[int]).Spawn(t.Context(), list)
+	list[2] = 0
+	n, err := call.Result(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, 3, n)
+}
+
+func TestArgumentsAndResultsThatCantBeSent(t *testing.T) {
+	session := sbxtest.Open(t)
+	loop := Job{Name: "loop"}
+	loop.Next = &loop
+	_, err := session.Function(Train).Call(t.Context(), loop)
+	var argument *sbx.ArgumentError
+	require.ErrorAs(t, err, &argument)
+	assert.ErrorContains(t, err, "Job.Next")
+	_, err = session.Function(Pick).Call(t.Context(), Picky{"worse"})
+	require.ErrorAs(t, err, &argument)
+	assert.Zero(t, session.SandboxCount(), "no sandbox was touched")
+
+	_, err = session.Function(Pick).Call(t.Context(), Picky{"bad"})
+	require.ErrorAs(t, err, &argument)
+	assert.ErrorContains(t, err, "will not")
+	_, err = session.Function(Pick).Call(t.Context(), Picky{"make it worse"})
+	var result *sbx.ResultError
+	require.ErrorAs(t, err, &result)
+	assert.ErrorContains(t, err, "not this one")
+	assert.Equal(t, 1, session.SandboxCount())
+}
+
+func TestEnvironment(t *testing.T) {
+	t.Setenv("HOST_SECRET", "secret")
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on, sbx.MaxSandboxes(1), sbx.Env("BOTH", "session"), sbx.Env("SESSION", "s"))
+		environ, err := session.Function0(Environ).Call(t.Context())
+		require.NoError(t, err)
+		assert.ElementsMatch(t, []string{"BOTH=session", "SESSION=s"}, environ)
+		environ, err = session.Function0(Environ, sbx.Env("BOTH", "function"), sbx.Env("EMPTY", "")).Call(t.Context())
+		require.NoError(t, err)
+		assert.ElementsMatch(t, []string{"BOTH=function", "SESSION=s", "EMPTY="}, environ)
+		value, err := session.Function(Getenv).Call(t.Context(), "BOTH")
+		require.NoError(t, err)
+		assert.Equal(t, "session", value, "an override does not reach other functions")
+		assert.Equal(t, 1, session.SandboxCount(), "sandboxes of another kind make room")
+	})
+}
+
+func TestOpenInsideASandbox(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		text, err := sbxtest.Open(t, on).Function0(OpenInside).Call(t.Context())
+		require.NoError(t, err)
+		assert.Contains(t, text, "true sbx: open: ")
+	})
+}
+
+// buffer is a strings.Builder for several goroutines.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func TestOutputIsLogged(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		var log buffer
+		session, err := sbx.Open(t.Context(), on, sbx.Logger(slog.New(slog.NewTextHandler(&log, nil))))
+		require.NoError(t, err)
+		require.NoError(t, session.Action(Print).Call(t.Context(), "1|1|unix|forged|grpc|"))
+		require.NoError(t, session.Close())
+		assert.Contains(t, log.String(), `msg=1|1|unix|forged|grpc| sandbox=`)
+		assert.Contains(t, log.String(), "stream=stdout")
+		assert.Contains(t, log.String(), "stream=stderr")
+	})
+}

@@ -1,0 +1,39 @@
+// Package sbx runs ordinary typed Go functions in sandboxes, as easily as they are called.
+//
+// Its audience is the author of an application. Wrap a function, and call it:
+//
+//	session, err := sbx.Open(ctx)
+//	if err != nil {
+//		return err
+//	}
+//	defer session.Close()
+//
+//	train := session.Function(Train) // func(context.Context, Job) (Report, error)
+//	report, err := train.Call(ctx, job)
+//
+// A [Session] keeps a pool of warm sandboxes; [Session.Function] and its siblings wrap functions that are declared
+// somewhere (closures and method values can't be sent), and "go generate" with the tool sbxgen registers them:
+//
+//	//go:generate go tool sbxgen
+//
+// The program itself is what runs in the sandboxes: it is started again there, its package variables and init functions
+// run, and then it serves calls instead of running main. Arguments and results are encoded with msgpack, and keep their
+// types. What a function may send is checked by sbxgen, and when a value is not what its type promises, at run time.
+//
+// # Delivery
+//
+// A call is run at most once. It is sent again only if the function certainly did not begin, or if it was wrapped with
+// [Retries], and then it is run at least once. Calls of one sandbox run one at a time. Sandboxes are used again by
+// later calls of the same session whose options describe the same sandbox, so a function can see what an earlier call
+// of the same program left there.
+//
+// # Errors
+//
+// A call's error is a [*CallError] around one of three kinds. Test for them with errors.Is and errors.As:
+//
+//   - The function's own: [*FunctionError] around the error that it returned, in which errors.Is finds sentinels (those
+//     of the standard library, and package-level error variables of the program that sbxgen registered), and
+//     [*PanicError] with the stack of the sandbox's side.
+//   - The system's: [*SandboxLostError], [*StartError], [ErrTimeout] and the context's own errors.
+//   - Wrong use: [ErrClosed], [ErrNotRegistered], [*ArgumentError], [*ResultError], [*OptionError].
+package sbx

@@ -1,0 +1,189 @@
+package sbx_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/sandboxfn/sbx"
+)
+
+//go:generate go tool sbxgen
+
+var (
+	ErrOdd     = errors.New("odd")
+	errPrivate = errors.New("private")
+)
+
+type Job struct {
+	Name   string
+	Epochs int
+	Rates  map[int]float64
+	Next   *Job
+}
+
+type Report struct {
+	Job   Job
+	Steps []string
+	At    time.Time
+}
+
+func Train(_ context.Context, job Job) (Report, error) {
+	return Report{Job: job, Steps: []string{"begin", "end"}, At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)}, nil
+}
+
+func Double(_ context.Context, n int) (int, error) { return 2 * n, nil }
+
+func Half(_ context.Context, n int) (int, error) {
+	if n%2 != 0 {
+		return 0, fmt.Errorf("half of %d: %w", n, errors.Join(ErrOdd, errPrivate, os.ErrInvalid))
+	}
+	return n / 2, nil
+}
+
+func Check(_ context.Context, text string) error {
+	if text == "" {
+		return ErrOdd
+	}
+	return nil
+}
+
+func Where(ctx context.Context) (sbx.CallInfo, error) {
+	info, ok := sbx.Info(ctx)
+	if !ok {
+		return info, errors.New("no info")
+	}
+	return info, nil
+}
+
+func Join(_ context.Context, words []string, by string) (string, error) {
+	return strings.Join(words, by), nil
+}
+
+func Last[T any](_ context.Context, list []T) (T, error) {
+	if len(list) == 0 {
+		var none T
+		return none, errors.New("empty list")
+	}
+	return list[len(list)-1], nil
+}
+
+func Explode(_ context.Context, how string) (int, error) {
+	switch how {
+	case "panic":
+		panic("boom: " + how)
+	case "nil":
+		var m map[string]int
+		m["a"] = 1
+	case "goexit":
+		runtime.Goexit()
+	case "elsewhere":
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			panic("on another goroutine")
+		}()
+		<-done
+		time.Sleep(time.Hour) // the program ends first
+	}
+	return 0, nil
+}
+
+func Exit(_ context.Context, code int) (int, error) {
+	fmt.Println("going")
+	fmt.Fprintln(os.Stderr, "gone")
+	os.Exit(code)
+	return 0, nil
+}
+
+// Append writes a line to a file, and ends the process if the file has fewer lines than needed.
+func Append(_ context.Context, path string, needed int) (int, error) {
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := file.WriteString("x\n"); err != nil {
+		return 0, err
+	}
+	if err := file.Close(); err != nil {
+		return 0, err
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	if len(content)/2 < needed {
+		os.Exit(1)
+	}
+	return len(content) / 2, nil
+}
+
+// Wait returns when its context ends: what ended it, and whether it saw a deadline.
+func Wait(ctx context.Context, stubborn bool) (string, error) {
+	if stubborn {
+		select {}
+	}
+	<-ctx.Done()
+	return "", ctx.Err()
+}
+
+// Mark touches a file when its context ends.
+func Mark(ctx context.Context, begin, end string) (int, error) {
+	if err := os.WriteFile(begin, nil, 0o600); err != nil {
+		return 0, err
+	}
+	<-ctx.Done()
+	if err := os.WriteFile(end, nil, 0o600); err != nil {
+		return 0, err
+	}
+	return 0, ctx.Err()
+}
+
+func Getenv(_ context.Context, key string) (string, error) { return os.Getenv(key), nil }
+
+func Environ(context.Context) ([]string, error) { return os.Environ(), nil }
+
+func Process(context.Context) (int, error) { return os.Getpid(), nil }
+
+func Print(_ context.Context, text string) error {
+	fmt.Println(text)
+	fmt.Fprintln(os.Stderr, text)
+	return nil
+}
+
+// Picky can't be decoded if it holds "bad", and can't be encoded if it holds "worse".
+type Picky struct{ text string }
+
+func (p Picky) MarshalText() ([]byte, error) {
+	if p.text == "worse" {
+		return nil, errors.New("not this one")
+	}
+	return []byte(p.text), nil
+}
+
+func (p *Picky) UnmarshalText(text []byte) error {
+	if string(text) == "bad" {
+		return errors.New("will not")
+	}
+	p.text = string(text)
+	return nil
+}
+
+func Pick(_ context.Context, p Picky) (Picky, error) {
+	if p.text == "make it worse" {
+		return Picky{"worse"}, nil
+	}
+	return p, nil
+}
+
+func OpenInside(ctx context.Context) (string, error) {
+	_, err := sbx.Open(ctx)
+	if err == nil {
+		return "", errors.New("Open worked in a sandbox")
+	}
+	return fmt.Sprint(errors.Is(err, sbx.ErrInSandbox), " ", err), nil
+}

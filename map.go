@@ -1,0 +1,262 @@
+package sbx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// MapError is the error of MapSlice when calls failed.
+type MapError struct {
+	// Inputs is how many inputs there were.
+	Inputs int
+	// Errors are the errors, in the order in which calls failed: [*CallError], and what ended the run if anything did.
+	Errors []error
+}
+
+func (e *MapError) Error() string {
+	return fmt.Sprintf("sbx: %d errors in a map of %d inputs; the first: %v", len(e.Errors), e.Inputs, e.Errors[0])
+}
+
+// Unwrap returns Errors.
+func (e *MapError) Unwrap() []error { return e.Errors }
+
+// mapped is the typed face of a run.
+func mapped[In, Out any](ctx context.Context, f *function, inputs iter.Seq[In], ordered bool, opts []MapOption) iter.Seq[Result[In, Out]] {
+	var ranged atomic.Bool
+	return func(yield func(Result[In, Out]) bool) {
+		run, err := f.newRun(ctx, inputs == nil, ranged.Swap(true), opts)
+		if err != nil {
+			yield(Result[In, Out]{Index: -1, Err: err})
+			return
+		}
+		source := func(next nextFunc) {
+			for in := range inputs {
+				call := func(r *request) (any, error) {
+					data, err := f.do(r)
+					if err != nil {
+						return nil, err
+					}
+					out := new(Out)
+					return out, f.decode(r, data, out)
+				}
+				if !next(&in, call, &in) {
+					return
+				}
+			}
+		}
+		for it := range run.items(source, ordered) {
+			result := Result[In, Out]{Index: it.index, Err: it.err}
+			if it.input != nil {
+				result.Input = *it.input.(*In)
+			}
+			if it.err == nil {
+				result.Output = *it.output.(*Out)
+			}
+			if !yield(result) {
+				return
+			}
+		}
+	}
+}
+
+// callFunc finishes a prepared call and returns a pointer to its decoded result.
+type callFunc func(*request) (any, error)
+
+// nextFunc takes one input: a pointer to it, how to finish its call, and pointers to the arguments.
+type nextFunc func(input any, call callFunc, args ...any) bool
+
+// run is one run over many inputs, whatever their types.
+type run struct {
+	f      *function
+	config mapConfig
+	outer  context.Context // the caller's
+
+	ctx    context.Context // ends with the caller's, with the session, and with the run
+	cancel context.CancelCauseFunc
+	detach func() bool // from the session
+
+	slots chan struct{} // holds one for every input that was taken and whose result is not handed out
+	queue chan *item    // never full: a slot is a place in it
+	input chan struct{} // closed when the input has ended
+	crash any           // what the input panicked with; set before queue is closed
+
+	mu    sync.Mutex
+	ended bool
+	calls sync.WaitGroup
+}
+
+// item is one input on its way.
+type item struct {
+	index         int
+	input, output any // pointers
+	err           error
+	done          chan struct{}
+}
+
+func (f *function) newRun(ctx context.Context, noInput, again bool, opts []MapOption) (*run, error) {
+	config, err := newMapConfig(2*f.session.config.maxSandboxes, opts)
+	switch {
+	case again:
+		err = ErrRangedTwice
+	case ctx == nil:
+		err = errNilContext
+	case noInput:
+		err = &OptionError{Option: "the input", Reason: "is nil; give a sequence"}
+	case f.err != nil:
+		err = f.err
+	}
+	if err != nil {
+		return nil, &CallError{Function: f.name, Index: -1, Err: err}
+	}
+	r := &run{
+		f: f, config: config, outer: ctx,
+		slots: make(chan struct{}, config.ahead), queue: make(chan *item, config.ahead), input: make(chan struct{}),
+	}
+	r.ctx, r.cancel = context.WithCancelCause(ctx)
+	r.detach = context.AfterFunc(f.session.ctx, func() { r.cancel(ErrClosed) })
+	return r, nil
+}
+
+// items takes inputs from source, calls the function on each, and yields what came of them.
+func (r *run) items(source func(nextFunc), ordered bool) iter.Seq[*item] {
+	return func(yield func(*item) bool) {
+		defer r.end()
+		go r.take(source, ordered)
+		for {
+			it := r.await(ordered)
+			switch {
+			case it == nil && r.crash != nil:
+				panic(r.crash)
+			case it == nil:
+				return
+			case it.err != nil && r.ctx.Err() != nil:
+				// Calls fail together when the context ends; one error says it.
+				yield(&item{index: -1, err: &CallError{Function: r.f.name, Index: -1, Err: r.contextError()}})
+				return
+			}
+			<-r.slots
+			if !yield(it) || it.err != nil && r.config.failFast {
+				return
+			}
+		}
+	}
+}
+
+// errEnded marks the item that stands for the end of the context; items reports that end in its own words.
+var errEnded = errors.New("the run has ended")
+
+// await returns the next item that is done, nil if there is none any more, or an item with an error if the context ends.
+func (r *run) await(ordered bool) *item {
+	ended := &item{err: errEnded}
+	select {
+	case it := <-r.queue:
+		if it == nil || !ordered {
+			return it
+		}
+		select {
+		case <-it.done:
+			return it
+		case <-r.ctx.Done():
+			return ended
+		}
+	case <-r.ctx.Done():
+		return ended
+	}
+}
+
+// contextError is why the run's context ended before the run did.
+func (r *run) contextError() error {
+	if r.outer.Err() == nil {
+		return context.Cause(r.ctx)
+	}
+	return contextError(r.outer)
+}
+
+// take is the goroutine of the input.
+func (r *run) take(source func(nextFunc), ordered bool) {
+	defer close(r.input)
+	defer func() {
+		if !ordered {
+			r.calls.Wait() // they put themselves into the queue
+		}
+		close(r.queue)
+	}()
+	normal := false
+	defer func() {
+		if crash := recover(); crash != nil {
+			r.crash = crash
+		} else if !normal {
+			r.crash = "sbx: the input of a map called runtime.Goexit"
+		}
+	}()
+	index := 0
+	slot := func() bool {
+		select {
+		case r.slots <- struct{}{}:
+			return r.ctx.Err() == nil
+		case <-r.ctx.Done():
+			return false
+		}
+	}
+	if slot() {
+		source(func(input any, call callFunc, args ...any) bool {
+			it := &item{index: index, input: input, done: make(chan struct{})}
+			index++
+			// A slot is taken before the input is asked for the next value: what is not needed is not pulled.
+			return r.begin(it, ordered, call, args) && slot()
+		})
+	}
+	normal = true
+}
+
+// begin starts the call of an item. It returns false if the run has ended.
+func (r *run) begin(it *item, ordered bool, call callFunc, args []any) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended || r.ctx.Err() != nil {
+		return false
+	}
+	if ordered {
+		r.queue <- it
+	}
+	finish := func() {
+		close(it.done)
+		if !ordered {
+			r.queue <- it
+		}
+	}
+	request, err := r.f.prepare(r.ctx, it.index, args...)
+	if err != nil {
+		it.err = err
+		finish()
+		return true
+	}
+	request.linger = true
+	r.calls.Go(func() {
+		defer finish()
+		it.output, it.err = call(request)
+	})
+	return true
+}
+
+// end cancels what runs and waits for it. An input that blocks is waited for only so long: nothing can end it, and it
+// ends by itself at its next value.
+func (r *run) end() {
+	r.cancel(context.Canceled)
+	r.detach()
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
+	r.calls.Wait()
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-r.input:
+	case <-timer.C:
+	}
+}

@@ -1,0 +1,59 @@
+// sbxgen refuses what this file does, so it is not to see it.
+
+//go:build !sbxgen
+
+package sbx_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/sbxtest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func Unregistered(_ context.Context, n int) (int, error) { return n, nil }
+
+func TestMisuse(t *testing.T) {
+	session := sbxtest.Open(t)
+	remote := session.Function(Unregistered)
+	require.ErrorIs(t, remote.Err(), sbx.ErrNotRegistered)
+	_, err := remote.Call(t.Context(), 1)
+	require.ErrorIs(t, err, sbx.ErrNotRegistered)
+	assert.ErrorContains(t, err, "sbx_test.Unregistered")
+	assert.ErrorContains(t, err, "go generate")
+	n, err := remote.Local(t.Context(), 1)
+	require.NoError(t, err, "Local needs no registration")
+	assert.Equal(t, 1, n)
+
+	offset := 1
+	_, err = session.Function(func(_ context.Context, n int) (int, error) { return n + offset, nil }).Call(t.Context(), 1)
+	require.ErrorIs(t, err, sbx.ErrNotRegistered)
+
+	var option *sbx.OptionError
+	var none func(context.Context, int) (int, error)
+	_, err = session.Function(none).Call(t.Context(), 1)
+	require.ErrorAs(t, err, &option)
+	_, err = session.Function(none).Local(t.Context(), 1)
+	require.ErrorAs(t, err, &option)
+	_, err = session.Function(none).Spawn(t.Context(), 1).Result(t.Context())
+	require.ErrorAs(t, err, &option)
+	_, err = session.Function(Double).Call(nil, 1) //nolint:staticcheck // the misuse under test
+	require.ErrorAs(t, err, &option)
+	for _, bad := range []sbx.FunctionOption{
+		sbx.Timeout(0), sbx.Timeout(-time.Second), sbx.Retries(-1), nil,
+		sbx.Env("", "x"), sbx.Env("A=B", "x"), sbx.Env("SBX_X", "x"), sbx.Env("A", "x\x00"), sbx.Tags(""),
+		sbx.Join(sbx.Env("GOOD", "x"), nil),
+	} {
+		remote := session.Function(Double, bad)
+		require.ErrorAs(t, remote.Err(), &option, "%T", bad)
+		_, err := remote.Call(t.Context(), 1)
+		require.ErrorAs(t, err, &option)
+	}
+	_, err = remote.MapSlice(t.Context(), []int{1, 2})
+	require.ErrorIs(t, err, sbx.ErrNotRegistered)
+	assert.Zero(t, session.SandboxCount())
+}

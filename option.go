@@ -1,0 +1,261 @@
+package sbx
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sandboxfn/sbx/driver"
+)
+
+// OpenOption configures a session. Every [SandboxOption] is one: it gives the default for the session's sandboxes.
+type OpenOption interface{ applyOpen(*openConfig) }
+
+// FunctionOption configures a wrapped function. Every [SandboxOption] is one: it overrides the session's default for the
+// sandboxes that this function runs in.
+type FunctionOption interface{ applyFunction(*functionConfig) }
+
+// SandboxOption describes a sandbox. It may be given to [Open] and to [Session.Function] and its siblings.
+//
+// Values merge by these rules: tags append, environment variables merge by key, and the later value wins.
+type SandboxOption interface {
+	OpenOption
+	FunctionOption
+}
+
+// MapOption configures one run over many inputs.
+type MapOption interface{ applyMap(*mapConfig) }
+
+type openConfig struct {
+	spec         spec
+	driver       driver.Driver
+	maxSandboxes int
+	logger       *slog.Logger
+	errs         []error
+}
+
+type functionConfig struct {
+	spec    spec
+	timeout time.Duration
+	retries int
+	errs    []error
+}
+
+type mapConfig struct {
+	failFast bool
+	ahead    int
+	errs     []error
+}
+
+// spec describes a sandbox.
+type spec struct {
+	env  map[string]string
+	tags []string
+}
+
+func (s spec) clone() spec {
+	return spec{env: maps.Clone(s.env), tags: slices.Clone(s.tags)}
+}
+
+// environ is the environment, sorted.
+func (s spec) environ() []string {
+	environ := make([]string, 0, len(s.env))
+	for key, value := range s.env {
+		environ = append(environ, key+"="+value)
+	}
+	slices.Sort(environ)
+	return environ
+}
+
+// class is equal for specs that describe the same sandbox. No part of it may hold a NUL, so parts can't run together.
+func (s spec) class() string {
+	return strings.Join(s.environ(), "\x00") + "\x00\x00" + strings.Join(s.tags, "\x00")
+}
+
+type openOption func(*openConfig)
+
+func (o openOption) applyOpen(c *openConfig) { o(c) }
+
+type functionOption func(*functionConfig)
+
+func (o functionOption) applyFunction(c *functionConfig) { o(c) }
+
+type mapOption func(*mapConfig)
+
+func (o mapOption) applyMap(c *mapConfig) { o(c) }
+
+// sandboxOption changes a spec; it returns an error if the option's value makes no sense.
+type sandboxOption func(*spec) error
+
+func (o sandboxOption) applyOpen(c *openConfig) {
+	if err := o(&c.spec); err != nil {
+		c.errs = append(c.errs, err)
+	}
+}
+
+func (o sandboxOption) applyFunction(c *functionConfig) {
+	if err := o(&c.spec); err != nil {
+		c.errs = append(c.errs, err)
+	}
+}
+
+// apply calls each option, and makes an error of one that is nil.
+func apply[O any](opts []O, one func(O)) (err error) {
+	for i, opt := range opts {
+		if v := reflect.ValueOf(opt); !v.IsValid() || v.Kind() == reflect.Func && v.IsNil() {
+			err = errors.Join(err, &OptionError{Option: fmt.Sprintf("option %d", i), Reason: "is nil; leave it out"})
+			continue
+		}
+		one(opt)
+	}
+	return err
+}
+
+// Driver chooses where sandboxes run. Without it they run on this machine, in Linux namespaces (package driver/local).
+// The session doesn't change d, so several sessions may have the same one.
+func Driver(d driver.Driver) OpenOption {
+	return openOption(func(c *openConfig) {
+		if d == nil {
+			c.errs = append(c.errs, &OptionError{Option: "Driver", Reason: "is nil; leave it out for local sandboxes"})
+		}
+		c.driver = d
+	})
+}
+
+// MaxSandboxes bounds how many sandboxes the session has at a time, and with that how many calls run at a time. n must be
+// at least 1. Without it there are as many as the Go scheduler uses cores (runtime.GOMAXPROCS).
+func MaxSandboxes(n int) OpenOption {
+	return openOption(func(c *openConfig) {
+		if n < 1 {
+			c.errs = append(c.errs, &OptionError{Option: "MaxSandboxes", Reason: fmt.Sprintf("is %d; give 1 or more", n)})
+		}
+		c.maxSandboxes = n
+	})
+}
+
+// Logger takes what functions print, a record a line with the sandbox's id and the stream, and the session's own
+// messages. Without it that is slog.Default() as it is when the session opens. A handler that blocks makes functions
+// wait that print.
+func Logger(logger *slog.Logger) OpenOption {
+	return openOption(func(c *openConfig) {
+		if logger == nil {
+			c.errs = append(c.errs, &OptionError{Option: "Logger", Reason: "is nil; slog.New(slog.DiscardHandler) logs nothing"})
+		}
+		c.logger = logger
+	})
+}
+
+// Env sets an environment variable of the sandbox. Nothing of this program's environment is passed on by itself.
+func Env(key, value string) SandboxOption {
+	return sandboxOption(func(s *spec) error {
+		switch {
+		case key == "" || strings.ContainsAny(key, "=\x00"):
+			return &OptionError{Option: "Env", Reason: fmt.Sprintf("key %q is not the name of a variable", key)}
+		case strings.HasPrefix(key, "SBX_"):
+			return &OptionError{Option: "Env", Reason: fmt.Sprintf("key %q: names that begin with SBX_ are kept for sbx itself", key)}
+		case strings.Contains(value, "\x00"):
+			return &OptionError{Option: "Env", Reason: fmt.Sprintf("the value of %q holds a NUL byte", key)} // and may be secret
+		}
+		if s.env == nil {
+			s.env = map[string]string{}
+		}
+		s.env[key] = value
+		return nil
+	})
+}
+
+// Tags adds tags to the sandbox. Drivers that keep sandboxes find them by tag.
+func Tags(tags ...string) SandboxOption {
+	return sandboxOption(func(s *spec) error {
+		for _, tag := range tags {
+			if tag == "" || strings.Contains(tag, "\x00") {
+				return &OptionError{Option: "Tags", Reason: fmt.Sprintf("%q is not a tag", tag)}
+			}
+		}
+		s.tags = append(s.tags, tags...)
+		return nil
+	})
+}
+
+// Join makes one option of several; they apply in order.
+func Join(opts ...SandboxOption) SandboxOption { return joined(opts) }
+
+type joined []SandboxOption
+
+func (j joined) applyOpen(c *openConfig) {
+	if err := apply(j, func(o SandboxOption) { o.applyOpen(c) }); err != nil {
+		c.errs = append(c.errs, err)
+	}
+}
+
+func (j joined) applyFunction(c *functionConfig) {
+	if err := apply(j, func(o SandboxOption) { o.applyFunction(c) }); err != nil {
+		c.errs = append(c.errs, err)
+	}
+}
+
+// Timeout bounds how long the function may run in the sandbox, each time that it runs; waiting for a sandbox doesn't
+// count. When the time is up the function's context ends, and the call fails with [ErrTimeout]; a function that does not
+// return within a second after that loses its sandbox. d must be above 0. Without it there is no bound but the caller's
+// context.
+func Timeout(d time.Duration) FunctionOption {
+	return functionOption(func(c *functionConfig) {
+		if d <= 0 {
+			c.errs = append(c.errs, &OptionError{Option: "Timeout", Reason: fmt.Sprintf("is %v; give a time above 0", d)})
+		}
+		c.timeout = d
+	})
+}
+
+// Retries lets a call run again, up to n times, when its sandbox was lost while it may have been running. The function
+// runs at least once then, and perhaps more often: use it for functions for which that does no harm. Errors that the
+// function returns, its panics and its timeouts are not tried again. n must not be negative; without it, or with 0, a
+// call runs at most once.
+func Retries(n int) FunctionOption {
+	return functionOption(func(c *functionConfig) {
+		if n < 0 {
+			c.errs = append(c.errs, &OptionError{Option: "Retries", Reason: fmt.Sprintf("is %d; give 0 or more", n)})
+		}
+		c.retries = n
+	})
+}
+
+// FailFast ends the run at the first call that fails: calls that run are cancelled, and no further input is taken.
+func FailFast() MapOption {
+	return mapOption(func(c *mapConfig) { c.failFast = true })
+}
+
+// Ahead bounds how many inputs may be taken whose results have not been handed out. n must be at least 1. It bounds the
+// memory of a run, and how many calls of it run at a time. Without it that is twice the session's MaxSandboxes.
+func Ahead(n int) MapOption {
+	return mapOption(func(c *mapConfig) {
+		if n < 1 {
+			c.errs = append(c.errs, &OptionError{Option: "Ahead", Reason: fmt.Sprintf("is %d; give 1 or more", n)})
+		}
+		c.ahead = n
+	})
+}
+
+func newOpenConfig(opts []OpenOption) (openConfig, error) {
+	c := openConfig{maxSandboxes: runtime.GOMAXPROCS(0), logger: slog.Default()}
+	err := apply(opts, func(o OpenOption) { o.applyOpen(&c) })
+	return c, errors.Join(err, errors.Join(c.errs...))
+}
+
+func newFunctionConfig(defaults spec, opts []FunctionOption) (functionConfig, error) {
+	c := functionConfig{spec: defaults.clone()}
+	err := apply(opts, func(o FunctionOption) { o.applyFunction(&c) })
+	return c, errors.Join(err, errors.Join(c.errs...))
+}
+
+func newMapConfig(ahead int, opts []MapOption) (mapConfig, error) {
+	c := mapConfig{ahead: ahead}
+	err := apply(opts, func(o MapOption) { o.applyMap(&c) })
+	return c, errors.Join(err, errors.Join(c.errs...))
+}

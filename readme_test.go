@@ -1,0 +1,57 @@
+package sbx_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// TestREADME runs the first program as the README prints it, in a new module outside of this one.
+func TestREADME(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the README's program uses local sandboxes, which are Linux's")
+	}
+	checkout, err := os.Getwd()
+	require.NoError(t, err)
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	program := regexp.MustCompile("(?s)`main.go`:\n\n```go\n(.*?)```").FindSubmatch(readme)
+	require.NotNil(t, program, "README.md has a main.go")
+	assert.Less(t, strings.Count(string(program[1]), "\n"), 40, "lines")
+	assert.Contains(t, string(readme), "\ngo generate ./... && go run .\n")
+
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), program[1], 0o600))
+	sums, err := os.ReadFile("go.sum")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "go.sum"), sums, 0o600))
+	command := func(args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off", "PWD="+dir)
+		output, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s: %s", strings.Join(args, " "), output)
+		return string(output)
+	}
+	command("go", "mod", "init", "hello")
+	// This checkout stands for the version that the README's two `go get` find; tidy adds what they would add.
+	command("go", "mod", "edit", "-require=github.com/sandboxfn/sbx@v0.0.0", "-replace=github.com/sandboxfn/sbx="+checkout,
+		"-tool=github.com/sandboxfn/sbx/cmd/sbxgen")
+	command("go", "mod", "tidy")
+	command("go", "generate", "./...")
+	output := command("go", "run", ".")
+	for _, want := range []string{
+		"4 <nil>\n", "1 <nil> false\n", "2 <nil> false\n", "0 sbx: hello.Count (input 2, sandbox ", "): no words true\n",
+		`counting "one two" as user 1000 in process `,
+	} {
+		assert.Contains(t, output, want)
+	}
+}

@@ -1,0 +1,173 @@
+package sbx
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local"
+	"github.com/sandboxfn/sbx/internal/pool"
+	"github.com/sandboxfn/sbx/worker"
+)
+
+const (
+	// grace is how long a function may take to return after its context has ended, before it loses its sandbox.
+	grace = time.Second
+	// stopTime bounds the stop of a sandbox, and of what the driver keeps, in Close.
+	stopTime = 10 * time.Second
+)
+
+// Session keeps sandboxes, and wraps the functions that run in them. Its methods may be called at the same time.
+//
+// Goroutines: those of its pool, and one for each call whose context ended before the call did. Close waits for all.
+type Session struct {
+	id      string
+	config  openConfig
+	backend driver.Session
+	pool    *pool.Pool[string, *sandbox]
+
+	ctx    context.Context // ends when Close begins
+	cancel context.CancelCauseFunc
+
+	closing sync.Mutex // one Close at a time
+	settled bool       // Close succeeded; guarded by closing
+
+	mu     sync.Mutex
+	closed bool
+	specs  map[string]spec // by class
+	serial int             // of sandboxes
+	tasks  sync.WaitGroup
+}
+
+// Open begins a session. It makes no sandbox yet, but fails if none can be made here. ctx bounds Open only. Close the
+// session when it is no longer needed.
+//
+// In a program that runs in a sandbox Open fails with [ErrInSandbox]: package variables and init functions run there
+// too, so open sessions in main.
+func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
+	if ctx == nil {
+		return nil, &OptionError{Option: "Open's context", Reason: "is nil; give context.Background()"}
+	}
+	if worker.Active() {
+		return nil, fmt.Errorf("sbx: open: %w; open them in main, which does not run there", ErrInSandbox)
+	}
+	config, err := newOpenConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	if config.driver == nil {
+		config.driver = local.New(nil)
+	}
+	executable, err := executable()
+	if err != nil {
+		return nil, fmt.Errorf("sbx: open: find this program's own file, which runs in sandboxes: %w", err)
+	}
+	s := &Session{id: newID(), config: config, specs: map[string]spec{}}
+	s.backend, err = config.driver.Open(ctx, driver.SessionSpec{ID: s.id, Worker: executable, Logger: config.logger})
+	if err != nil {
+		return nil, fmt.Errorf("sbx: open: %w", err)
+	}
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.pool = pool.New(config.maxSandboxes, s.openSandbox, stopSandbox)
+	return s, nil
+}
+
+// executable is the file of this program. On Linux it is the one that runs, even if its path has been given to another.
+func executable() (string, error) {
+	if runtime.GOOS == "linux" {
+		return "/proc/self/exe", nil
+	}
+	return os.Executable()
+}
+
+func newID() string { return "s-" + strings.ToLower(rand.Text()[:12]) }
+
+// SandboxCount returns how many sandboxes the session has, those that are being started or stopped included.
+func (s *Session) SandboxCount() int { return s.pool.Count() }
+
+// Close ends the session: new calls fail with [ErrClosed], calls that run are cancelled, and every sandbox is stopped, at
+// the same time and within ten seconds each. It returns when that is done. A second caller waits for the first; calling
+// Close again is safe, and tries again what failed.
+func (s *Session) Close() error {
+	s.closing.Lock()
+	defer s.closing.Unlock()
+	if s.settled {
+		return nil
+	}
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel(ErrClosed)
+	err := s.pool.Close()
+	s.tasks.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	err = errors.Join(err, s.backend.Close(ctx))
+	if err != nil {
+		return fmt.Errorf("sbx: close session %s: %w", s.id, err)
+	}
+	s.settled = true
+	return nil
+}
+
+// String is the session's id and state.
+func (s *Session) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state := "open"
+	if s.closed {
+		state = "closed"
+	}
+	return fmt.Sprintf("session %s (%s, %d sandboxes)", s.id, state, s.pool.Count())
+}
+
+// class remembers a spec and returns the key by which the pool asks for it.
+func (s *Session) class(sp spec) string {
+	key := sp.class()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.specs[key] = sp
+	return key
+}
+
+// background runs task on a goroutine that Close waits for. It returns false, and does not run it, once Close began.
+func (s *Session) background(task func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.tasks.Go(task)
+	return true
+}
+
+// openSandbox makes a sandbox of a class, with a worker that is ready for calls.
+func (s *Session) openSandbox(ctx context.Context, class string) (*sandbox, error) {
+	s.mu.Lock()
+	sp := s.specs[class]
+	s.serial++
+	id := fmt.Sprintf("%s-%d", s.id, s.serial)
+	s.mu.Unlock()
+	return startSandbox(ctx, s.backend, s.id, id, sp, s.config.logger)
+}
+
+func stopSandbox(sb *sandbox) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	return sb.Stop(ctx)
+}
+
+// logLine makes a record of a line that a function printed.
+func logLine(logger *slog.Logger, sandbox string) func(stream, line string) {
+	return func(stream, line string) {
+		logger.Info(line, slog.String("sandbox", sandbox), slog.String("stream", stream))
+	}
+}

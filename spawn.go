@@ -1,0 +1,67 @@
+package sbx
+
+import (
+	"context"
+)
+
+// Call is the handle of a call that runs. Its methods may be called at the same time.
+type Call[Out any] struct {
+	id     string
+	cancel context.CancelFunc
+	done   chan struct{}
+	out    Out
+	err    error
+}
+
+// spawn starts a call. Its goroutine ends with the call, which ends at the latest when the session closes.
+func spawn[Out any](ctx context.Context, f *function, args ...any) *Call[Out] {
+	c := &Call[Out]{cancel: func() {}, done: make(chan struct{})}
+	r, err := f.prepare(ctx, -1, args...)
+	c.id = r.id
+	if err != nil {
+		c.err = err
+		close(c.done)
+		return c
+	}
+	r.ctx, c.cancel = context.WithCancel(ctx)
+	go func() {
+		defer close(c.done)
+		defer c.cancel()
+		data, err := f.do(r)
+		switch {
+		case err != nil:
+			c.err = err
+		case f.entry.Result() != nil:
+			c.err = f.decode(r, data, &c.out)
+		}
+	}()
+	return c
+}
+
+// ID is the call's id, as [Info] shows it to the function and [CallError] to the caller.
+func (c *Call[Out]) ID() string { return c.id }
+
+// Done is closed when the call has ended.
+func (c *Call[Out]) Done() <-chan struct{} { return c.done }
+
+// Cancel ends the call's context, and with it the call. Cancelling a call that has ended does nothing.
+func (c *Call[Out]) Cancel() { c.cancel() }
+
+// Result waits for the call's end and returns its result. When ctx ends first Result returns ctx's error, and the call
+// runs on.
+func (c *Call[Out]) Result(ctx context.Context) (out Out, err error) {
+	if ctx == nil {
+		return out, errNilContext
+	}
+	select {
+	case <-c.done:
+		return c.out, c.err
+	default:
+	}
+	select {
+	case <-c.done:
+		return c.out, c.err
+	case <-ctx.Done():
+		return out, contextError(ctx)
+	}
+}
