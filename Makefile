@@ -1,0 +1,89 @@
+# `make` alone lists the targets.
+
+# go.mod names the Go version; an older Go on this machine downloads it.
+export GOTOOLCHAIN := auto
+
+# Tools are built from source into ./bin, once for each version.
+GOLANGCI_LINT_VERSION      := v2.15.0
+PROTOC_GEN_GO_VERSION      := v1.36.12
+PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
+
+GOLANGCI_LINT      := $(CURDIR)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
+PROTOC_GEN_GO      := $(CURDIR)/bin/protoc-gen-go-$(PROTOC_GEN_GO_VERSION)
+PROTOC_GEN_GO_GRPC := $(CURDIR)/bin/protoc-gen-go-grpc-$(PROTOC_GEN_GO_GRPC_VERSION)
+
+# The folders of the repository's modules, and the platforms that must build.
+MODULES   := $(shell find . -name go.mod -not -path '*/testdata/*' -exec dirname {} \; | sort)
+PLATFORMS := $(foreach os,linux darwin windows,$(foreach arch,amd64 arm64,$(os)/$(arch)))
+
+# $(call each_module,COMMAND) runs COMMAND in every module and stops at the first that fails.
+each_module = @set -e; for module in $(MODULES); do echo "[$$module] $(strip $(1))"; (cd $$module; $(1)); done
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: demo
+demo: ## measure the Go standard library's source in sandboxes
+	go run ./examples/gometrics
+
+.PHONY: build
+build: ## build everything
+	$(call each_module,go build ./...)
+
+.PHONY: vet
+vet: ## vet everything
+	$(call each_module,go vet ./...)
+
+.PHONY: test
+test: ## run all tests
+	$(call each_module,go test ./...)
+
+.PHONY: race
+race: ## run the tests under the race detector, without those that -short leaves out
+	$(call each_module,go test -race -short ./...)
+
+.PHONY: bench
+bench: ## run the benchmarks
+	$(call each_module,go test -run '^$$' -bench . -benchmem ./...)
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## run the linters
+	$(call each_module,$(GOLANGCI_LINT) run ./...)
+
+.PHONY: cross
+cross: $(PLATFORMS:%=cross/%) ## build and vet for every platform
+
+.PHONY: $(PLATFORMS:%=cross/%)
+$(PLATFORMS:%=cross/%): export CGO_ENABLED := 0
+$(PLATFORMS:%=cross/%): export GOOS = $(word 2,$(subst /, ,$@))
+$(PLATFORMS:%=cross/%): export GOARCH = $(word 3,$(subst /, ,$@))
+$(PLATFORMS:%=cross/%):
+	@echo "== $(GOOS)/$(GOARCH)"
+	$(call each_module,go build ./...)
+	$(call each_module,go vet ./...)
+
+.PHONY: generate
+generate: $(PROTOC_GEN_GO) $(PROTOC_GEN_GO_GRPC) ## write the generated files anew
+	@command -v protoc >/dev/null || { echo 'protoc is missing: apt-get install protobuf-compiler (brew install protobuf)' >&2; exit 1; }
+	protoc --proto_path=internal/wire/wirepb \
+		--plugin=protoc-gen-go=$(PROTOC_GEN_GO) --go_out=internal/wire/wirepb --go_opt=paths=source_relative \
+		--plugin=protoc-gen-go-grpc=$(PROTOC_GEN_GO_GRPC) --go-grpc_out=internal/wire/wirepb --go-grpc_opt=paths=source_relative \
+		wire.proto
+	$(call each_module,go generate ./...)
+
+.PHONY: tidy-check
+tidy-check: ## fail where go.mod or go.sum is not tidy
+	$(call each_module,go mod tidy -diff)
+
+$(GOLANGCI_LINT):
+	GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	mv bin/golangci-lint $@
+
+$(PROTOC_GEN_GO):
+	GOBIN=$(CURDIR)/bin go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+	mv bin/protoc-gen-go $@
+
+$(PROTOC_GEN_GO_GRPC):
+	GOBIN=$(CURDIR)/bin go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
+	mv bin/protoc-gen-go-grpc $@
