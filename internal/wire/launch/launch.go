@@ -23,8 +23,8 @@ import (
 	"github.com/hashicorp/go-plugin/runner"
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/wire"
-	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 // startTimeout bounds the time from the worker's exec to its line, whatever the caller's context says.
@@ -43,11 +43,26 @@ type Config struct {
 
 // Start starts the worker of sandbox, agrees with it on a version, and opens its stream. When it fails or ctx ends, the
 // process is dead or dying and its streams are closed; the sandbox remains the caller's to stop.
+//
+// go-plugin launches the worker and negotiates. The connection is made here: go-plugin's own leaks one whose worker ends
+// at the wrong moment, and opens streams for a broker and for output that a worker doesn't have. Its goroutines end
+// when the process has ended, so there is nothing to Kill.
 func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worker, err error) {
 	adapter := &processRunner{ctx: ctx, sandbox: sandbox, config: config}
-	client := plugin.NewClient(&plugin.ClientConfig{
+	defer func() {
+		if err != nil {
+			adapter.abandon()
+			// What the worker printed last says best why it did not start.
+			err = adapter.explain(ctx, err)
+		}
+	}()
+	// go-plugin's Start takes no context: end what it waits for.
+	stop := context.AfterFunc(ctx, adapter.abandon)
+	defer stop()
+
+	if _, err := plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  wire.Handshake,
-		VersionedPlugins: map[int]plugin.PluginSet{wire.Version: {wire.PluginName: workerPlugin{}}},
+		VersionedPlugins: map[int]plugin.PluginSet{wire.Version: {}},
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		SkipHostEnv:      true,
 		StartTimeout:     startTimeout,
@@ -57,49 +72,25 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 			// The folder is for sockets of a plugin on this machine. Ours has none, and what is not there can't be left behind.
 			return adapter, os.Remove(dir)
 		},
-		GRPCDialOptions: []grpc.DialOption{
-			grpc.WithContextDialer(adapter.dial),
-			// One message must fit; flow control is per frame, and a frame is small.
-			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxFrame), grpc.MaxCallSendMsgSize(wire.MaxFrame)),
-			grpc.WithNoProxy(),
-		},
-	})
-	defer func() {
-		if err != nil {
-			adapter.abandon()
-			client.Kill()
-			// What the worker printed last says best why it did not start.
-			err = adapter.explain(ctx, err)
-		}
-	}()
-	// go-plugin's Start takes no context: end what it waits for.
-	stop := context.AfterFunc(ctx, adapter.abandon)
-	defer stop()
-
-	protocol, err := client.Client()
-	if err != nil {
+	}).Start(); err != nil {
 		return nil, err
 	}
-	dispensed, err := protocol.Dispense(wire.PluginName)
+	conn, err := grpc.NewClient("passthrough:///sandbox",
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // an inherited socket
+		grpc.WithContextDialer(adapter.dial),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxFrame), grpc.MaxCallSendMsgSize(wire.MaxFrame)),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithNoProxy(),
+	)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("connect: %w", err)
 	}
-	worker := &Worker{client: client, process: adapter.process, output: adapter.output, calls: map[uint64]*Pending{}, done: make(chan struct{})}
-	if err := worker.open(dispensed.(wirepb.WorkerClient), config); err != nil {
+	worker := &Worker{grpc: conn, process: adapter.process, output: adapter.output, calls: map[uint64]*Pending{}, done: make(chan struct{})}
+	if err := worker.open(config); err != nil {
+		_ = conn.Close()
 		return nil, err
 	}
 	return worker, nil
-}
-
-// workerPlugin is the session's half of the plugin that the worker serves.
-type workerPlugin struct{ plugin.NetRPCUnsupportedPlugin }
-
-func (workerPlugin) GRPCServer(*plugin.GRPCBroker, *grpc.Server) error {
-	return errors.New("a session serves no plugin")
-}
-
-func (workerPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, conn *grpc.ClientConn) (any, error) {
-	return wirepb.NewWorkerClient(conn), nil
 }
 
 // processRunner makes a driver's process a runner.Runner.
@@ -205,8 +196,7 @@ func (r *processRunner) Kill(context.Context) error {
 	return nil
 }
 
-// PluginToHost keeps the address, which the context dialer ignores: dialling a path that the sandbox chose would let it
-// choose whom we talk to.
+// PluginToHost drops the worker's address: dialling a path that the sandbox chose would let it choose whom we talk to.
 func (r *processRunner) PluginToHost(network, address string) (string, string, error) {
 	return "unix", "sandbox", nil
 }

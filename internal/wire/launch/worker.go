@@ -7,15 +7,15 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/hashicorp/go-plugin"
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
+	"google.golang.org/grpc"
 )
 
 // A Worker is a running worker and its stream. Its methods may be called at the same time.
 type Worker struct {
-	client  *plugin.Client
+	grpc    *grpc.ClientConn
 	process driver.Process
 	output  *output
 
@@ -62,9 +62,9 @@ func (e *LostError) Error() string {
 func (e *LostError) Unwrap() error { return e.Err }
 
 // open begins the stream and reads the worker's welcome.
-func (w *Worker) open(service wirepb.WorkerClient, config Config) error {
+func (w *Worker) open(config Config) error {
 	ctx, cancel := context.WithCancel(context.Background())
-	stream, err := service.Serve(ctx)
+	stream, err := wirepb.NewWorkerClient(w.grpc).Serve(ctx)
 	if err != nil {
 		cancel()
 		return fmt.Errorf("open the stream: %w", err)
@@ -225,7 +225,7 @@ func (w *Worker) Close() {
 	w.conn.Close()
 	w.closeConn()
 	<-w.done
-	w.client.Kill()
+	_ = w.grpc.Close()
 	_ = w.process.Handshake().Close()
 	w.output.close()
 }

@@ -17,10 +17,10 @@ type Named int
 
 // The functions as this package names them.
 var (
-	Int      func(context.Context, int) (int, error)       = Echo[int]
-	String   func(context.Context, string) (string, error) = Echo
-	Pointer  func(context.Context, *int) (*int, error)     = Echo
-	OfNamed  func(context.Context, Named) (Named, error)   = Echo
-	PlainVar                                               = Plain
-	SameVar                                                = Same
+	Int      = Echo[int]
+	String   = Echo[string]
+	Pointer  = Echo[*int]
+	OfNamed  = Echo[Named]
+	PlainVar = Plain
+	SameVar  = Same
 )

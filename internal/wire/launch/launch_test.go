@@ -1,0 +1,297 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/wire"
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const goodLine = "1|1|unix|sandbox|grpc|\n"
+
+// fake is a sandbox whose worker is a script.
+type fake struct {
+	line   string // of the handshake
+	stdout string
+	start  error
+	script func(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error
+	env    []string
+}
+
+func (f *fake) Stop(context.Context) error { return nil }
+
+func (f *fake) StartWorker(_ context.Context, spec driver.WorkerSpec) (driver.Process, error) {
+	if f.start != nil {
+		return nil, f.start
+	}
+	f.env = spec.Env
+	outer, inner := net.Pipe()
+	reader, writer := io.Pipe()
+	server := grpc.NewServer()
+	wirepb.RegisterWorkerServer(server, scripted{script: f.script})
+	p := &fakeProcess{
+		conn: outer, inner: inner, handshake: reader, done: make(chan struct{}),
+		stdout: io.NopCloser(strings.NewReader(f.stdout)),
+	}
+	p.end = sync.OnceFunc(func() { close(p.done) })
+	conns := make(chan net.Conn, 1)
+	conns <- inner
+	go func() { _, _ = io.WriteString(writer, f.line); _ = writer.Close() }()
+	go func() {
+		_ = server.Serve(&oneListener{conns, p.done})
+		server.Stop()
+	}()
+	return p, nil
+}
+
+type oneListener struct {
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func (l *oneListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *oneListener) Close() error   { return nil }
+func (l *oneListener) Addr() net.Addr { return &net.UnixAddr{Name: "fake", Net: "unix"} }
+
+type scripted struct {
+	wirepb.UnimplementedWorkerServer
+	script func(grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error
+}
+
+func (s scripted) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error {
+	return s.script(stream)
+}
+
+type fakeProcess struct {
+	conn, inner net.Conn
+	handshake   io.ReadCloser
+	stdout      io.ReadCloser
+	done        chan struct{}
+	end         func()
+}
+
+func (p *fakeProcess) Conn() net.Conn           { return p.conn }
+func (p *fakeProcess) Handshake() io.ReadCloser { return p.handshake }
+func (p *fakeProcess) Stdout() io.ReadCloser    { return p.stdout }
+func (p *fakeProcess) Stderr() io.ReadCloser    { return io.NopCloser(strings.NewReader("")) }
+
+func (p *fakeProcess) Wait(ctx context.Context) (driver.Exit, error) {
+	select {
+	case <-p.done:
+		return driver.Exit{Code: 3}, nil
+	case <-ctx.Done():
+		return driver.Exit{}, ctx.Err()
+	}
+}
+
+func (p *fakeProcess) Kill() error {
+	p.end()
+	return p.inner.Close()
+}
+
+func frame(sequence uint64, messages ...*wirepb.Message) *wirepb.Frame {
+	return &wirepb.Frame{Sequence: sequence, Messages: messages}
+}
+
+func welcome() *wirepb.Message {
+	return &wirepb.Message{Kind: &wirepb.Message_Welcome{Welcome: &wirepb.Welcome{
+		SbxVersion: wire.ModuleVersion(), Functions: []*wirepb.Function{{Name: "f", Fingerprint: "x"}},
+	}}}
+}
+
+func result(id uint64, attempt uint32) *wirepb.Message {
+	return &wirepb.Message{Kind: &wirepb.Message_Result{Result: &wirepb.Result{
+		Id: id, Attempt: attempt, Outcome: &wirepb.Result_Value{Value: &wirepb.Body{Data: []byte("v")}},
+	}}}
+}
+
+// welcomed greets as a worker does, waits for the first call, and goes on with then.
+func welcomed(then func(grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error) func(grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error {
+	return func(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error {
+		if _, err := stream.Recv(); err != nil {
+			return err
+		}
+		if err := stream.Send(frame(1, welcome())); err != nil {
+			return err
+		}
+		if _, err := stream.Recv(); err != nil {
+			return err
+		}
+		return then(stream)
+	}
+}
+
+func sends(frames ...*wirepb.Frame) func(grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error {
+	return func(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error {
+		for _, f := range frames {
+			if err := stream.Send(f); err != nil {
+				return err
+			}
+		}
+		<-stream.Context().Done()
+		return nil
+	}
+}
+
+func start(t *testing.T, f *fake) (*Worker, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	t.Cleanup(cancel)
+	w, err := Start(ctx, f, Config{Session: "s", Sandbox: "s-1", Divert: 1})
+	if err == nil {
+		t.Cleanup(w.Close)
+	}
+	return w, err
+}
+
+func TestCallAndResult(t *testing.T) {
+	f := &fake{line: goodLine, script: welcomed(sends(frame(2, result(1, 1))))}
+	t.Setenv("HOST_SECRET", "secret")
+	w, err := start(t, f)
+	require.NoError(t, err)
+	require.Len(t, f.env, 1)
+	assert.True(t, strings.HasPrefix(f.env[0], wire.BootVariable+"="))
+	assert.NotContains(t, f.env[0], "secret")
+	function, ok := w.Function("f")
+	require.True(t, ok)
+	assert.Equal(t, Function{Index: 0, Fingerprint: "x"}, function)
+	_, ok = w.Function("g")
+	assert.False(t, ok)
+	pending := w.Go(&wirepb.Call{Attempt: 1}, nil)
+	assert.Equal(t, "v", string(pending.Result().GetValue().GetData()))
+}
+
+func TestWorkersThatDoNotStart(t *testing.T) {
+	refused := errors.New("no room")
+	good := welcomed(sends())
+	for _, c := range []struct {
+		name string
+		fake *fake
+		want string
+	}{
+		{"the driver refuses", &fake{start: refused}, "no room"},
+		{"no line", &fake{script: good, stdout: "panic: in init\n"}, "last output:\n\tpanic: in init"},
+		{"another line", &fake{line: "hello\n", script: good}, "hello"},
+		{"an endless line", &fake{line: strings.Repeat("x", 1<<20), script: good}, "Unrecognized remote plugin message"},
+		{"another version", &fake{line: "1|7|unix|sandbox|grpc|\n", script: good}, "Plugin version: 7"},
+		{"another protocol", &fake{line: "1|1|unix|sandbox|netrpc|\n", script: good}, "unsupported plugin protocol"},
+		{"the stream ends", &fake{line: goodLine, script: func(grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error { return errors.New("not today") }}, "not today"},
+		{"no welcome", &fake{line: goodLine, script: sends(frame(1, result(1, 1)))}, "not a welcome"},
+		{"a bad frame", &fake{line: goodLine, script: sends(frame(9))}, "frame 9 arrived as number 1"},
+		{"another sbx", &fake{line: goodLine, script: sends(frame(1, &wirepb.Message{Kind: &wirepb.Message_Welcome{
+			Welcome: &wirepb.Welcome{SbxVersion: "v9.9.9"},
+		}}))}, "built with sbx v9.9.9"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := start(t, c.fake)
+			require.ErrorContains(t, err, c.want)
+			if c.fake.start != nil {
+				assert.ErrorIs(t, err, refused)
+				return
+			}
+			var failed *StartError
+			require.ErrorAs(t, err, &failed)
+			require.NotNil(t, failed.Exit)
+			assert.Equal(t, driver.Exit{Code: 3}, *failed.Exit)
+		})
+	}
+}
+
+func TestStartEndsWithItsContext(t *testing.T) {
+	silent := make(chan struct{})
+	f := &fake{line: goodLine, script: func(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error {
+		close(silent)
+		<-stream.Context().Done()
+		return nil
+	}}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("enough")
+	go func() {
+		<-silent
+		cancel(cause)
+	}()
+	_, err := Start(ctx, f, Config{})
+	require.ErrorIs(t, err, cause)
+}
+
+func TestHostileWorkersAreLost(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		script func(grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error
+		want   string
+	}{
+		{"a result of no call", sends(frame(2, result(2, 1))), "call 2, which is not running"},
+		{"a result of another attempt", sends(frame(2, result(1, 2))), "attempt 1 is running"},
+		{"a result of nothing", sends(frame(2, &wirepb.Message{Kind: &wirepb.Message_Result{Result: &wirepb.Result{Id: 1, Attempt: 1}}})), "results only"},
+		{"a second welcome", sends(frame(2, welcome())), "results only"},
+		{"a frame twice", sends(frame(2), frame(2)), "frame 2 arrived as number 3"},
+		{"a frame too long", sends(&wirepb.Frame{Sequence: 2, Messages: []*wirepb.Message{{Kind: &wirepb.Message_Chunk{
+			Chunk: &wirepb.Chunk{Stream: 1, Data: make([]byte, wire.MaxFrame+1)},
+		}}}}), "larger than max"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w, err := start(t, &fake{line: goodLine, script: welcomed(c.script)})
+			require.NoError(t, err)
+			pending := w.Go(&wirepb.Call{Attempt: 1}, []byte("argument"))
+			select {
+			case <-w.Done():
+			case <-time.After(10 * time.Second):
+				t.Fatal("the worker was not given up")
+			}
+			require.ErrorContains(t, w.Lost().Err, c.want)
+			assert.True(t, pending.Begun())
+			select {
+			case <-pending.Done():
+				t.Fatal("a call of a lost worker has a result")
+			default:
+			}
+			assert.False(t, w.Go(&wirepb.Call{Attempt: 1}, nil).Begun(), "what is sent after the end certainly does not begin")
+		})
+	}
+}
+
+func TestAResultOnceOnly(t *testing.T) {
+	w, err := start(t, &fake{line: goodLine, script: welcomed(sends(frame(2, result(1, 1), result(1, 1))))})
+	require.NoError(t, err)
+	assert.Equal(t, "v", string(w.Go(&wirepb.Call{Attempt: 1}, nil).Result().GetValue().GetData()))
+	require.ErrorContains(t, w.Lost().Err, "which is not running")
+}
+
+func TestLongLinesArriveInPieces(t *testing.T) {
+	var mu sync.Mutex
+	var got []string
+	f := &fake{line: goodLine, script: welcomed(sends()), stdout: strings.Repeat("x", 3*maxLine) + "\nlast"}
+	w, err := Start(t.Context(), f, Config{Output: func(stream, line string) {
+		mu.Lock()
+		defer mu.Unlock()
+		assert.LessOrEqual(t, len(line), maxLine)
+		got = append(got, line)
+	}})
+	require.NoError(t, err)
+	w.Close()
+	assert.Equal(t, strings.Repeat("x", 3*maxLine)+"last", strings.Join(got, ""))
+	for _, line := range w.Lost().LastLines {
+		assert.LessOrEqual(t, len(line), keptLine+50)
+	}
+}
