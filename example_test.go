@@ -1,0 +1,160 @@
+package sbx_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/sandboxfn/sbx"
+)
+
+// openExample opens a session of local sandboxes whose functions' output is not logged.
+func openExample(ctx context.Context) *sbx.Session {
+	session, err := sbx.Open(ctx, sbx.Logger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	return session
+}
+
+func ExampleOpen() {
+	ctx := context.Background()
+	session, err := sbx.Open(ctx, sbx.MaxSandboxes(2), sbx.Env("MODE", "test"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer session.Close()
+
+	mode, err := session.Function(Getenv).Call(ctx, "MODE")
+	fmt.Println(mode, err)
+	// Output: test <nil>
+}
+
+func ExampleSession_Function() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	train := session.Function(Train, sbx.Timeout(time.Minute), sbx.Retries(2))
+	report, err := train.Call(ctx, Job{Name: "first", Epochs: 3})
+	fmt.Println(report.Job.Name, report.Steps, err)
+	// Output: first [begin end] <nil>
+}
+
+func ExampleSession_Action() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	err := session.Action(Check).Call(ctx, "")
+	fmt.Println(errors.Is(err, ErrOdd))
+	// Output: true
+}
+
+func ExampleSession_Function2() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	text, err := session.Function2(Join).Call(ctx, []string{"a", "b"}, "-")
+	fmt.Println(text, err)
+	// Output: a-b <nil>
+}
+
+func ExampleFunction_Call_errors() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	_, err := session.Function(Half).Call(ctx, 3)
+	var function *sbx.FunctionError
+	fmt.Println(errors.Is(err, ErrOdd), errors.As(err, &function), function.Type)
+
+	_, err = session.Function(Exit).Call(ctx, 7)
+	var lost *sbx.SandboxLostError
+	fmt.Println(errors.As(err, &lost), lost.Exit)
+	// Output:
+	// true true *fmt.wrapError
+	// true exit status 7
+}
+
+func ExampleFunction_Spawn() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	call := session.Function(Double).Spawn(ctx, 21)
+	// … something else …
+	n, err := call.Result(ctx)
+	fmt.Println(n, err)
+	// Output: 42 <nil>
+}
+
+func ExampleFunction_Map() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	for n, err := range session.Function(Half).Map(ctx, slices.Values([]int{2, 3, 4})) {
+		if err != nil {
+			fmt.Println("failed:", errors.Is(err, ErrOdd))
+			continue
+		}
+		fmt.Println(n)
+	}
+	// Output:
+	// 1
+	// failed: true
+	// 2
+}
+
+func ExampleFunction_MapUnordered() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	for r := range session.Function(Double).MapUnordered(ctx, slices.Values([]int{10, 20, 30})) {
+		fmt.Println(r.Index, r.Input, r.Output, r.Err)
+	}
+	// Unordered output:
+	// 0 10 20 <nil>
+	// 1 20 40 <nil>
+	// 2 30 60 <nil>
+}
+
+func ExampleFunction_MapSlice() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	halves, err := session.Function(Half).MapSlice(ctx, []int{2, 4, 5})
+	fmt.Println(halves)
+	fmt.Println(errors.Is(err, ErrOdd))
+	// Output:
+	// [1 2 0]
+	// true
+}
+
+func ExampleInfo() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	info, err := session.Function0(Where).Call(ctx) // Where returns what Info gives it
+	fmt.Println(info.Function, info.Attempt, err)
+	// Output: github.com/sandboxfn/sbx_test.Where 1 <nil>
+}
+
+func ExampleTimeout() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	_, err := session.Function(Wait, sbx.Timeout(20*time.Millisecond)).Call(ctx, false)
+	fmt.Println(errors.Is(err, sbx.ErrTimeout))
+	// Output: true
+}
