@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,6 +43,9 @@ type startRequest struct {
 	files   []int
 }
 
+// exitGrace is how long a launcher without a client takes at most to see its sandboxes die.
+const exitGrace = 5 * time.Second
+
 // runLauncher serves the client on controlFD until it is gone.
 func runLauncher() error {
 	if err := closeOnExecFrom(controlFD); err != nil {
@@ -75,10 +79,12 @@ func (l *launcher) open() (failed string, err error) {
 	if err != nil {
 		return "receive the first request", err
 	}
-	defer closeAll(files)
 	if first.Op != opOpen || len(files) != 2 {
+		closeAll(files)
 		return "receive the first request", fmt.Errorf("got %q with %d descriptors", first.Op, len(files))
 	}
+	program, worker := os.NewFile(uintptr(files[0]), "program"), os.NewFile(uintptr(files[1]), "worker")
+	defer closeFiles(program, worker)
 	l.session, l.scratchMiB = first.Session, first.ScratchMiB
 	if l.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
 		return "open /dev/null", err
@@ -92,7 +98,7 @@ func (l *launcher) open() (failed string, err error) {
 	if l.filter, err = assembleFilter(); err != nil {
 		return "assemble the system call filter", err
 	}
-	if failed, err := run(stageSteps(os.NewFile(uintptr(files[0]), "program"), os.NewFile(uintptr(files[1]), "worker"))); err != nil {
+	if failed, err := run(stageSteps(program, worker)); err != nil {
 		return failed, err
 	}
 	return l.probe()
@@ -150,6 +156,8 @@ func (l *launcher) read(starts chan<- startRequest) {
 	}
 	l.mu.Unlock()
 	close(starts)
+	// Should a start hang, this process's end kills what it has forked.
+	time.AfterFunc(exitGrace, func() { syscall.Exit(1) })
 }
 
 // kill ends process 1, and with it everything in the sandbox; or keeps it from being started. Its process id can't

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +11,15 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
 )
+
+// killGrace is how long a cancelled start waits at most for its sandbox to die, which has run nothing that resists.
+const killGrace = 10 * time.Second
 
 type sandbox struct {
 	session *session
@@ -104,8 +109,7 @@ func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 	if err != nil {
 		// The launcher is gone, or going: what it did not get it can't have started.
 		streams.close()
-		b.abandon()
-		return nil, fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, b.lost(err))
+		return nil, fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, b.lost(ctx, err))
 	}
 	process := &process{sandbox: b, streams: streams}
 	select {
@@ -118,7 +122,10 @@ func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 		b.stopped = true
 		b.mu.Unlock()
 		b.kill()
-		<-b.ended // soon: the sandbox has run nothing that could resist
+		select {
+		case <-b.ended:
+		case <-time.After(killGrace): // Close is the next to try
+		}
 		err = ctx.Err()
 	}
 	streams.close()
@@ -134,22 +141,24 @@ func (b *sandbox) abandon() {
 	}
 	b.session.mu.Unlock()
 	if known {
-		b.setEnded(event{}, driver.ErrStopped)
+		b.setEnded(event{}, nil)
 	}
 }
 
-// lost replaces the error of a broken socket by why it broke.
-func (b *sandbox) lost(err error) error {
-	select {
-	case <-b.ended:
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		if b.cause != nil {
-			return b.cause
+// lost ends a sandbox of which the launcher could not be told, and returns why.
+func (b *sandbox) lost(ctx context.Context, err error) error {
+	for _, broken := range []error{net.ErrClosed, syscall.EPIPE, syscall.ECONNRESET, syscall.ENOTCONN} {
+		if errors.Is(err, broken) { // the launcher is gone; soon it is known how
+			select {
+			case <-b.session.done:
+			case <-ctx.Done():
+			}
 		}
-	default:
 	}
-	return err
+	b.abandon()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return cmp.Or(b.cause, err)
 }
 
 // startError says why a sandbox ended before its worker ran.
