@@ -78,7 +78,7 @@ func Explode(_ context.Context, how string) (int, error) {
 		panic("boom: " + how)
 	case "nil":
 		var m map[string]int
-		m["a"] = 1
+		m["a"] = 1 //nolint:govet,staticcheck // the panic under test
 	case "goexit":
 		runtime.Goexit()
 	case "elsewhere":

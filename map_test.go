@@ -135,8 +135,8 @@ func TestMapIsLazy(t *testing.T) {
 	pulled := false
 	results := session.Function(Double).Map(t.Context(), func(func(int) bool) { pulled = true })
 	assert.False(t, pulled)
-	for range results {
-		t.Fatal("there is no input")
+	for _, err := range results {
+		t.Fatal("there is no input", err)
 	}
 	assert.True(t, pulled)
 	count := 0
@@ -201,7 +201,8 @@ func TestAPanicInTheLoopCleansUp(t *testing.T) {
 			for i := 0; yield(i); i++ {
 			}
 		}
-		for range session.Function(Double).Map(t.Context(), input) {
+		for _, err := range session.Function(Double).Map(t.Context(), input) {
+			require.NoError(t, err)
 			panic("mine")
 		}
 	})

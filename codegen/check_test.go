@@ -50,8 +50,8 @@ func TestCheckTypeAgreesWithRegistry(t *testing.T) {
 			}
 			require.NotEmpty(t, problems)
 			require.Error(t, err)
-			typeError, ok := err.(*registry.TypeError)
-			require.True(t, ok, "%v", err)
+			var typeError *registry.TypeError
+			require.ErrorAs(t, err, &typeError)
 			t.Logf("static:  %s", problems[0])
 			t.Logf("dynamic: %s", typeError)
 			if field.Type.Name() != "" && field.Name != "Unsafe" { // which reflect names Pointer

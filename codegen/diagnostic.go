@@ -59,13 +59,13 @@ func tidy(diagnostics []Diagnostic) []Diagnostic {
 			cmp.Compare(a.Message, b.Message),
 		)
 	})
+	diagnostics = slices.CompactFunc(diagnostics, same)
 	var kept []Diagnostic
 	for i, d := range diagnostics {
-		double := i > 0 && same(d, diagnostics[i-1])
 		explained := d.Code == Broken && slices.ContainsFunc(diagnostics[i:], func(other Diagnostic) bool {
 			return other.Code != Broken && comparePlaces(d, other) == 0
 		})
-		if !double && !explained {
+		if !explained {
 			kept = append(kept, d)
 		}
 	}

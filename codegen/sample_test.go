@@ -73,6 +73,7 @@ type sample struct {
 	BadTree      badTree
 }
 
+//nolint:unused // the types are the sample: nothing uses their fields
 type (
 	plain struct {
 		N int

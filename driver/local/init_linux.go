@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -154,7 +155,7 @@ func privilegeSteps(filter []unix.SockFilter) []step {
 		step{"lock securebits", func() error { return prctl(unix.PR_SET_SECUREBITS, lockedSecurebits) }},
 		step{"empty the bounding set", func() error {
 			for capability := range uintptr(64) {
-				if err := prctl(unix.PR_CAPBSET_DROP, capability); err == unix.EINVAL {
+				if err := prctl(unix.PR_CAPBSET_DROP, capability); errors.Is(err, unix.EINVAL) {
 					return nil // the kernel knows no more
 				} else if err != nil {
 					return err

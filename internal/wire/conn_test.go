@@ -286,7 +286,7 @@ func FuzzRecv(f *testing.F) {
 				break
 			}
 			if body := bodyOf(message); body.GetStream() != 0 {
-				assert.EqualValues(t, body.GetSize(), len(body.GetData()))
+				assert.Len(t, body.GetData(), int(body.GetSize()))
 			}
 		}
 		held := 0
