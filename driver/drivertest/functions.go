@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"syscall"
 
 	"github.com/sandboxfn/sbx/registry"
 	"github.com/sandboxfn/sbx/worker"
@@ -53,7 +52,7 @@ func exit(_ context.Context, code int) (int, error) {
 }
 
 func crash(_ context.Context, signal int) (int, error) {
-	if err := syscall.Kill(os.Getpid(), syscall.Signal(signal)); err != nil {
+	if err := signalSelf(signal); err != nil {
 		return 0, err
 	}
 	select {}
@@ -63,7 +62,7 @@ func crash(_ context.Context, signal int) (int, error) {
 func orphan(context.Context, int) (int, error) {
 	cmd := exec.Command("/bin/sleep", "3600")
 	cmd.Stdout = os.Stdout
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	leaveGroup(cmd)
 	if err := cmd.Start(); err != nil {
 		return 0, err
 	}

@@ -1,0 +1,12 @@
+//go:build !unix
+
+package drivertest
+
+import (
+	"errors"
+	"os/exec"
+)
+
+func signalSelf(int) error { return errors.ErrUnsupported }
+
+func leaveGroup(*exec.Cmd) {}
