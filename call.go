@@ -27,10 +27,24 @@ const (
 )
 
 // CallInfo describes the call in which a function runs.
-type CallInfo = callinfo.Info
+type CallInfo struct {
+	// Function is the function's name, such as "example.com/train.Train".
+	Function string
+	// Call is the call's id, the same in all attempts.
+	Call string
+	// Attempt counts the runs of the call from 1.
+	Attempt int
+	// Session and Sandbox are ids.
+	Session, Sandbox string
+	// Deadline is when the function's context ends by itself; zero if it doesn't.
+	Deadline time.Time
+}
 
 // Info returns what a function may know of its call. ok is false outside of a call, and under Local.
-func Info(ctx context.Context) (info CallInfo, ok bool) { return callinfo.From(ctx) }
+func Info(ctx context.Context) (info CallInfo, ok bool) {
+	inner, ok := callinfo.From(ctx)
+	return CallInfo(inner), ok
+}
 
 var errNilContext = &OptionError{Option: "the context", Reason: "is nil; give context.Background()"}
 

@@ -385,3 +385,25 @@ func TestOutputIsLogged(t *testing.T) {
 		assert.Contains(t, log.String(), "stream=stderr")
 	})
 }
+
+func TestWhatInitFunctionsDoDoesNotDisturbTheProtocol(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		var log buffer
+		logger := sbx.Logger(slog.New(slog.NewTextHandler(&log, nil)))
+		session, err := sbx.Open(t.Context(), on, logger)
+		require.NoError(t, err)
+		for _, what := range []string{"prints", "opens"} {
+			n, err := session.Function(Double, sbx.Env("INIT", what)).Call(t.Context(), 2)
+			require.NoError(t, err)
+			assert.Equal(t, 4, n)
+		}
+		_, err = session.Function(Double, sbx.Env("INIT", "panics")).Call(t.Context(), 2)
+		var start *sbx.StartError
+		require.ErrorAs(t, err, &start)
+		assert.ErrorContains(t, err, "panic: in init")
+		assert.ErrorContains(t, err, "functions_test.go:")
+		require.NoError(t, session.Close())
+		assert.Contains(t, log.String(), "msg=1|1|unix|forged|grpc|")
+		assert.Contains(t, log.String(), `msg="open: true"`)
+	})
+}

@@ -25,9 +25,7 @@ func init() {
 	worker.Divert()
 }
 
-func name(function string) string {
-	return "github.com/sandboxfn/sbx/driver/drivertest." + function
-}
+func name(function string) string { return "drivertest." + function }
 
 func echo(_ context.Context, data []byte) ([]byte, error) { return data, nil }
 

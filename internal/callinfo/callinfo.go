@@ -7,18 +7,13 @@ import (
 	"time"
 )
 
-// Info describes the call in which a function runs.
+// Info is what sbx.CallInfo documents, field by field.
 type Info struct {
-	// Function is the function's registered name, such as "example.com/train.Train".
-	Function string
-	// Call is the call's id, the same in all attempts.
-	Call string
-	// Attempt counts the runs of the call from 1.
-	Attempt int
-	// Session and Sandbox are ids.
+	Function         string
+	Call             string
+	Attempt          int
 	Session, Sandbox string
-	// Deadline is when the function's context ends by itself; zero if it doesn't.
-	Deadline time.Time
+	Deadline         time.Time
 }
 
 type key struct{}

@@ -7,7 +7,9 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"runtime/debug"
+	"strings"
 
 	"github.com/hashicorp/go-plugin"
 )
@@ -73,7 +75,7 @@ func DecodeBoot(value string) (Boot, error) {
 
 // ModuleVersion is the version of this module in the running program, "(devel)" in a checkout.
 func ModuleVersion() string {
-	const module = "github.com/sandboxfn/sbx"
+	module := strings.TrimSuffix(reflect.TypeFor[Boot]().PkgPath(), "/internal/wire")
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "(unknown)"
