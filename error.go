@@ -117,7 +117,8 @@ func (e *ResultError) Unwrap() error { return e.Err }
 type SandboxLostError struct {
 	// Exit is how the worker's process ended; nil if that is not known.
 	Exit *driver.Exit
-	// LastLines are the last lines that the program printed there.
+	// LastLines are the last lines that the program printed there, at most 20, and before them the first lines of a
+	// crash if they are not among these.
 	LastLines []string
 	// Err is how the loss showed.
 	Err error

@@ -270,6 +270,11 @@ func (c *Conn) acceptChunk(chunk *wirepb.Chunk) (*wirepb.Message, error) {
 		return nil, broken("a chunk of %d bytes where %d are missing", n, size-have)
 	}
 	// The buffer grows with what has arrived, never with what was announced.
+	if need := have + uint64(len(chunk.GetData())); need > uint64(cap(in.body.Data)) {
+		grown := make([]byte, have, min(size, 2*need))
+		copy(grown, in.body.Data)
+		in.body.Data = grown
+	}
 	in.body.Data = append(in.body.Data, chunk.GetData()...)
 	if uint64(len(in.body.Data)) < size {
 		return nil, nil

@@ -295,3 +295,22 @@ func TestLongLinesArriveInPieces(t *testing.T) {
 		assert.LessOrEqual(t, len(line), keptLine+50)
 	}
 }
+
+func TestACrashKeepsItsFirstLines(t *testing.T) {
+	o := &output{}
+	for range 100 {
+		o.keep("stderr", "before")
+	}
+	o.keep("stderr", "panic: boom")
+	assert.Len(t, o.last(), keptLines)
+	for range 100 {
+		o.keep("stderr", "goroutine")
+		o.keep("stdout", "noise")
+	}
+	last := o.last()
+	require.Len(t, last, crashLines+1+keptLines)
+	assert.Equal(t, []string{"panic: boom", "goroutine"}, last[:2])
+	assert.Equal(t, "…", last[crashLines])
+	o.keep("stderr", "fatal error: worse")
+	assert.Equal(t, "fatal error: worse", o.last()[keptLines-1], "a later crash counts")
+}

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,9 +16,11 @@ import (
 const (
 	// maxLine is the longest line of user output that is kept whole; a longer one arrives in pieces.
 	maxLine = 64 << 10
-	// keptLines and keptLine bound what is remembered for the error of a lost sandbox.
-	keptLines = 20
-	keptLine  = 1 << 10
+	// keptLines, crashLines and keptLine bound what is remembered for the error of a lost sandbox: the last lines, and the
+	// first ones of a crash, which says what happened before it prints every goroutine.
+	keptLines  = 20
+	crashLines = 10
+	keptLine   = 1 << 10
 	// settleTime is how long to wait, after a process ended, for the rest of its output. A process that it left behind
 	// may hold the pipes open; the sandbox's stop ends that one too.
 	settleTime = 500 * time.Millisecond
@@ -29,7 +33,10 @@ type output struct {
 	ended   chan struct{}
 
 	mu    sync.Mutex
+	count int // of lines
 	lines []string
+	crash []string
+	first int // the number of crash's first line
 }
 
 func readOutput(process driver.Process, emit func(stream, line string)) *output {
@@ -51,7 +58,7 @@ func (o *output) read(stream string, from io.ReadCloser, emit func(stream, line 
 		slice, err := reader.ReadSlice('\n')
 		if len(slice) > 0 {
 			line := wire.Clip(string(trimNewline(slice)), maxLine)
-			o.keep(line)
+			o.keep(stream, line)
 			if emit != nil {
 				emit(stream, line)
 			}
@@ -69,19 +76,32 @@ func trimNewline(line []byte) []byte {
 	return line
 }
 
-func (o *output) keep(line string) {
+func (o *output) keep(stream, line string) {
+	line = wire.Clip(line, keptLine)
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.count++
 	if len(o.lines) == keptLines {
 		o.lines = append(o.lines[:0], o.lines[1:]...)
 	}
-	o.lines = append(o.lines, wire.Clip(line, keptLine))
+	o.lines = append(o.lines, line)
+	switch {
+	case stream != "stderr":
+	case strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: "):
+		o.crash, o.first = []string{line}, o.count
+	case len(o.crash) > 0 && len(o.crash) < crashLines:
+		o.crash = append(o.crash, line)
+	}
 }
 
+// last returns the last lines, and before them the first lines of a crash if they are not among them.
 func (o *output) last() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return append([]string(nil), o.lines...)
+	if len(o.crash) == 0 || o.first > o.count-len(o.lines) {
+		return slices.Clone(o.lines)
+	}
+	return slices.Concat(o.crash, []string{"…"}, o.lines)
 }
 
 // settle waits until all output was read, or settleTime has passed.
