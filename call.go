@@ -51,38 +51,54 @@ var errNilContext = &OptionError{Option: "the context", Reason: "is nil; give co
 // function is what wrapped functions of all types have in common.
 type function struct {
 	session *Session
-	name    string
-	entry   *registry.Entry
+	fn      any
 	config  functionConfig
 	class   string
-	err     error // misuse, found when the function was wrapped
+	misuse  error // found when the function was wrapped
+
+	entry atomic.Pointer[registry.Entry] // set when it was found
 }
 
-// wrap looks fn up. What is wrong is reported by the first call, and by Err.
+// wrap notes what is wrapped and how. What is wrong is reported by the first call, and by Err.
 func (s *Session) wrap(fn any, opts []FunctionOption) *function {
-	f := &function{session: s, name: nameOf(fn)}
-	f.config, f.err = newFunctionConfig(s.config.spec, opts)
-	f.class = s.class(f.config.spec)
-	if f.err != nil {
-		return f
-	}
-	if reflect.ValueOf(fn).IsNil() {
-		f.err = &OptionError{Option: "the function", Reason: "is nil; give a declared function"}
-		return f
-	}
-	entry, ok := registry.Lookup(fn)
+	f := &function{session: s, fn: fn}
 	switch {
-	case !ok:
-		f.err = fmt.Errorf("%w: run \"go generate ./...\" (with //go:generate go tool sbxgen in a file of the module) or \"go tool sbxgen\", and build again; closures and method values can't be registered", ErrNotRegistered)
-	case worker.Diverts() == 0:
-		f.err = fmt.Errorf("%w for this program: its main package lacks the generated file that makes it a worker: run \"go tool sbxgen\" in the module of the main package, and build again", ErrNotRegistered)
-	case entry.Err() != nil:
-		f.err = &ArgumentError{Err: entry.Err()}
-	}
-	if ok {
-		f.entry, f.name = entry, entry.Name()
+	case s == nil || s.pool == nil:
+		f.misuse = &OptionError{Option: "the session", Reason: "was not opened; use what sbx.Open returned, and look at its error first"}
+	case reflect.ValueOf(fn).IsNil():
+		f.misuse = &OptionError{Option: "the function", Reason: "is nil; give a declared function"}
+	default:
+		f.config, f.misuse = newFunctionConfig(s.config.spec, opts)
+		f.class = s.class(f.config.spec)
 	}
 	return f
+}
+
+// resolve looks the function up, and returns what is wrong with it or with how it was wrapped. A function that was wrapped
+// before it was registered, by a package variable say, is found later.
+func (f *function) resolve() error {
+	if f.misuse != nil || f.entry.Load() != nil {
+		return f.misuse
+	}
+	entry, ok := registry.Lookup(f.fn)
+	switch {
+	case !ok:
+		return fmt.Errorf("%w: run \"go generate ./...\" (with //go:generate go tool sbxgen in a file of the module) or \"go tool sbxgen\", and build the whole package again (go run . and not go run main.go); closures and method values can't be registered", ErrNotRegistered)
+	case worker.Diverts() == 0:
+		return fmt.Errorf("%w for this program: its main package lacks the generated file that makes it a worker: run \"go tool sbxgen\" in the module of the main package, and build the whole package again (go run . and not go run main.go)", ErrNotRegistered)
+	case entry.Err() != nil:
+		return &ArgumentError{Err: entry.Err()}
+	}
+	f.entry.Store(entry)
+	return nil
+}
+
+// name is the function's registered name, or what the runtime calls it.
+func (f *function) name() string {
+	if entry := f.entry.Load(); entry != nil {
+		return entry.Name()
+	}
+	return nameOf(f.fn)
 }
 
 // nameOf names a function that is not registered, for messages only.
@@ -92,7 +108,7 @@ func nameOf(fn any) string {
 			return f.Name()
 		}
 	}
-	return "(nil)"
+	return "(no function)"
 }
 
 // request is one call of a function.
@@ -116,14 +132,13 @@ func newCallID() string { return "c-" + strconv.FormatUint(callSerial.Add(1), 10
 // for a sandbox. If it succeeds, do must follow.
 func (f *function) prepare(ctx context.Context, index int, args ...any) (*request, error) {
 	r := &request{ctx: ctx, index: index, id: newCallID()}
-	var err error
+	err := f.resolve()
 	switch {
+	case err != nil:
 	case ctx == nil:
 		err = errNilContext
-	case f.err != nil:
-		err = f.err
 	default:
-		r.args, err = f.entry.EncodeArgs(nil, args...)
+		r.args, err = f.entry.Load().EncodeArgs(nil, args...)
 		switch {
 		case err != nil:
 			err = &ArgumentError{Err: err}
@@ -139,7 +154,7 @@ func (f *function) prepare(ctx context.Context, index int, args ...any) (*reques
 }
 
 func (f *function) fail(r *request, sandbox string, attempt int, err error) error {
-	return &CallError{Function: f.name, Index: r.index, Call: r.id, Sandbox: sandbox, Attempt: attempt, Err: err}
+	return &CallError{Function: f.name(), Index: r.index, Call: r.id, Sandbox: sandbox, Attempt: attempt, Err: err}
 }
 
 // do runs a prepared request to its end and returns the encoded result.
@@ -198,8 +213,9 @@ func (e *notBegunError) Error() string { return e.lost.Error() }
 
 // attempt runs the request once in a leased sandbox, and gives the sandbox back.
 func (f *function) attempt(r *request, sb *sandbox, attempt int) ([]byte, error) {
-	remote, ok := sb.worker.Function(f.name)
-	if !ok || remote.Fingerprint != f.entry.Fingerprint() {
+	entry := f.entry.Load()
+	remote, ok := sb.worker.Function(entry.Name())
+	if !ok || remote.Fingerprint != entry.Fingerprint() {
 		f.release(sb, true)
 		return nil, fmt.Errorf("%w in the worker with the types that it has in this program (they were built from different sources, or it is registered after the program became a worker): run \"go tool sbxgen\" and build again", ErrNotRegistered)
 	}
@@ -273,7 +289,7 @@ func (f *function) lost(sb *sandbox, pending *launch.Pending, ours bool) ([]byte
 	case !pending.Begun():
 		return nil, &notBegunError{lost}
 	}
-	return nil, lostError(lost)
+	return nil, lostError(lost, f.config.retries > 0)
 }
 
 // outcome reads a result. ours tells whose time limit the worker was given: this function's, or the caller's.
@@ -282,15 +298,18 @@ func (f *function) outcome(result *wirepb.Result, ours bool) ([]byte, error) {
 	case *wirepb.Result_Value:
 		return outcome.Value.GetData(), nil
 	case *wirepb.Result_FunctionError:
-		remote := wire.DecodeError(outcome.FunctionError)
-		return nil, &FunctionError{Type: wire.Clip(outcome.FunctionError.GetType(), 1<<10), Err: remote}
+		return nil, functionError(outcome.FunctionError)
 	case *wirepb.Result_Panic:
 		return nil, &PanicError{Value: outcome.Panic.GetValue(), Stack: outcome.Panic.GetStack(), Goexit: outcome.Panic.GetGoexit()}
 	case *wirepb.Result_TimedOut:
 		if !ours {
 			return nil, context.DeadlineExceeded
 		}
-		return nil, fmt.Errorf("%w after %v (sbx.Timeout)", ErrTimeout, f.config.timeout)
+		err := fmt.Errorf("%w after %v (sbx.Timeout)", ErrTimeout, f.config.timeout)
+		if remote := outcome.TimedOut.GetError(); remote != nil {
+			err = fmt.Errorf("%w, and returned: %w", err, functionError(remote))
+		}
+		return nil, err
 	case *wirepb.Result_ResultError:
 		return nil, &ResultError{Err: errors.New(outcome.ResultError)}
 	case *wirepb.Result_Refused:
@@ -302,9 +321,13 @@ func (f *function) outcome(result *wirepb.Result, ours bool) ([]byte, error) {
 	return nil, fmt.Errorf("the worker sent a result of unknown kind %T", result.GetOutcome())
 }
 
+func functionError(remote *wirepb.Error) *FunctionError {
+	return &FunctionError{Type: wire.Clip(remote.GetType(), 1<<10), Err: wire.DecodeError(remote)}
+}
+
 // decode reads the encoded result into out, a pointer.
 func (f *function) decode(r *request, data []byte, out any) error {
-	if err := f.entry.DecodeResult(data, out); err != nil {
+	if err := f.entry.Load().DecodeResult(data, out); err != nil {
 		return f.fail(r, "", 0, &ResultError{Err: err})
 	}
 	return nil

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -406,4 +409,68 @@ func TestWhatInitFunctionsDoDoesNotDisturbTheProtocol(t *testing.T) {
 		assert.Contains(t, log.String(), "msg=1|1|unix|forged|grpc|")
 		assert.Contains(t, log.String(), `msg="open: true"`)
 	})
+}
+
+func TestWhateverAFunctionReturnsAfterItsTimeout(t *testing.T) {
+	slow := sbxtest.Open(t).Function(Slow, sbx.Timeout(20*time.Millisecond))
+	_, err := slow.Call(t.Context(), "own error")
+	require.ErrorIs(t, err, sbx.ErrTimeout)
+	require.ErrorIs(t, err, ErrOdd)
+	assert.ErrorContains(t, err, "and returned: stopped: odd")
+	_, err = slow.Call(t.Context(), "cause")
+	require.ErrorIs(t, err, sbx.ErrTimeout)
+	text, err := slow.Call(t.Context(), "result")
+	require.NoError(t, err)
+	assert.Equal(t, "late", text)
+}
+
+func TestErrorsOfSystemCallsCross(t *testing.T) {
+	everywhere(t, func(t *testing.T, on sbx.OpenOption) {
+		_, err := sbxtest.Open(t, on).Function(ReadFile).Call(t.Context(), "/no/such/file")
+		require.ErrorIs(t, err, fs.ErrNotExist)
+		var errno syscall.Errno
+		require.ErrorAs(t, err, &errno)
+		assert.Equal(t, syscall.ENOENT, errno)
+	})
+}
+
+// TestACallThatDidNotBeginIsSentAgain stops a worker, so that the next call reaches it and does not begin, and kills it.
+func TestACallThatDidNotBeginIsSentAgain(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("whether a process has stopped is read from Linux's /proc")
+	}
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(1))
+	pid, err := session.Function0(Process).Call(t.Context())
+	require.NoError(t, err)
+	worker, err := os.FindProcess(pid)
+	require.NoError(t, err)
+	require.NoError(t, worker.Signal(syscall.SIGSTOP))
+	require.Eventually(t, func() bool { // the signal is not obeyed at once
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err == nil && bytes.Contains(stat, []byte(") T "))
+	}, 10*time.Second, time.Millisecond)
+	path := filepath.Join(t.TempDir(), "lines")
+	call := session.Function2(Append).Spawn(t.Context(), path, 1)
+	<-time.After(100 * time.Millisecond) // nothing tells when the call is in the worker's socket
+	require.NoError(t, worker.Kill())
+	n, err := call.Result(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, 1, n)
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, "x\n", string(content), "it ran once")
+}
+
+// wrappedTooEarly is wrapped before generated code has registered anything.
+var (
+	earlySession, errEarly = sbx.Open(context.Background(), sbx.Driver(inprocess.New(nil)))
+	wrappedTooEarly        = earlySession.Function(Double)
+)
+
+func TestAFunctionThatIsWrappedByAPackageVariable(t *testing.T) {
+	require.NoError(t, errEarly)
+	t.Cleanup(func() { require.NoError(t, earlySession.Close()) })
+	n, err := wrappedTooEarly.Call(t.Context(), 2)
+	require.NoError(t, err)
+	assert.Equal(t, 4, n)
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/callinfo"
 	"github.com/sandboxfn/sbx/internal/wire/launch"
 )
 
@@ -13,9 +14,9 @@ var (
 	// ErrClosed is wrapped by the error of every use of a session after Close began, and of calls that Close ended.
 	ErrClosed = errors.New("session is closed")
 
-	// ErrTimeout is wrapped by the error of a call that ran longer than its [Timeout] allows. The caller's own deadline
-	// is context.DeadlineExceeded instead.
-	ErrTimeout = errors.New("function timed out")
+	// ErrTimeout is wrapped by the error of a call that ran longer than its [Timeout] allows, and is the cause of the end of
+	// the function's context there. The caller's own deadline is context.DeadlineExceeded instead.
+	ErrTimeout = callinfo.ErrTimeout
 
 	// ErrNotRegistered is wrapped by the error of a call of a function that generated code did not register.
 	ErrNotRegistered = errors.New("function is not registered")
@@ -122,6 +123,8 @@ type SandboxLostError struct {
 	LastLines []string
 	// Err is how the loss showed.
 	Err error
+	// retries says that the function was wrapped with Retries.
+	retries bool
 }
 
 func (e *SandboxLostError) Error() string {
@@ -131,7 +134,9 @@ func (e *SandboxLostError) Error() string {
 	} else {
 		text += e.Err.Error()
 	}
-	text += " (sbx.Retries lets such calls run again)"
+	if !e.retries {
+		text += " (sbx.Retries lets such calls run again, where that does no harm)"
+	}
 	if len(e.LastLines) > 0 {
 		text += "; last output:\n\t" + strings.Join(e.LastLines, "\n\t")
 	}
@@ -140,8 +145,8 @@ func (e *SandboxLostError) Error() string {
 
 func (e *SandboxLostError) Unwrap() error { return e.Err }
 
-func lostError(lost *launch.LostError) *SandboxLostError {
-	return &SandboxLostError{Exit: lost.Exit, LastLines: lost.LastLines, Err: lost.Err}
+func lostError(lost *launch.LostError, retries bool) *SandboxLostError {
+	return &SandboxLostError{Exit: lost.Exit, LastLines: lost.LastLines, Err: lost.Err, retries: retries}
 }
 
 // StartError says that no sandbox could be started for a call, so that the function did not begin.
@@ -159,4 +164,4 @@ type OptionError struct {
 	Reason string
 }
 
-func (e *OptionError) Error() string { return fmt.Sprintf("sbx: %s %s", e.Option, e.Reason) }
+func (e *OptionError) Error() string { return e.Option + " " + e.Reason }

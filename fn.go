@@ -18,7 +18,7 @@ func (s *Session) Function[In, Out any](fn func(context.Context, In) (Out, error
 }
 
 // Err returns what is wrong with how the function was wrapped; nil if nothing is.
-func (f *Function[In, Out]) Err() error { return f.err }
+func (f *Function[In, Out]) Err() error { return f.resolve() }
 
 // Call runs the function in a sandbox and waits for its result. When ctx ends, so does the function's context, and Call
 // returns at once; a function that does not return within a second then loses its sandbox.
@@ -36,7 +36,7 @@ func (f *Function[In, Out]) Spawn(ctx context.Context, in In) *Call[Out] {
 // Local runs the function in this process, without a sandbox, a copy of its argument, or a limit on its time.
 func (f *Function[In, Out]) Local(ctx context.Context, in In) (out Out, err error) {
 	if f.local == nil {
-		return out, f.err
+		return out, f.misuse
 	}
 	return f.local(ctx, in)
 }
@@ -114,7 +114,7 @@ func (s *Session) Action[In any](fn func(context.Context, In) error, opts ...Fun
 }
 
 // Err is [Function.Err].
-func (f *Action[In]) Err() error { return f.err }
+func (f *Action[In]) Err() error { return f.resolve() }
 
 // Call is [Function.Call].
 func (f *Action[In]) Call(ctx context.Context, in In) error { return f.invoke(ctx, nil, &in) }
@@ -127,7 +127,7 @@ func (f *Action[In]) Spawn(ctx context.Context, in In) *Call[struct{}] {
 // Local is [Function.Local].
 func (f *Action[In]) Local(ctx context.Context, in In) error {
 	if f.local == nil {
-		return f.err
+		return f.misuse
 	}
 	return f.local(ctx, in)
 }
@@ -144,7 +144,7 @@ func (s *Session) Function0[Out any](fn func(context.Context) (Out, error), opts
 }
 
 // Err is [Function.Err].
-func (f *Function0[Out]) Err() error { return f.err }
+func (f *Function0[Out]) Err() error { return f.resolve() }
 
 // Call is [Function.Call].
 func (f *Function0[Out]) Call(ctx context.Context) (out Out, err error) {
@@ -158,7 +158,7 @@ func (f *Function0[Out]) Spawn(ctx context.Context) *Call[Out] { return spawn[Ou
 // Local is [Function.Local].
 func (f *Function0[Out]) Local(ctx context.Context) (out Out, err error) {
 	if f.local == nil {
-		return out, f.err
+		return out, f.misuse
 	}
 	return f.local(ctx)
 }
@@ -175,7 +175,7 @@ func (s *Session) Function2[A, B, Out any](fn func(context.Context, A, B) (Out, 
 }
 
 // Err is [Function.Err].
-func (f *Function2[A, B, Out]) Err() error { return f.err }
+func (f *Function2[A, B, Out]) Err() error { return f.resolve() }
 
 // Call is [Function.Call].
 func (f *Function2[A, B, Out]) Call(ctx context.Context, a A, b B) (out Out, err error) {
@@ -191,7 +191,7 @@ func (f *Function2[A, B, Out]) Spawn(ctx context.Context, a A, b B) *Call[Out] {
 // Local is [Function.Local].
 func (f *Function2[A, B, Out]) Local(ctx context.Context, a A, b B) (out Out, err error) {
 	if f.local == nil {
-		return out, f.err
+		return out, f.misuse
 	}
 	return f.local(ctx, a, b)
 }

@@ -202,3 +202,19 @@ func OpenInside(ctx context.Context) (string, error) {
 	}
 	return fmt.Sprint(errors.Is(err, sbx.ErrInSandbox), " ", err), nil
 }
+
+// Slow waits for its context's end, and then returns in some way.
+func Slow(ctx context.Context, how string) (string, error) {
+	<-ctx.Done()
+	switch how {
+	case "own error":
+		return "", fmt.Errorf("stopped: %w", ErrOdd)
+	case "cause":
+		return "", context.Cause(ctx)
+	case "result":
+		return "late", nil
+	}
+	return "", ctx.Err()
+}
+
+func ReadFile(_ context.Context, path string) ([]byte, error) { return os.ReadFile(path) }

@@ -19,7 +19,7 @@ type MapError struct {
 }
 
 func (e *MapError) Error() string {
-	return fmt.Sprintf("sbx: %d errors in a map of %d inputs; the first: %v", len(e.Errors), e.Inputs, e.Errors[0])
+	return fmt.Sprintf("sbx: a map of inputs (%d) had errors (%d); the one that came first: %v", e.Inputs, len(e.Errors), e.Errors[0])
 }
 
 // Unwrap returns Errors.
@@ -99,19 +99,21 @@ type item struct {
 }
 
 func (f *function) newRun(ctx context.Context, noInput, again bool, opts []MapOption) (*run, error) {
-	config, err := newMapConfig(2*f.session.config.maxSandboxes, opts)
+	err := f.resolve()
+	var config mapConfig
 	switch {
+	case err != nil:
 	case again:
 		err = ErrRangedTwice
 	case ctx == nil:
 		err = errNilContext
 	case noInput:
 		err = &OptionError{Option: "the input", Reason: "is nil; give a sequence"}
-	case f.err != nil:
-		err = f.err
+	default:
+		config, err = newMapConfig(2*f.session.config.maxSandboxes, opts)
 	}
 	if err != nil {
-		return nil, &CallError{Function: f.name, Index: -1, Err: err}
+		return nil, &CallError{Function: f.name(), Index: -1, Err: err}
 	}
 	r := &run{
 		f: f, config: config, outer: ctx,
@@ -136,7 +138,7 @@ func (r *run) items(source func(nextFunc), ordered bool) iter.Seq[*item] {
 				return
 			case it.err != nil && r.ctx.Err() != nil:
 				// Calls fail together when the context ends; one error says it.
-				yield(&item{index: -1, err: &CallError{Function: r.f.name, Index: -1, Err: r.contextError()}})
+				yield(&item{index: -1, err: &CallError{Function: r.f.name(), Index: -1, Err: r.contextError()}})
 				return
 			}
 			<-r.slots

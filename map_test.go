@@ -91,7 +91,7 @@ func TestMapSlice(t *testing.T) {
 	require.ErrorAs(t, err, &failed)
 	assert.Len(t, failed.Errors, 2)
 	require.ErrorIs(t, err, ErrOdd)
-	assert.ErrorContains(t, err, "2 errors in a map of 4 inputs")
+	assert.ErrorContains(t, err, "a map of inputs (4) had errors (2)")
 }
 
 func TestFailFast(t *testing.T) {

@@ -57,3 +57,23 @@ func TestMisuse(t *testing.T) {
 	require.ErrorIs(t, err, sbx.ErrNotRegistered)
 	assert.Zero(t, session.SandboxCount())
 }
+
+func TestASessionThatWasNotOpened(t *testing.T) {
+	var none *sbx.Session
+	var zero sbx.Session
+	var option *sbx.OptionError
+	for _, session := range []*sbx.Session{none, &zero} {
+		remote := session.Function(Double)
+		require.ErrorAs(t, remote.Err(), &option)
+		_, err := remote.Call(t.Context(), 1)
+		require.ErrorAs(t, err, &option)
+		assert.ErrorContains(t, err, "the session was not opened")
+		_, err = remote.MapSlice(t.Context(), []int{1})
+		require.ErrorAs(t, err, &option)
+		_, err = remote.Spawn(t.Context(), 1).Result(t.Context())
+		require.ErrorAs(t, err, &option)
+		n, err := remote.Local(t.Context(), 1)
+		require.NoError(t, err)
+		assert.Equal(t, 2, n)
+	}
+}

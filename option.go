@@ -151,7 +151,8 @@ func Logger(logger *slog.Logger) OpenOption {
 	})
 }
 
-// Env sets an environment variable of the sandbox. Nothing of this program's environment is passed on by itself.
+// Env sets an environment variable of the sandbox. Nothing of this program's environment is passed on by itself, neither
+// PATH nor HOME: name programs by their paths ("/bin/sh"), or set what they need.
 func Env(key, value string) SandboxOption {
 	return sandboxOption(func(s *spec) error {
 		switch {
@@ -160,7 +161,7 @@ func Env(key, value string) SandboxOption {
 		case strings.HasPrefix(key, "SBX_"):
 			return &OptionError{Option: "Env", Reason: fmt.Sprintf("key %q: names that begin with SBX_ are kept for sbx itself", key)}
 		case strings.Contains(value, "\x00"):
-			return &OptionError{Option: "Env", Reason: fmt.Sprintf("the value of %q holds a NUL byte", key)} // and may be secret
+			return &OptionError{Option: "Env", Reason: fmt.Sprintf("key %q: its value holds a NUL byte", key)} // and may be secret
 		}
 		if s.env == nil {
 			s.env = map[string]string{}
@@ -201,9 +202,10 @@ func (j joined) applyFunction(c *functionConfig) {
 }
 
 // Timeout bounds how long the function may run in the sandbox, each time that it runs; waiting for a sandbox doesn't
-// count. When the time is up the function's context ends, and the call fails with [ErrTimeout]; a function that does not
-// return within a second after that loses its sandbox. d must be above 0. Without it there is no bound but the caller's
-// context.
+// count. When the time is up the function's context ends with the cause [ErrTimeout]. If the function then returns an
+// error, whichever, the call fails with ErrTimeout, which wraps the function's own error too if that is not the context's;
+// if it returns a result within a second, the result counts; if it does not return, it loses its sandbox and the call fails
+// with ErrTimeout. d must be above 0. Without it there is no bound but the caller's context.
 func Timeout(d time.Duration) FunctionOption {
 	return functionOption(func(c *functionConfig) {
 		if d <= 0 {
@@ -245,17 +247,17 @@ func Ahead(n int) MapOption {
 func newOpenConfig(opts []OpenOption) (openConfig, error) {
 	c := openConfig{maxSandboxes: runtime.GOMAXPROCS(0), logger: slog.Default()}
 	err := apply(opts, func(o OpenOption) { o.applyOpen(&c) })
-	return c, errors.Join(err, errors.Join(c.errs...))
+	return c, errors.Join(append(c.errs, err)...)
 }
 
 func newFunctionConfig(defaults spec, opts []FunctionOption) (functionConfig, error) {
 	c := functionConfig{spec: defaults.clone()}
 	err := apply(opts, func(o FunctionOption) { o.applyFunction(&c) })
-	return c, errors.Join(err, errors.Join(c.errs...))
+	return c, errors.Join(append(c.errs, err)...)
 }
 
 func newMapConfig(ahead int, opts []MapOption) (mapConfig, error) {
 	c := mapConfig{ahead: ahead}
 	err := apply(opts, func(o MapOption) { o.applyMap(&c) })
-	return c, errors.Join(err, errors.Join(c.errs...))
+	return c, errors.Join(append(c.errs, err)...)
 }

@@ -46,3 +46,8 @@ func init() {
 	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
 	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
 }
+
+func init() {
+	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Slow", Slow)
+	registry.Function[string, []byte]("github.com/sandboxfn/sbx_test.ReadFile", ReadFile)
+}

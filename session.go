@@ -54,14 +54,14 @@ type Session struct {
 // too, so open sessions in main.
 func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 	if ctx == nil {
-		return nil, &OptionError{Option: "Open's context", Reason: "is nil; give context.Background()"}
+		return nil, fmt.Errorf("sbx: open: %w", errNilContext)
 	}
 	if worker.Active() {
 		return nil, fmt.Errorf("sbx: open: %w; open them in main, which does not run there", ErrInSandbox)
 	}
 	config, err := newOpenConfig(opts)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("sbx: open: %w", err)
 	}
 	if config.driver == nil {
 		config.driver = local.New(nil)
@@ -126,7 +126,7 @@ func (s *Session) String() string {
 	if s.closed {
 		state = "closed"
 	}
-	return fmt.Sprintf("session %s (%s, %d sandboxes)", s.id, state, s.pool.Count())
+	return fmt.Sprintf("session %s (%s, sandboxes: %d)", s.id, state, s.pool.Count())
 }
 
 // class remembers a spec and returns the key by which the pool asks for it.

@@ -230,9 +230,9 @@ func TestManyCallsAtOnce(t *testing.T) {
 
 func TestString(t *testing.T) {
 	session := sbxtest.Open(t)
-	assert.Contains(t, session.String(), "(open, 0 sandboxes)")
+	assert.Contains(t, session.String(), "(open, sandboxes: 0)")
 	require.NoError(t, session.Close())
-	assert.Contains(t, session.String(), "(closed, 0 sandboxes)")
+	assert.Contains(t, session.String(), "(closed, sandboxes: 0)")
 }
 
 func TestCloseBoundsItsTime(t *testing.T) {

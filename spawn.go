@@ -31,7 +31,7 @@ func spawn[Out any](ctx context.Context, f *function, args ...any) *Call[Out] {
 		switch {
 		case err != nil:
 			c.err = err
-		case f.entry.Result() != nil:
+		case f.entry.Load().Result() != nil:
 			c.err = f.decode(r, data, &c.out)
 		}
 	}()

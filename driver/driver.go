@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"syscall"
 )
 
@@ -86,6 +87,9 @@ const (
 	ConnFD = 3
 	// HandshakeFD is the write end of a pipe for the one line with which the worker says that it is ready.
 	HandshakeFD = 4
+	// LedgerFD is a file of eight zero bytes that the worker maps, and in which it notes which calls have begun. A driver
+	// that can't share memory with its workers leaves it closed.
+	LedgerFD = 5
 )
 
 // A Process is a running worker. Its streams have one reader each, which closes them.
@@ -97,6 +101,9 @@ type Process interface {
 	// Stdout and Stderr end when no process holds the other end any more.
 	Stdout() io.ReadCloser
 	Stderr() io.ReadCloser
+
+	// Ledger is the file that the worker has as [LedgerFD]; nil if it has none. Whoever started the worker closes it.
+	Ledger() *os.File
 
 	// Wait blocks until the process has ended and says how. An error means that how it ended could not be learnt.
 	// It may be called more than once.

@@ -19,8 +19,8 @@ import (
 // Open returns a session that is closed when the test ends. A failed Open or Close fails the test.
 //
 // Without options functions run in the test's own process, through the real encoding and protocol (package
-// driver/inprocess). Give sbx.Driver for any other place, such as sbx.Driver(local.New(nil)) for real sandboxes. What
-// functions print goes to the test's log.
+// driver/inprocess): what they print goes where the test prints, and os.Exit ends the test. Give sbx.Driver for any other
+// place, such as sbx.Driver(local.New(nil)) for real sandboxes; then what they print goes to the test's log.
 func Open(tb testing.TB, opts ...sbx.OpenOption) *sbx.Session {
 	tb.Helper()
 	defaults := []sbx.OpenOption{

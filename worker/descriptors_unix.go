@@ -7,18 +7,31 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"github.com/sandboxfn/sbx/internal/ledger"
 )
 
 // The descriptors that a driver leaves open; package driver, which worker must not import, names them for drivers.
 const (
 	connFD      = 3
 	handshakeFD = 4
+	ledgerFD    = 5
 )
 
 // keepDescriptors keeps the protocol's descriptors from processes that user code starts.
 func keepDescriptors() {
 	syscall.CloseOnExec(connFD)
 	syscall.CloseOnExec(handshakeFD)
+	syscall.CloseOnExec(ledgerFD)
+}
+
+// openLedger returns nil where the driver gives no ledger.
+func openLedger() *ledger.Ledger {
+	l, err := ledger.Map(ledgerFD)
+	if err != nil {
+		return nil
+	}
+	return l
 }
 
 func openDescriptors() (net.Conn, *os.File, error) {

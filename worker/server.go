@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx/internal/callinfo"
+	"github.com/sandboxfn/sbx/internal/ledger"
 	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 	"github.com/sandboxfn/sbx/registry"
@@ -18,21 +19,19 @@ import (
 // maxStack bounds the stack of a panic on the wire.
 const maxStack = 64 << 10
 
-// errTimeout is the cause of a context that ended because the call's own time was up.
-var errTimeout = errors.New("the call's time is up")
-
 // server serves the one stream of a worker.
 type server struct {
 	wirepb.UnimplementedWorkerServer
 	grpc    *grpc.Server
 	entries []*registry.Entry
+	ledger  *ledger.Ledger // nil if there is none
 	opened  sync.Once
 
 	handlers sync.WaitGroup // of the stream; they wait for the calls
 	calls    sync.WaitGroup
 }
 
-func newServer() *server { return &server{} }
+func newServer(l *ledger.Ledger) *server { return &server{ledger: l} }
 
 // newGRPC makes the gRPC server, with what go-plugin adds to it.
 func (s *server) newGRPC(opts []grpc.ServerOption) *grpc.Server {
@@ -87,7 +86,7 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 }
 
 func (s *server) welcome() *wirepb.Welcome {
-	welcome := &wirepb.Welcome{SbxVersion: wire.ModuleVersion()}
+	welcome := &wirepb.Welcome{SbxVersion: wire.ModuleVersion(), Ledger: s.ledger != nil}
 	for _, function := range registry.CurrentManifest().Functions {
 		entry, ok := registry.ByName(function.Name)
 		if !ok {
@@ -142,6 +141,7 @@ func (d *dispatch) run(ctx context.Context, call *wirepb.Call) (_ *wirepb.Result
 		return refuse(wirepb.Refusal_REASON_UNKNOWN_FUNCTION, fmt.Sprintf("the worker has no function %d", call.GetFunction())), nil
 	}
 	entry := d.server.entries[call.GetFunction()]
+	d.server.ledger.Begin(call.GetId()) // an unmarshaler is user code already
 	invocation, err := decodeArgs(entry, call.GetArgument().GetData())
 	if err != nil {
 		return refuse(wirepb.Refusal_REASON_BAD_ARGUMENT, err.Error()), nil
@@ -152,7 +152,7 @@ func (d *dispatch) run(ctx context.Context, call *wirepb.Call) (_ *wirepb.Result
 	}
 	if timeout := time.Duration(call.GetTimeoutNanos()); timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errTimeout)
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, callinfo.ErrTimeout)
 		defer cancel()
 		info.Deadline, _ = ctx.Deadline()
 	}
@@ -160,8 +160,12 @@ func (d *dispatch) run(ctx context.Context, call *wirepb.Call) (_ *wirepb.Result
 	switch {
 	case crash != nil:
 		return &wirepb.Result{Outcome: &wirepb.Result_Panic{Panic: crash}}, nil
-	case err != nil && context.Cause(ctx) == errTimeout && errors.Is(err, context.DeadlineExceeded): //nolint:errorlint // our own value
-		return &wirepb.Result{Outcome: &wirepb.Result_TimedOut{TimedOut: true}}, nil
+	case err != nil && errors.Is(context.Cause(ctx), callinfo.ErrTimeout):
+		timedOut := &wirepb.TimedOut{}
+		if !errors.Is(err, context.DeadlineExceeded) {
+			timedOut.Error = wire.EncodeError(err)
+		}
+		return &wirepb.Result{Outcome: &wirepb.Result_TimedOut{TimedOut: timedOut}}, nil
 	case err != nil:
 		return &wirepb.Result{Outcome: &wirepb.Result_FunctionError{FunctionError: wire.EncodeError(err)}}, nil
 	}

@@ -76,7 +76,7 @@ func serveProcess(boot wire.Boot) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	server := newServer()
+	server := newServer(openLedger())
 	line, err := negotiate(ctx, boot, server)
 	if err != nil {
 		return err
@@ -142,7 +142,7 @@ func serve(conn net.Conn, handshake io.WriteCloser, line string, server *server)
 // Serve serves the functions of this program on conn until conn ends or ctx does. It is for drivers that run a worker
 // in their own process, without isolation. It closes conn and handshake, and returns when every call has returned.
 func Serve(ctx context.Context, conn net.Conn, handshake io.WriteCloser) error {
-	server := newServer()
+	server := newServer(nil)
 	server.register(server.newGRPC(nil))
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()

@@ -63,6 +63,7 @@ func Run(t *testing.T, d driver.Driver, has Features) {
 		{"signals are reported", has.Processes, (*suite).signal},
 		{"output arrives, each stream in order", has.Processes, (*suite).output},
 		{"the environment is what the spec gives", has.Processes, (*suite).environment},
+		{"it is known which calls had begun", has.Processes, (*suite).begun},
 		{"standard input is empty", has.Processes, (*suite).standardInput},
 		{"orphans end with the sandbox", has.Processes && has.Isolation, (*suite).orphan},
 		{"a worker that does not start is an error", has.Processes, (*suite).badWorker},
@@ -295,6 +296,9 @@ func (s *suite) start(sandbox driver.Sandbox) driver.Process {
 		for _, stream := range []io.Closer{process.Handshake(), process.Stdout(), process.Stderr()} {
 			_ = stream.Close()
 		}
+		if ledger := process.Ledger(); ledger != nil {
+			_ = ledger.Close()
+		}
 	})
 	return process
 }
@@ -313,6 +317,30 @@ func (s *suite) signal() {
 	s.await(w.Done(), "end of the worker")
 	require.NotNil(s, w.Lost().Exit, "%v", w.Lost())
 	assert.Equal(s, driver.Exit{Code: -1, Signal: syscall.SIGKILL}, *w.Lost().Exit)
+}
+
+func (s *suite) begun() {
+	sandbox := s.create()
+	w, _ := s.launch(sandbox)
+	stops := call(s, w, "crash", int(syscall.SIGSTOP))
+	// Nothing tells when a process has stopped itself, nor when bytes have reached its socket.
+	pause := func() { <-time.After(100 * time.Millisecond) }
+	pause()
+	var waiting []*launch.Pending
+	for range 3 {
+		waiting = append(waiting, call(s, w, "echo", []byte("3")))
+	}
+	pause()
+	require.NoError(s, sandbox.Stop(s.ctx))
+	s.await(w.Done(), "end of the worker")
+	assert.True(s, stops.Begun())
+	for _, pending := range waiting {
+		select {
+		case <-pending.Done():
+		default:
+			assert.False(s, pending.Begun(), "a stopped worker begins nothing")
+		}
+	}
 }
 
 func (s *suite) output() {

@@ -19,7 +19,7 @@ import (
 const (
 	maxMessage = 160 << 10
 	maxEvent   = 8 << 10 // an event's own limit: a launcher waits for one from each sandbox
-	maxPassed  = 4
+	maxPassed  = 5
 	// maxEnv bounds a worker's whole environment, so that its base64 fits into a message.
 	maxEnv = 96 << 10
 )

@@ -17,6 +17,7 @@ const (
 	initHandshakeFD
 	initStdoutFD
 	initStderrFD
+	initLedgerFD
 )
 
 // runInit is process 1 of a sandbox, born in its namespaces with all capabilities over them and none over the host. It
@@ -194,7 +195,7 @@ func prctl(option int, argument uintptr) error {
 	return nil
 }
 
-// startWorker starts the worker, in a session of its own, with exactly its five descriptors.
+// startWorker starts the worker, in a session of its own, with exactly its six descriptors.
 func startWorker(env []string) (int, error) {
 	null, err := syscall.Open("/dev/null", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
@@ -204,7 +205,7 @@ func startWorker(env []string) (int, error) {
 	return syscall.ForkExec(workerPath, []string{workerPath}, &syscall.ProcAttr{
 		Dir:   workFolder,
 		Env:   env,
-		Files: []uintptr{uintptr(null), initStdoutFD, initStderrFD, initConnFD, initHandshakeFD},
+		Files: []uintptr{uintptr(null), initStdoutFD, initStderrFD, initConnFD, initHandshakeFD, initLedgerFD},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 }

@@ -54,7 +54,7 @@ func start(t testing.TB, session driver.Session, id, name string, env ...string)
 }
 
 func closeStreams(p driver.Process) {
-	for _, c := range []io.Closer{p.Conn(), p.Handshake(), p.Stdout(), p.Stderr()} {
+	for _, c := range []io.Closer{p.Conn(), p.Handshake(), p.Stdout(), p.Stderr(), p.Ledger()} {
 		_ = c.Close()
 	}
 }
@@ -123,7 +123,7 @@ func TestWhatAWorkerFinds(t *testing.T) {
 	stdout, stderr, exit := output(t, p)
 	require.Equal(t, driver.Exit{}, exit, stderr)
 	assert.Equal(t, strings.Join([]string{
-		"cwd /work", "host sandbox", "uid 1000 1000", "env A=1 B=\xff " + testWorker + "=look", "fds 0 1 2 3 4",
+		"cwd /work", "host sandbox", "uid 1000 1000", "env A=1 B=\xff " + testWorker + "=look", "fds 0 1 2 3 4 5",
 		"stdin 0 <nil>", "work <nil>", "tmp <nil>", "shm <nil>", "",
 	}, "\n"), stdout)
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/ledger"
 )
 
 // killGrace is how long a cancelled start waits at most for its sandbox to die, which has run nothing that resists.
@@ -104,7 +105,7 @@ func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 		b.abandon()
 		return nil, fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, err)
 	}
-	err = send(b.session.control, request{Op: opStart, Sandbox: b.spec.ID, Env: env}, passed.fds()...)
+	err = send(b.session.control, request{Op: opStart, Sandbox: b.spec.ID, Env: env}, append(passed.fds(), int(streams.ledger.Fd()))...)
 	passed.close()
 	if err != nil {
 		// The launcher is gone, or going: what it did not get it can't have started.
@@ -232,19 +233,21 @@ func (p *process) Kill() error {
 type streams struct {
 	conn                      net.Conn
 	handshake, stdout, stderr *os.File
+	ledger                    *os.File
 }
 
 func (s *streams) Conn() net.Conn           { return s.conn }
 func (s *streams) Handshake() io.ReadCloser { return s.handshake }
 func (s *streams) Stdout() io.ReadCloser    { return s.stdout }
 func (s *streams) Stderr() io.ReadCloser    { return s.stderr }
+func (s *streams) Ledger() *os.File         { return s.ledger }
 
 func (s *streams) close() {
 	_ = s.conn.Close()
-	closeFiles(s.handshake, s.stdout, s.stderr)
+	closeFiles(s.handshake, s.stdout, s.stderr, s.ledger)
 }
 
-// passedFiles are the worker's ends, in the order of opStart.
+// passedFiles are the worker's ends, in the order of opStart; the ledger, which both sides have, follows them.
 type passedFiles []*os.File
 
 func (p passedFiles) fds() []int {
@@ -285,6 +288,11 @@ func newStreams() (_ *streams, _ passedFiles, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	notes, err := ledger.New()
+	if err != nil {
+		return nil, nil, err
+	}
+	open = append(open, notes)
 	ours, theirs, err := socketPair(unix.SOCK_STREAM)
 	if err != nil {
 		return nil, nil, err
@@ -294,5 +302,5 @@ func newStreams() (_ *streams, _ passedFiles, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return &streams{conn, handshake, stdout, stderr}, passedFiles{theirs, handshakeW, stdoutW, stderrW}, nil
+	return &streams{conn, handshake, stdout, stderr, notes}, passedFiles{theirs, handshakeW, stdoutW, stderrW}, nil
 }

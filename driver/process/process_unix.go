@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/ledger"
 )
 
 func open(spec driver.SessionSpec) (driver.Session, error) {
@@ -111,6 +112,7 @@ type process struct {
 	cmd                       *exec.Cmd
 	conn                      net.Conn
 	handshake, stdout, stderr *os.File
+	ledger                    *os.File
 
 	done    chan struct{}
 	waitErr error // read after done
@@ -145,11 +147,16 @@ func start(worker string, env []string) (_ *process, err error) {
 		return nil, err
 	}
 	opened = append(opened, conn, inner)
+	notes, err := ledger.New()
+	if err != nil {
+		return nil, err
+	}
+	opened = append(opened, notes)
 
 	cmd := exec.Command(worker)
 	cmd.Env = append([]string{}, env...) // never nil, which would mean this program's own
 	cmd.Stdout, cmd.Stderr = stdoutWriter, stderrWriter
-	cmd.ExtraFiles = []*os.File{driver.ConnFD - 3: inner, driver.HandshakeFD - 3: handshakeWriter}
+	cmd.ExtraFiles = []*os.File{driver.ConnFD - 3: inner, driver.HandshakeFD - 3: handshakeWriter, driver.LedgerFD - 3: notes}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -157,7 +164,7 @@ func start(worker string, env []string) (_ *process, err error) {
 	for _, file := range []*os.File{stdoutWriter, stderrWriter, handshakeWriter, inner} {
 		_ = file.Close()
 	}
-	p := &process{cmd: cmd, conn: conn, handshake: handshake, stdout: stdout, stderr: stderr, done: make(chan struct{})}
+	p := &process{cmd: cmd, conn: conn, handshake: handshake, stdout: stdout, stderr: stderr, ledger: notes, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
 		p.waitErr = cmd.Wait()
@@ -196,6 +203,8 @@ func (p *process) Handshake() io.ReadCloser { return p.handshake }
 func (p *process) Stdout() io.ReadCloser { return p.stdout }
 
 func (p *process) Stderr() io.ReadCloser { return p.stderr }
+
+func (p *process) Ledger() *os.File { return p.ledger }
 
 func (p *process) Wait(ctx context.Context) (driver.Exit, error) {
 	select {

@@ -4,6 +4,7 @@ package callinfo
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -15,6 +16,9 @@ type Info struct {
 	Session, Sandbox string
 	Deadline         time.Time
 }
+
+// ErrTimeout is sbx.ErrTimeout, which is also the cause of the end of the function's context.
+var ErrTimeout = errors.New("function timed out")
 
 type key struct{}
 

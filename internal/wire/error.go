@@ -3,7 +3,9 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 	"github.com/sandboxfn/sbx/registry"
@@ -27,6 +29,9 @@ func encodeError(err error, depth int, nodes *int) *wirepb.Error {
 	node := &wirepb.Error{Text: Clip(errorText(err), maxErrorText), Type: Clip(fmt.Sprintf("%T", err), maxErrorText)}
 	if name, ok := registry.SentinelName(err); ok {
 		node.Sentinel = name
+	}
+	if errno, ok := err.(syscall.Errno); ok { //nolint:errorlint // this node, not what it wraps
+		node.Errno, node.ErrnoSystem = uint32(errno), runtime.GOOS
 	}
 	if depth == maxErrorDepth {
 		return node
@@ -76,6 +81,8 @@ func decodeError(node *wirepb.Error, depth int, nodes *int) error {
 	e := &RemoteError{Text: Clip(node.GetText(), maxErrorText), Type: Clip(node.GetType(), maxErrorText)}
 	if sentinel, ok := registry.Sentinel(node.GetSentinel()); ok {
 		e.sentinel = sentinel
+	} else if node.GetErrno() != 0 && node.GetErrnoSystem() == runtime.GOOS {
+		e.sentinel = syscall.Errno(node.GetErrno()) // which knows that it is fs.ErrNotExist, and the like
 	}
 	if depth == maxErrorDepth {
 		return e
@@ -102,12 +109,12 @@ type RemoteError struct {
 func (e *RemoteError) Error() string { return e.Text }
 
 // Is reports whether e is the registered variable target. The variable itself decides, so that a sentinel with an Is
-// method of its own works.
+// method of its own works. The same goes for the errors of system calls.
 func (e *RemoteError) Is(target error) bool {
 	return e.sentinel != nil && errors.Is(e.sentinel, target)
 }
 
-// As finds the registered variable that e is, for error types of sentinels.
+// As finds the registered variable that e is, for error types of sentinels, and the error of a system call.
 func (e *RemoteError) As(target any) bool {
 	return e.sentinel != nil && errors.As(e.sentinel, target)
 }

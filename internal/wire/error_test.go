@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
@@ -49,7 +50,9 @@ func TestErrorTreesKeepSentinelsAndText(t *testing.T) {
 		{fmt.Errorf("reading: %w", io.ErrUnexpectedEOF), []error{io.ErrUnexpectedEOF}},
 		{fmt.Errorf("a: %w", fmt.Errorf("b: %w", errOurs)), []error{errOurs}},
 		{errors.Join(io.EOF, fmt.Errorf("x: %w and %w", errOurs, context.Canceled)), []error{io.EOF, errOurs, context.Canceled}},
-		{notExist, nil},
+		{notExist, []error{fs.ErrNotExist, syscall.ENOENT}},
+		{fmt.Errorf("full: %w", syscall.ENOSPC), []error{syscall.ENOSPC}},
+		{&os.PathError{Op: "open", Path: "/x", Err: syscall.EACCES}, []error{fs.ErrPermission}},
 		{context.DeadlineExceeded, []error{context.DeadlineExceeded, os.ErrDeadlineExceeded}[:1]},
 		{uncomparable{[]error{io.EOF}}, nil},
 		{errors.New("bad utf-8 \xff"), nil},
@@ -92,4 +95,13 @@ func TestErrorTreesAreBounded(t *testing.T) {
 		node = &wirepb.Error{Text: "node", Causes: []*wirepb.Error{node, node}}
 	}
 	assert.Equal(t, "node", DecodeError(node).Error())
+}
+
+func TestErrnoOfAnotherSystemKeepsItsTextOnly(t *testing.T) {
+	got := DecodeError(&wirepb.Error{Text: "no such file", Errno: 2, ErrnoSystem: "plan9"})
+	assert.EqualError(t, got, "no such file")
+	assert.NotErrorIs(t, got, fs.ErrNotExist)
+	var errno syscall.Errno
+	require.ErrorAs(t, crossed(t, syscall.EPIPE), &errno)
+	assert.Equal(t, syscall.EPIPE, errno)
 }

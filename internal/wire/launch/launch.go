@@ -149,6 +149,9 @@ func (r *processRunner) abandon() {
 	}
 	_ = r.process.Kill()
 	_ = r.process.Handshake().Close()
+	if file := r.process.Ledger(); file != nil {
+		_ = file.Close()
+	}
 	if !r.dialed {
 		_ = r.process.Conn().Close()
 	}
@@ -191,7 +194,14 @@ func (r *processRunner) Wait(ctx context.Context) error {
 	return err
 }
 
+// Kill is called when the worker has not said that it is ready. One that ends by itself is let, so that how it ended is
+// known.
 func (r *processRunner) Kill(context.Context) error {
+	if r.process != nil {
+		ctx, cancel := context.WithTimeout(r.ctx, settleTime)
+		defer cancel()
+		_, _ = r.process.Wait(ctx)
+	}
 	r.abandon()
 	return nil
 }
@@ -220,7 +230,15 @@ func (e *StartError) Error() string {
 		text += " (" + e.Exit.String() + ")"
 	}
 	// go-plugin's text tells a plugin's author what to do, which does not help here.
-	text += ": " + strings.SplitN(e.Err.Error(), "\n", 2)[0]
+	reason, _, _ := strings.Cut(e.Err.Error(), "\n")
+	said, unrecognized := strings.CutPrefix(reason, "Unrecognized remote plugin message: ")
+	switch {
+	case unrecognized && said == "":
+		reason = "it ended before it could serve calls; package variables and init functions run in the sandbox too, main does not"
+	case unrecognized:
+		reason = fmt.Sprintf("instead of its handshake it wrote %q", wire.Clip(said, 200))
+	}
+	text += ": " + reason
 	if len(e.LastLines) > 0 {
 		text += fmt.Sprintf("; last output:\n\t%s", strings.Join(e.LastLines, "\n\t"))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -90,12 +91,15 @@ type fakeProcess struct {
 	stdout      io.ReadCloser
 	done        chan struct{}
 	end         func()
+	ledger      *os.File
 }
 
 func (p *fakeProcess) Conn() net.Conn           { return p.conn }
 func (p *fakeProcess) Handshake() io.ReadCloser { return p.handshake }
 func (p *fakeProcess) Stdout() io.ReadCloser    { return p.stdout }
 func (p *fakeProcess) Stderr() io.ReadCloser    { return io.NopCloser(strings.NewReader("")) }
+
+func (p *fakeProcess) Ledger() *os.File { return p.ledger }
 
 func (p *fakeProcess) Wait(ctx context.Context) (driver.Exit, error) {
 	select {
@@ -192,8 +196,8 @@ func TestWorkersThatDoNotStart(t *testing.T) {
 	}{
 		{"the driver refuses", &fake{start: refused}, "no room"},
 		{"no line", &fake{script: good, stdout: "panic: in init\n"}, "last output:\n\tpanic: in init"},
-		{"another line", &fake{line: "hello\n", script: good}, "hello"},
-		{"an endless line", &fake{line: strings.Repeat("x", 1<<20), script: good}, "Unrecognized remote plugin message"},
+		{"another line", &fake{line: "hello\n", script: good}, `wrote "hello"`},
+		{"an endless line", &fake{line: strings.Repeat("x", 1<<20), script: good}, "it ended before it could serve calls"},
 		{"another version", &fake{line: "1|7|unix|sandbox|grpc|\n", script: good}, "Plugin version: 7"},
 		{"another protocol", &fake{line: "1|1|unix|sandbox|netrpc|\n", script: good}, "unsupported plugin protocol"},
 		{"the stream ends", &fake{line: goodLine, script: func(grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error { return errors.New("not today") }}, "not today"},

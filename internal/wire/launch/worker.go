@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/ledger"
 	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 	"google.golang.org/grpc"
@@ -28,6 +30,9 @@ type Worker struct {
 	last  uint64
 	lost  *LostError
 	done  chan struct{}
+
+	notes bool   // the worker writes the ledger
+	begun uint64 // the highest id that has begun; set before done is closed
 }
 
 // Function is one that the worker can run.
@@ -91,6 +96,7 @@ func (w *Worker) open(config Config) error {
 	if host, theirs := wire.ModuleVersion(), welcome.GetSbxVersion(); host != theirs {
 		return fail(fmt.Errorf("the worker was built with sbx %s and this program with %s: build both with the same version", wire.Clip(theirs, 100), host))
 	}
+	w.notes = welcome.GetLedger()
 	w.functions = make(map[string]Function, len(welcome.GetFunctions()))
 	for i, function := range welcome.GetFunctions() {
 		w.functions[function.GetName()] = Function{Index: uint32(i), Fingerprint: function.GetFingerprint()}
@@ -130,21 +136,52 @@ func (w *Worker) receive() {
 		_ = w.process.Kill()
 	}
 	<-w.conn.Stopped()
-	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
-	defer cancel()
 	lost := &LostError{Err: err}
-	exit, waitErr := w.process.Wait(ctx)
-	if waitErr == nil && !errors.As(err, new(*wire.ProtocolError)) {
-		lost.Exit = &exit
+	ended := w.waitProcess(lost)
+	if !ended {
+		// User code cut the stream and runs on.
+		_ = w.process.Kill()
+		ended = w.waitProcess(&LostError{})
 	}
+	if broken := (*wire.ProtocolError)(nil); errors.As(err, &broken) {
+		lost.Exit = nil // it is ours
+	}
+	begun := w.readLedger(ended)
 	w.output.settle()
 	lost.LastLines = w.output.last()
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lost = lost
+	w.begun = begun
 	w.calls = nil
 	close(w.done)
+}
+
+// waitProcess waits for the process's end, but not long, and notes how it ended.
+func (w *Worker) waitProcess(lost *LostError) (ended bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
+	defer cancel()
+	exit, err := w.process.Wait(ctx)
+	if err != nil {
+		return false
+	}
+	lost.Exit = &exit
+	return true
+}
+
+// readLedger returns the highest id of a call that may have begun. Nothing but a whole ledger of a process that has ended
+// proves that a call did not begin.
+func (w *Worker) readLedger(ended bool) uint64 {
+	file := w.process.Ledger()
+	if !ended || !w.notes || file == nil {
+		return math.MaxUint64
+	}
+	begun, err := ledger.Read(file)
+	if err != nil {
+		return math.MaxUint64
+	}
+	return begun
 }
 
 func (w *Worker) deliver(message *wirepb.Message) error {
@@ -201,8 +238,11 @@ func (p *Pending) Result() *wirepb.Result {
 	return p.result
 }
 
-// Begun reports whether the function may have begun. Call it after the worker is lost; false is certain.
-func (p *Pending) Begun() bool { return p.worker.conn.Handed(p.ticket) }
+// Begun reports whether user code of the call may have begun. It waits for the worker's end; false is certain.
+func (p *Pending) Begun() bool {
+	<-p.worker.done
+	return p.worker.conn.Handed(p.ticket) && p.id <= p.worker.begun
+}
 
 // Cancel ends the call's context. It reports whether the call was withdrawn before the worker had all of it: then the
 // function never begins, and no result comes.
@@ -227,5 +267,8 @@ func (w *Worker) Close() {
 	<-w.done
 	_ = w.grpc.Close()
 	_ = w.process.Handshake().Close()
+	if file := w.process.Ledger(); file != nil {
+		_ = file.Close()
+	}
 	w.output.close()
 }

@@ -4,8 +4,8 @@
 // sides of a stream speak the same version of this file. Either side treats the other as hostile: a frame that breaks a
 // rule below ends the stream, and with it the sandbox.
 //
-// Version 1 leaves these out on purpose; their numbers are kept for them: grants or begun-ledger entries (a call is held
-// until it is granted, so that "did it begin?" has an answer), credits (how many bytes of chunks may be under way),
+// Version 1 leaves these out on purpose; their numbers are kept for them: grants (a call is held until it is granted, which
+// answers "did it begin?" where no memory can be shared), credits (how many bytes of chunks may be under way),
 // log records (slog through the context, with function and call), and leases (heartbeats that end a worker whose
 // session is frozen).
 
@@ -80,7 +80,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{11, 0}
+	return file_wire_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // Frame is what one gRPC message holds: all that was waiting to be sent, so that busy streams batch by themselves and a
@@ -360,7 +360,9 @@ type Welcome struct {
 	// functions are the registered functions; a call names its function by its place in this list.
 	Functions []*Function `protobuf:"bytes,1,rep,name=functions,proto3" json:"functions,omitempty"`
 	// sbx_version is the version of this module that the worker was built with.
-	SbxVersion    string `protobuf:"bytes,2,opt,name=sbx_version,json=sbxVersion,proto3" json:"sbx_version,omitempty"`
+	SbxVersion string `protobuf:"bytes,2,opt,name=sbx_version,json=sbxVersion,proto3" json:"sbx_version,omitempty"`
+	// ledger says that the worker notes the ids of calls that begin in memory that it shares with the session.
+	Ledger        bool `protobuf:"varint,3,opt,name=ledger,proto3" json:"ledger,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -407,6 +409,13 @@ func (x *Welcome) GetSbxVersion() string {
 		return x.SbxVersion
 	}
 	return ""
+}
+
+func (x *Welcome) GetLedger() bool {
+	if x != nil {
+		return x.Ledger
+	}
+	return false
 }
 
 type Function struct {
@@ -757,13 +766,13 @@ func (x *Result) GetPanic() *Panic {
 	return nil
 }
 
-func (x *Result) GetTimedOut() bool {
+func (x *Result) GetTimedOut() *TimedOut {
 	if x != nil {
 		if x, ok := x.Outcome.(*Result_TimedOut); ok {
 			return x.TimedOut
 		}
 	}
-	return false
+	return nil
 }
 
 func (x *Result) GetRefused() *Refusal {
@@ -802,8 +811,8 @@ type Result_Panic struct {
 }
 
 type Result_TimedOut struct {
-	// timed_out says that the function ended because its timeout_nanos had passed.
-	TimedOut bool `protobuf:"varint,6,opt,name=timed_out,json=timedOut,proto3,oneof"`
+	// timed_out says that the function returned an error after its timeout_nanos had passed.
+	TimedOut *TimedOut `protobuf:"bytes,6,opt,name=timed_out,json=timedOut,proto3,oneof"`
 }
 
 type Result_Refused struct {
@@ -838,7 +847,11 @@ type Error struct {
 	// sentinel names the registered variable that this node is; empty if it is none.
 	Sentinel string `protobuf:"bytes,3,opt,name=sentinel,proto3" json:"sentinel,omitempty"`
 	// causes are what Unwrap returned.
-	Causes        []*Error `protobuf:"bytes,4,rep,name=causes,proto3" json:"causes,omitempty"`
+	Causes []*Error `protobuf:"bytes,4,rep,name=causes,proto3" json:"causes,omitempty"`
+	// errno is the number of a system call's error, which means what it means on errno_system only; 0 if the node is none.
+	Errno uint32 `protobuf:"varint,5,opt,name=errno,proto3" json:"errno,omitempty"`
+	// errno_system is the GOOS whose numbering errno is of.
+	ErrnoSystem   string `protobuf:"bytes,6,opt,name=errno_system,json=errnoSystem,proto3" json:"errno_system,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -901,6 +914,65 @@ func (x *Error) GetCauses() []*Error {
 	return nil
 }
 
+func (x *Error) GetErrno() uint32 {
+	if x != nil {
+		return x.Errno
+	}
+	return 0
+}
+
+func (x *Error) GetErrnoSystem() string {
+	if x != nil {
+		return x.ErrnoSystem
+	}
+	return ""
+}
+
+type TimedOut struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// error is what the function returned, unless that was the context's own error.
+	Error         *Error `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimedOut) Reset() {
+	*x = TimedOut{}
+	mi := &file_wire_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimedOut) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimedOut) ProtoMessage() {}
+
+func (x *TimedOut) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimedOut.ProtoReflect.Descriptor instead.
+func (*TimedOut) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TimedOut) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 type Panic struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Value string                 `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
@@ -913,7 +985,7 @@ type Panic struct {
 
 func (x *Panic) Reset() {
 	*x = Panic{}
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +997,7 @@ func (x *Panic) String() string {
 func (*Panic) ProtoMessage() {}
 
 func (x *Panic) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1010,7 @@ func (x *Panic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Panic.ProtoReflect.Descriptor instead.
 func (*Panic) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{10}
+	return file_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Panic) GetValue() string {
@@ -972,7 +1044,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1056,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1069,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{11}
+	return file_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -1025,7 +1097,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1109,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1122,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{12}
+	return file_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Chunk) GetStream() uint64 {
@@ -1077,7 +1149,7 @@ type Abort struct {
 
 func (x *Abort) Reset() {
 	*x = Abort{}
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1089,7 +1161,7 @@ func (x *Abort) String() string {
 func (*Abort) ProtoMessage() {}
 
 func (x *Abort) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1102,7 +1174,7 @@ func (x *Abort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Abort.ProtoReflect.Descriptor instead.
 func (*Abort) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{13}
+	return file_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Abort) GetStream() uint64 {
@@ -1120,7 +1192,7 @@ const file_wire_proto_rawDesc = "" +
 	"wire.proto\x12\vsbx.wire.v1\"U\n" +
 	"\x05Frame\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x120\n" +
-	"\bmessages\x18\x02 \x03(\v2\x14.sbx.wire.v1.MessageR\bmessages\"\xfd\x02\n" +
+	"\bmessages\x18\x02 \x03(\v2\x14.sbx.wire.v1.MessageR\bmessages\"\xf6\x02\n" +
 	"\aMessage\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.sbx.wire.v1.HelloH\x00R\x05hello\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.sbx.wire.v1.WelcomeH\x00R\awelcome\x12'\n" +
@@ -1129,14 +1201,15 @@ const file_wire_proto_rawDesc = "" +
 	"\x06result\x18\x05 \x01(\v2\x13.sbx.wire.v1.ResultH\x00R\x06result\x12*\n" +
 	"\x05chunk\x18\x06 \x01(\v2\x12.sbx.wire.v1.ChunkH\x00R\x05chunk\x12*\n" +
 	"\x05abort\x18\a \x01(\v2\x12.sbx.wire.v1.AbortH\x00R\x05abortB\x06\n" +
-	"\x04kindJ\x04\b\b\x10\x11R\x05grantR\x05begunR\x06creditR\x03logR\x05leaseR\x05drain\";\n" +
+	"\x04kindJ\x04\b\b\x10\x11R\x05grantR\x06creditR\x03logR\x05leaseR\x05drain\";\n" +
 	"\x05Hello\x12\x18\n" +
 	"\asandbox\x18\x01 \x01(\tR\asandbox\x12\x18\n" +
-	"\asession\x18\x02 \x01(\tR\asession\"_\n" +
+	"\asession\x18\x02 \x01(\tR\asession\"w\n" +
 	"\aWelcome\x123\n" +
 	"\tfunctions\x18\x01 \x03(\v2\x15.sbx.wire.v1.FunctionR\tfunctions\x12\x1f\n" +
 	"\vsbx_version\x18\x02 \x01(\tR\n" +
-	"sbxVersion\"@\n" +
+	"sbxVersion\x12\x16\n" +
+	"\x06ledger\x18\x03 \x01(\bR\x06ledger\"@\n" +
 	"\bFunction\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\"F\n" +
@@ -1152,22 +1225,26 @@ const file_wire_proto_rawDesc = "" +
 	"\rtimeout_nanos\x18\x05 \x01(\x03R\ftimeoutNanos\x12\x12\n" +
 	"\x04name\x18\x06 \x01(\tR\x04name\"\x18\n" +
 	"\x06Cancel\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\"\xc7\x02\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"\xde\x02\n" +
 	"\x06Result\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12)\n" +
 	"\x05value\x18\x03 \x01(\v2\x11.sbx.wire.v1.BodyH\x00R\x05value\x12;\n" +
 	"\x0efunction_error\x18\x04 \x01(\v2\x12.sbx.wire.v1.ErrorH\x00R\rfunctionError\x12*\n" +
-	"\x05panic\x18\x05 \x01(\v2\x12.sbx.wire.v1.PanicH\x00R\x05panic\x12\x1d\n" +
-	"\ttimed_out\x18\x06 \x01(\bH\x00R\btimedOut\x120\n" +
+	"\x05panic\x18\x05 \x01(\v2\x12.sbx.wire.v1.PanicH\x00R\x05panic\x124\n" +
+	"\ttimed_out\x18\x06 \x01(\v2\x15.sbx.wire.v1.TimedOutH\x00R\btimedOut\x120\n" +
 	"\arefused\x18\a \x01(\v2\x14.sbx.wire.v1.RefusalH\x00R\arefused\x12#\n" +
 	"\fresult_error\x18\b \x01(\tH\x00R\vresultErrorB\t\n" +
-	"\aoutcome\"w\n" +
+	"\aoutcome\"\xb0\x01\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1a\n" +
 	"\bsentinel\x18\x03 \x01(\tR\bsentinel\x12*\n" +
-	"\x06causes\x18\x04 \x03(\v2\x12.sbx.wire.v1.ErrorR\x06causes\"K\n" +
+	"\x06causes\x18\x04 \x03(\v2\x12.sbx.wire.v1.ErrorR\x06causes\x12\x14\n" +
+	"\x05errno\x18\x05 \x01(\rR\x05errno\x12!\n" +
+	"\ferrno_system\x18\x06 \x01(\tR\verrnoSystem\"4\n" +
+	"\bTimedOut\x12(\n" +
+	"\x05error\x18\x01 \x01(\v2\x12.sbx.wire.v1.ErrorR\x05error\"K\n" +
 	"\x05Panic\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\tR\x05value\x12\x14\n" +
 	"\x05stack\x18\x02 \x01(\tR\x05stack\x12\x16\n" +
@@ -1200,7 +1277,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_wire_proto_goTypes = []any{
 	(Refusal_Reason)(0), // 0: sbx.wire.v1.Refusal.Reason
 	(*Frame)(nil),       // 1: sbx.wire.v1.Frame
@@ -1213,10 +1290,11 @@ var file_wire_proto_goTypes = []any{
 	(*Cancel)(nil),      // 8: sbx.wire.v1.Cancel
 	(*Result)(nil),      // 9: sbx.wire.v1.Result
 	(*Error)(nil),       // 10: sbx.wire.v1.Error
-	(*Panic)(nil),       // 11: sbx.wire.v1.Panic
-	(*Refusal)(nil),     // 12: sbx.wire.v1.Refusal
-	(*Chunk)(nil),       // 13: sbx.wire.v1.Chunk
-	(*Abort)(nil),       // 14: sbx.wire.v1.Abort
+	(*TimedOut)(nil),    // 11: sbx.wire.v1.TimedOut
+	(*Panic)(nil),       // 12: sbx.wire.v1.Panic
+	(*Refusal)(nil),     // 13: sbx.wire.v1.Refusal
+	(*Chunk)(nil),       // 14: sbx.wire.v1.Chunk
+	(*Abort)(nil),       // 15: sbx.wire.v1.Abort
 }
 var file_wire_proto_depIdxs = []int32{
 	2,  // 0: sbx.wire.v1.Frame.messages:type_name -> sbx.wire.v1.Message
@@ -1225,23 +1303,25 @@ var file_wire_proto_depIdxs = []int32{
 	7,  // 3: sbx.wire.v1.Message.call:type_name -> sbx.wire.v1.Call
 	8,  // 4: sbx.wire.v1.Message.cancel:type_name -> sbx.wire.v1.Cancel
 	9,  // 5: sbx.wire.v1.Message.result:type_name -> sbx.wire.v1.Result
-	13, // 6: sbx.wire.v1.Message.chunk:type_name -> sbx.wire.v1.Chunk
-	14, // 7: sbx.wire.v1.Message.abort:type_name -> sbx.wire.v1.Abort
+	14, // 6: sbx.wire.v1.Message.chunk:type_name -> sbx.wire.v1.Chunk
+	15, // 7: sbx.wire.v1.Message.abort:type_name -> sbx.wire.v1.Abort
 	5,  // 8: sbx.wire.v1.Welcome.functions:type_name -> sbx.wire.v1.Function
 	6,  // 9: sbx.wire.v1.Call.argument:type_name -> sbx.wire.v1.Body
 	6,  // 10: sbx.wire.v1.Result.value:type_name -> sbx.wire.v1.Body
 	10, // 11: sbx.wire.v1.Result.function_error:type_name -> sbx.wire.v1.Error
-	11, // 12: sbx.wire.v1.Result.panic:type_name -> sbx.wire.v1.Panic
-	12, // 13: sbx.wire.v1.Result.refused:type_name -> sbx.wire.v1.Refusal
-	10, // 14: sbx.wire.v1.Error.causes:type_name -> sbx.wire.v1.Error
-	0,  // 15: sbx.wire.v1.Refusal.reason:type_name -> sbx.wire.v1.Refusal.Reason
-	1,  // 16: sbx.wire.v1.Worker.Serve:input_type -> sbx.wire.v1.Frame
-	1,  // 17: sbx.wire.v1.Worker.Serve:output_type -> sbx.wire.v1.Frame
-	17, // [17:18] is the sub-list for method output_type
-	16, // [16:17] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	12, // 12: sbx.wire.v1.Result.panic:type_name -> sbx.wire.v1.Panic
+	11, // 13: sbx.wire.v1.Result.timed_out:type_name -> sbx.wire.v1.TimedOut
+	13, // 14: sbx.wire.v1.Result.refused:type_name -> sbx.wire.v1.Refusal
+	10, // 15: sbx.wire.v1.Error.causes:type_name -> sbx.wire.v1.Error
+	10, // 16: sbx.wire.v1.TimedOut.error:type_name -> sbx.wire.v1.Error
+	0,  // 17: sbx.wire.v1.Refusal.reason:type_name -> sbx.wire.v1.Refusal.Reason
+	1,  // 18: sbx.wire.v1.Worker.Serve:input_type -> sbx.wire.v1.Frame
+	1,  // 19: sbx.wire.v1.Worker.Serve:output_type -> sbx.wire.v1.Frame
+	19, // [19:20] is the sub-list for method output_type
+	18, // [18:19] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -1272,7 +1352,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

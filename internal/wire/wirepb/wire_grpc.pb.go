@@ -4,8 +4,8 @@
 // sides of a stream speak the same version of this file. Either side treats the other as hostile: a frame that breaks a
 // rule below ends the stream, and with it the sandbox.
 //
-// Version 1 leaves these out on purpose; their numbers are kept for them: grants or begun-ledger entries (a call is held
-// until it is granted, so that "did it begin?" has an answer), credits (how many bytes of chunks may be under way),
+// Version 1 leaves these out on purpose; their numbers are kept for them: grants (a call is held until it is granted, which
+// answers "did it begin?" where no memory can be shared), credits (how many bytes of chunks may be under way),
 // log records (slog through the context, with function and call), and leases (heartbeats that end a worker whose
 // session is frozen).
 
