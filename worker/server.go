@@ -110,19 +110,16 @@ type dispatch struct {
 }
 
 // begin starts a call on a goroutine of its own. How many run at once is the session's to decide.
-func (d *dispatch) begin(call *wirepb.Call) {
+func (d *dispatch) begin(message *wirepb.Call) {
 	ctx, cancel := context.WithCancel(d.ctx)
 	d.mu.Lock()
-	d.running[call.GetId()] = cancel
+	d.running[message.GetId()] = cancel
 	d.mu.Unlock()
+	c := &call{dispatch: d, message: message}
 	d.server.calls.Go(func() {
 		defer cancel()
-		result, value := d.run(ctx, call)
-		result.Id, result.Attempt = call.GetId(), call.GetAttempt()
-		d.mu.Lock()
-		delete(d.running, call.GetId())
-		d.mu.Unlock()
-		d.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Result{Result: result}}, result.GetValue(), value)
+		defer c.finish()
+		c.result = c.run(ctx)
 	})
 }
 
@@ -135,66 +132,81 @@ func (d *dispatch) cancel(id uint64) {
 	}
 }
 
-// run runs a call to its end. value is the body of the result, if that has one.
-func (d *dispatch) run(ctx context.Context, call *wirepb.Call) (_ *wirepb.Result, value []byte) {
-	if int(call.GetFunction()) >= len(d.server.entries) {
-		return refuse(wirepb.Refusal_REASON_UNKNOWN_FUNCTION, fmt.Sprintf("the worker has no function %d", call.GetFunction())), nil
+// call is a call that runs.
+type call struct {
+	*dispatch
+	message *wirepb.Call
+	begun   bool           // the function was called
+	result  *wirepb.Result // nil if run did not return
+	value   []byte         // the body of the result, if that has one
+}
+
+// finish sends the result. It is deferred by the call's goroutine, so that it runs too when user code panics or ends the
+// goroutine by runtime.Goexit.
+func (c *call) finish() {
+	if p := recover(); c.result == nil {
+		c.result = c.crash(p)
 	}
-	entry := d.server.entries[call.GetFunction()]
-	d.server.ledger.Begin(call.GetId()) // an unmarshaler is user code already
-	invocation, err := decodeArgs(entry, call.GetArgument().GetData())
+	c.result.Id, c.result.Attempt = c.message.GetId(), c.message.GetAttempt()
+	c.mu.Lock()
+	delete(c.running, c.message.GetId())
+	c.mu.Unlock()
+	c.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Result{Result: c.result}}, c.result.GetValue(), c.value)
+}
+
+// crash is the result of user code that did not return. p is what it panicked with, nil if it ended the goroutine.
+func (c *call) crash(p any) *wirepb.Result {
+	if !c.begun {
+		return refuse(wirepb.Refusal_REASON_BAD_ARGUMENT, fmt.Sprintf("an unmarshaler did not return: %s", panicText(p)))
+	}
+	crash := &wirepb.Panic{Stack: wire.Clip(string(debug.Stack()), maxStack), Goexit: p == nil}
+	if p != nil {
+		crash.Value = wire.Clip(panicText(p), maxStack)
+	}
+	return &wirepb.Result{Outcome: &wirepb.Result_Panic{Panic: crash}}
+}
+
+// run runs the call to its end.
+func (c *call) run(ctx context.Context) *wirepb.Result {
+	if int(c.message.GetFunction()) >= len(c.server.entries) {
+		return refuse(wirepb.Refusal_REASON_UNKNOWN_FUNCTION, fmt.Sprintf("the worker has no function %d", c.message.GetFunction()))
+	}
+	entry := c.server.entries[c.message.GetFunction()]
+	c.server.ledger.Begin(c.message.GetId()) // an unmarshaler is user code already
+	invocation, err := entry.DecodeArgs(c.message.GetArgument().GetData())
 	if err != nil {
-		return refuse(wirepb.Refusal_REASON_BAD_ARGUMENT, err.Error()), nil
+		return refuse(wirepb.Refusal_REASON_BAD_ARGUMENT, err.Error())
 	}
 	info := callinfo.Info{
-		Function: entry.Name(), Call: call.GetName(), Attempt: int(call.GetAttempt()),
-		Session: d.hello.GetSession(), Sandbox: d.hello.GetSandbox(),
+		Function: entry.Name(), Call: c.message.GetName(), Attempt: int(c.message.GetAttempt()),
+		Session: c.hello.GetSession(), Sandbox: c.hello.GetSandbox(),
 	}
-	if timeout := time.Duration(call.GetTimeoutNanos()); timeout > 0 {
+	if timeout := time.Duration(c.message.GetTimeoutNanos()); timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, callinfo.ErrTimeout)
 		defer cancel()
 		info.Deadline, _ = ctx.Deadline()
 	}
-	err, crash := protect(func() error { return invocation.Run(callinfo.With(ctx, info)) })
+	c.begun = true
+	err = invocation.Run(callinfo.With(ctx, info))
 	switch {
-	case crash != nil:
-		return &wirepb.Result{Outcome: &wirepb.Result_Panic{Panic: crash}}, nil
 	case err != nil && errors.Is(context.Cause(ctx), callinfo.ErrTimeout):
 		timedOut := &wirepb.TimedOut{}
 		if !errors.Is(err, context.DeadlineExceeded) {
 			timedOut.Error = wire.EncodeError(err)
 		}
-		return &wirepb.Result{Outcome: &wirepb.Result_TimedOut{TimedOut: timedOut}}, nil
+		return &wirepb.Result{Outcome: &wirepb.Result_TimedOut{TimedOut: timedOut}}
 	case err != nil:
-		return &wirepb.Result{Outcome: &wirepb.Result_FunctionError{FunctionError: wire.EncodeError(err)}}, nil
+		return &wirepb.Result{Outcome: &wirepb.Result_FunctionError{FunctionError: wire.EncodeError(err)}}
 	}
-	// A marshaler of the result is user code too.
-	err, crash = protect(func() (err error) {
-		value, err = invocation.EncodeResult(nil)
-		return err
-	})
+	c.value, err = invocation.EncodeResult(nil)
 	switch {
-	case crash != nil:
-		return &wirepb.Result{Outcome: &wirepb.Result_Panic{Panic: crash}}, nil
 	case err != nil:
-		return resultError(err.Error()), nil
-	case len(value) > wire.MaxValue:
-		return resultError(fmt.Sprintf("%d bytes encoded; the limit is %d", len(value), wire.MaxValue)), nil
+		return resultError(err.Error())
+	case len(c.value) > wire.MaxValue:
+		return resultError(fmt.Sprintf("%d bytes encoded; the limit is %d", len(c.value), wire.MaxValue))
 	}
-	return &wirepb.Result{Outcome: &wirepb.Result_Value{Value: &wirepb.Body{}}}, value
-}
-
-// decodeArgs decodes, where an unmarshaler of user code may panic.
-func decodeArgs(entry *registry.Entry, data []byte) (invocation *registry.Invocation, err error) {
-	err, crash := protect(func() (err error) {
-		invocation, err = entry.DecodeArgs(data)
-		return err
-	})
-	if crash != nil {
-		return nil, fmt.Errorf("decoding panicked: %s", crash.GetValue())
-	}
-	return invocation, err
+	return &wirepb.Result{Outcome: &wirepb.Result_Value{Value: &wirepb.Body{}}}
 }
 
 func refuse(reason wirepb.Refusal_Reason, text string) *wirepb.Result {
@@ -205,32 +217,6 @@ func resultError(text string) *wirepb.Result {
 	return &wirepb.Result{Outcome: &wirepb.Result_ResultError{ResultError: wire.Clip(text, maxStack)}}
 }
 
-// protect runs user code and turns a panic, or the end of the goroutine, into a message. The code runs on a goroutine
-// of its own, since runtime.Goexit would take ours.
-func protect(run func() error) (err error, crash *wirepb.Panic) { //nolint:staticcheck // the crash is not an error of ours
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		returned := false
-		defer func() {
-			if returned {
-				return
-			}
-			p := recover()
-			crash = &wirepb.Panic{Stack: wire.Clip(string(debug.Stack()), maxStack)}
-			if p == nil {
-				crash.Goexit = true
-			} else {
-				crash.Value = wire.Clip(panicText(p), maxStack)
-			}
-		}()
-		err = run()
-		returned = true
-	}()
-	<-done
-	return err, crash
-}
-
 // panicText prints a panic's value, whose String or Error method is user code too.
 func panicText(p any) (text string) {
 	defer func() {
@@ -239,6 +225,8 @@ func panicText(p any) (text string) {
 		}
 	}()
 	switch p := p.(type) {
+	case nil:
+		return "runtime.Goexit was called"
 	case error:
 		return p.Error()
 	case fmt.Stringer:
