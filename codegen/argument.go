@@ -33,8 +33,32 @@ func (f *finder) declared(arg ast.Expr) (*ast.Ident, *types.Func) {
 			return e.Sel, fn
 		}
 	}
+	if !f.canBeFunction(expr) {
+		f.unknown(arg)
+		return nil, nil
+	}
 	f.explain(arg, expr)
 	return nil, nil
+}
+
+// canBeFunction reports whether an expression is a value that could be a function: of a function's type, or of one that
+// is only known to be an interface or a type parameter.
+func (f *finder) canBeFunction(expr ast.Expr) bool {
+	value := f.info.Types[expr]
+	if !value.IsValue() {
+		return false
+	}
+	switch value.Type.Underlying().(type) {
+	case *types.Signature, *types.Interface:
+		return true
+	}
+	return false
+}
+
+// unknown reports an argument that the type checker could make nothing of. As a rule it has said why, and only that is
+// shown; but not so if generated files, which are hidden, declare what is missing.
+func (f *finder) unknown(arg ast.Expr) {
+	f.report(Broken, arg, "the types of this call are unknown: wrap a function that is declared in a file of yours")
 }
 
 // explain reports what the argument is, given that it isn't the name of a declared function.

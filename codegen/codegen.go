@@ -54,8 +54,12 @@ type Config struct {
 	Patterns []string
 	// Tags are build tags, comma-separated; they replace those of GOFLAGS as they do for the go command.
 	Tags string
-	// Check leaves all files as they are; the result says what would change.
+	// Check leaves all files as they are; the result says what would change. A file without contents, as GoGenerate
+	// leaves it, may stay.
 	Check bool
+	// GoGenerate says that go generate runs this. It goes on to read every file that was there when it began, so the
+	// files that are no longer needed are not removed then: only their contents are.
+	GoGenerate bool
 }
 
 // Result is what a run found and did.
@@ -80,6 +84,7 @@ const (
 	Unchanged Change = "unchanged"
 	Written   Change = "written"
 	Removed   Change = "removed"
+	Emptied   Change = "emptied" // it isn't needed, and does nothing
 )
 
 // UsageError says that there was nothing to run on: no module, no such package.
@@ -123,8 +128,9 @@ func Run(ctx context.Context, config Config) (*Result, error) {
 		}
 		units = append(units, u)
 		found := u.find()
-		u.wrapping = len(u.wraps)+len(found) > 0
+		u.wrapping = len(u.wraps) > 0
 		for _, d := range found {
+			u.wrapping = u.wrapping || d.Code != OpenedInInit
 			if selected[u.path] && (d.Code != Broken || len(broken) == 0) {
 				diagnostics = append(diagnostics, d)
 			}
@@ -136,7 +142,7 @@ func Run(ctx context.Context, config Config) (*Result, error) {
 	if len(diagnostics) > 0 {
 		return &Result{Diagnostics: diagnostics}, nil
 	}
-	files, err := apply(wanted, stale(old, wanted, units, selected), config.Check)
+	files, err := apply(wanted, stale(old, wanted, units, selected), config)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"go/types"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -131,12 +132,14 @@ func TestReadOld(t *testing.T) {
 		content string
 		want    oldFile
 	}{
-		"ours":       {header + "\n\n" + hiding + "\n\npackage m\n", oldFile{ours: true, hidden: true}},
-		"windows":    {header + "\r\n\r\n" + hiding + "\r\n\r\npackage m\r\n", oldFile{ours: true, hidden: true}},
+		"ours":       {string(empty("m")), oldFile{ours: true, hidden: true}},
+		"windows":    {strings.ReplaceAll(string(empty("m")), "\n", "\r\n"), oldFile{ours: true, hidden: true}},
 		"in sight":   {header + "\n\npackage m\n", oldFile{ours: true}},
+		"conflict":   {header + "\n\n<<<<<<< ours\n" + hiding + "\n\npackage m\n", oldFile{ours: true}},
+		"no advice":  {header + "\n\n" + hiding + "\n\npackage m\n", oldFile{ours: true}},
 		"empty":      {"", oldFile{ours: true}},
 		"the user's": {"package m\n\n" + header + "\n", oldFile{}},
-		"other tag":  {header + "\n\n" + hiding + "2\n\npackage m\n", oldFile{ours: true}},
+		"other tag":  {header + "\n" + advice + "\n\n" + hiding + "2\n\npackage m\n", oldFile{ours: true}},
 	} {
 		path := filepath.Join(t.TempDir(), "sbx_gen.go")
 		require.NoError(t, os.WriteFile(path, []byte(test.content), 0o644))

@@ -7,6 +7,8 @@ import (
 	"go/types"
 	"slices"
 	"strings"
+
+	"golang.org/x/tools/go/types/typeutil"
 )
 
 // wrappingMethods are the methods of *sbx.Session that wrap a function. Package registry has a function of the same name
@@ -22,14 +24,19 @@ type Wrap struct {
 	Pos      token.Pos    // of the argument
 }
 
-// Find returns the wraps in the files of one type-checked package, and what is wrong with those that can't be. Info must
-// have Types, Uses, Selections and Instances.
+// Find returns the wraps in the files of one type-checked package. The diagnostics are what is wrong with those that
+// can't be, and the sessions that are opened before main runs. Info must have Types, Uses, Selections and Instances.
 func Find(fset *token.FileSet, pkg *types.Package, info *types.Info, files []*ast.File) ([]Wrap, []Diagnostic) {
 	f := &finder{fset: fset, pkg: pkg, info: info}
 	for _, file := range files {
 		ast.PreorderStack(file, nil, func(n ast.Node, stack []ast.Node) bool {
-			if selector, ok := n.(*ast.SelectorExpr); ok && f.wraps(selector) {
-				f.use(selector, stack)
+			switch n := n.(type) {
+			case *ast.SelectorExpr:
+				if f.wraps(n) {
+					f.use(n, stack)
+				}
+			case *ast.CallExpr:
+				f.opens(n, stack)
 			}
 			return true
 		})
@@ -85,7 +92,7 @@ func (f *finder) use(selector *ast.SelectorExpr, stack []ast.Node) {
 	}
 	instance, ok := f.info.Instances[selector.Sel]
 	if !ok {
-		f.report(Broken, arg, "the types of this call are unknown: wrap a function that is declared in a file of yours")
+		f.unknown(arg)
 		return
 	}
 	wrap := Wrap{Method: method, Types: list(instance.TypeArgs), Func: fn, Pos: arg.Pos()}
@@ -97,9 +104,41 @@ func (f *finder) use(selector *ast.SelectorExpr, stack []ast.Node) {
 	}
 }
 
-// calledBy returns the call whose function the selector is, with or without parentheses and type arguments.
-func calledBy(selector ast.Expr, stack []ast.Node) *ast.CallExpr {
-	child := selector
+// opens reports a call of sbx.Open that runs before main does. Tests are left alone: they may mean it.
+func (f *finder) opens(call *ast.CallExpr, stack []ast.Node) {
+	fn, ok := typeutil.Callee(f.info, call).(*types.Func)
+	if !ok || fn.Name() != "Open" || fn.Signature().Recv() != nil || fn.Pkg() == nil || fn.Pkg().Path() != sbxPath ||
+		isTestFile(f.fset.Position(call.Pos()).Filename) {
+		return
+	}
+	if where := beforeMain(stack); where != "" {
+		f.report(OpenedInInit, call, "%s runs in the sandbox too, where sbx.Open fails: open sessions in main, or in a function that it calls",
+			where)
+	}
+}
+
+// beforeMain says what runs before main does the code whose surroundings are on the stack; it is empty for code that
+// some caller runs. A function literal that is called where it stands is part of what is around it.
+func beforeMain(stack []ast.Node) string {
+	for i, n := range slices.Backward(stack) {
+		switch n := n.(type) {
+		case *ast.FuncLit:
+			if calledBy(n, stack[:i]) == nil {
+				return ""
+			}
+		case *ast.FuncDecl:
+			if n.Recv == nil && n.Name.Name == "init" {
+				return "an init function"
+			}
+			return ""
+		}
+	}
+	return "the initialization of a package variable"
+}
+
+// calledBy returns the call whose function the expression is, with or without parentheses and type arguments.
+func calledBy(fn ast.Expr, stack []ast.Node) *ast.CallExpr {
+	child := fn
 	for _, n := range slices.Backward(stack) {
 		switch n := n.(type) {
 		case *ast.ParenExpr:

@@ -32,16 +32,20 @@ func openModule(ctx context.Context, config Config) (*module, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := runGo(ctx, dir, "env", "-json", "GOMOD", "GOFLAGS")
+	out, err := runGo(ctx, dir, "env", "-json", "GOMOD", "GOFLAGS", "GOWORK")
 	if err != nil {
 		return nil, err
 	}
-	var env struct{ GOMOD, GOFLAGS string }
+	var env struct{ GOMOD, GOFLAGS, GOWORK string }
 	if err := json.Unmarshal(out, &env); err != nil {
 		return nil, fmt.Errorf("read the output of go env: %w", err)
 	}
 	if !filepath.IsAbs(env.GOMOD) || filepath.Base(env.GOMOD) != "go.mod" {
-		return nil, &UsageError{fmt.Sprintf("no go.mod in %s or above: run sbxgen inside a module", dir)}
+		reason := fmt.Sprintf("no go.mod in %s or above: run sbxgen inside a module", dir)
+		if env.GOWORK != "" && env.GOWORK != "off" {
+			reason += fmt.Sprintf("; in a workspace (%s), that is in the folder of each of its modules, or with -C", env.GOWORK)
+		}
+		return nil, &UsageError{reason}
 	}
 	tags := config.Tags
 	if tags == "" {

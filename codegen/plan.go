@@ -1,9 +1,11 @@
 package codegen
 
 import (
+	"bytes"
 	"fmt"
 	"go/token"
 	"go/types"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -142,12 +144,17 @@ func (g *graph) reaches(pkg *packages.Package) bool {
 	return reached
 }
 
-// wraps reports whether the package itself wraps. A package of another module does if it has a generated file.
+// wraps reports whether the package itself wraps. A package of another module does if it has a generated file that
+// registers something.
 func (g *graph) wraps(pkg *packages.Package) bool {
 	if g.module[pkg.PkgPath] {
 		return g.ordinary[pkg.PkgPath] || g.tests[pkg.ID]
 	}
 	return slices.ContainsFunc(pkg.IgnoredFiles, func(file string) bool {
-		return filepath.Base(file) == registrationNames[ordinary]
+		if filepath.Base(file) != registrationNames[ordinary] {
+			return false
+		}
+		content, err := os.ReadFile(file)
+		return err != nil || bytes.Contains(content, []byte("\nfunc init()"))
 	})
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"go/parser"
+	"go/token"
 	"io"
 	"io/fs"
 	"maps"
@@ -60,7 +62,7 @@ func readOld(path string) (oldFile, error) {
 		return oldFile{}, err
 	}
 	defer file.Close()
-	start := make([]byte, len(header)+len(hiding)+16)
+	start := make([]byte, len(header)+len(advice)+len(hiding)+16)
 	n, err := io.ReadFull(file, start)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return oldFile{}, err
@@ -68,31 +70,52 @@ func readOld(path string) (oldFile, error) {
 	lines := strings.Split(strings.ReplaceAll(string(start[:n]), "\r\n", "\n"), "\n")
 	return oldFile{
 		ours:   n == 0 || lines[0] == header,
-		hidden: len(lines) > 3 && lines[2] == hiding,
+		hidden: len(lines) > 4 && slices.Equal(lines[:4], []string{header, advice, "", hiding}),
 	}, nil
 }
 
 // stale returns the generated files that are no longer wanted: those of the packages that were looked at, and those in
-// folders where nothing else is left.
-func stale(old map[string]oldFile, wanted map[string][]byte, units []*unit, selected map[string]bool) []string {
+// folders where nothing else is left. With each comes what it holds when it is emptied.
+func stale(old map[string]oldFile, wanted map[string][]byte, units []*unit, selected map[string]bool) map[string][]byte {
 	dirs := map[string]bool{}
+	names := map[string]string{} // folder → name of its package
 	all := true
 	for _, u := range units {
 		dirs[u.dir] = dirs[u.dir] || selected[u.path]
 		all = all && selected[u.path]
+		names[u.dir] = u.pkg.Name
+		if u.kind == externalTest {
+			names[u.dir] = strings.TrimSuffix(u.pkg.Name, "_test")
+		}
 	}
-	var paths []string
+	unneeded := map[string][]byte{}
 	for path, file := range old {
 		if _, ok := wanted[path]; ok || !file.ours {
 			continue
 		}
 		looked, loaded := dirs[filepath.Dir(path)]
 		if looked || !loaded && all && isLeftAlone(filepath.Dir(path)) {
-			paths = append(paths, path)
+			name := names[filepath.Dir(path)]
+			switch {
+			case !looked:
+				name = packageName(path)
+			case strings.HasSuffix(path, registrationNames[externalTest]):
+				name += "_test"
+			}
+			unneeded[path] = empty(name)
 		}
 	}
-	slices.Sort(paths)
-	return paths
+	return unneeded
+}
+
+// packageName is the name in a file's package clause. A file that has none, an empty one, gets a name that serves: it is
+// alone.
+func packageName(path string) string {
+	syntax, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.PackageClauseOnly)
+	if err != nil {
+		return "empty"
+	}
+	return syntax.Name.Name
 }
 
 // isLeftAlone reports whether all Go files of a folder have names of generated ones.
@@ -103,35 +126,54 @@ func isLeftAlone(dir string) bool {
 	})
 }
 
-// apply brings the files to what is wanted, or with check only says what it would do.
-func apply(wanted map[string][]byte, remove []string, check bool) ([]File, error) {
+// apply brings the files to what is wanted and does away with those that are unneeded, or with config.Check only says
+// what it would do.
+func apply(wanted, unneeded map[string][]byte, config Config) ([]File, error) {
 	var files []File
 	for _, path := range slices.Sorted(maps.Keys(wanted)) {
-		file := File{Path: path, Change: Unchanged}
-		content, err := os.ReadFile(path)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		change, err := bring(path, wanted[path], Written, config.Check)
+		if err != nil {
 			return nil, err
 		}
-		if err != nil || !bytes.Equal(content, wanted[path]) {
-			file.Change = Written
-			if !check {
-				if err := writeFile(path, wanted[path]); err != nil {
-					return nil, fmt.Errorf("write %s: %w", path, err)
-				}
-			}
-		}
-		files = append(files, file)
+		files = append(files, File{Path: path, Change: change})
 	}
-	for _, path := range remove {
-		if !check {
-			if err := os.Remove(path); err != nil {
-				return nil, err
-			}
+	for _, path := range slices.Sorted(maps.Keys(unneeded)) {
+		change, err := discard(path, unneeded[path], config)
+		if err != nil {
+			return nil, err
 		}
-		files = append(files, File{Path: path, Change: Removed})
+		files = append(files, File{Path: path, Change: change})
 	}
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	return files, nil
+}
+
+// bring gives a file its content, unless it has it. It returns change if there was something to do.
+func bring(path string, content []byte, change Change, check bool) (Change, error) {
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if err == nil && bytes.Equal(old, content) {
+		return Unchanged, nil
+	}
+	if !check {
+		if err := writeFile(path, content); err != nil {
+			return "", fmt.Errorf("write %s: %w", path, err)
+		}
+	}
+	return change, nil
+}
+
+// discard empties or removes a file that is no longer needed.
+func discard(path string, emptied []byte, config Config) (Change, error) {
+	if config.GoGenerate {
+		return bring(path, emptied, Emptied, config.Check)
+	}
+	if config.Check {
+		return bring(path, emptied, Removed, true)
+	}
+	return Removed, os.Remove(path)
 }
 
 // writeFile replaces a file at once: whoever reads it finds the old content or the new. The temporary name starts with

@@ -23,6 +23,22 @@
 // Methods that an embedded field has too don't count, since they would drop the other fields; such a struct travels
 // field by field.
 //
+// # Interfaces
+//
+// A value in an interface, in a field of type any or in a result that is an interface, travels with the name of its
+// type. Both sides must know what type the name means; they are one program, so one call of [Type] from init, which runs
+// on both, tells both. These types need no registration:
+//
+//   - bool, string, the integers but uintptr, the floating-point and the complex numbers, time.Time and time.Duration
+//   - []any, []bool, []byte, []string, []int, []int64, []float32, []float64
+//   - map[string]any, map[string]bool, map[string]string, map[string]int, map[string]float64
+//
+// Every other type does, named or not, and exactly as the interface holds it: a pointer to a registered type, a slice of
+// it and a type defined from it are types of their own. A value of a type that isn't registered is refused where it is
+// sent, with a *[ValueError]; its name is refused where it arrives, with a *[DataError].
+//
+// # Bytes
+//
 // Encoding goes through the primitives of github.com/vmihailenco/msgpack/v5. Decoding does not: its integers wrap
 // around silently and its lengths are believed before they are checked. Here each length that arrives is first held
 // against the bytes that remain, after what the values around it still need. So what a header makes the decoder

@@ -1,10 +1,14 @@
 package registry
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // dynamicTypes holds the concrete types that may travel inside interfaces.
@@ -26,7 +30,12 @@ var basicTypes = sync.OnceValue(func() map[string]reflect.Type {
 		reflect.TypeFor[uint](), reflect.TypeFor[uint8](), reflect.TypeFor[uint16](), reflect.TypeFor[uint32](), reflect.TypeFor[uint64](),
 		reflect.TypeFor[float32](), reflect.TypeFor[float64](),
 		reflect.TypeFor[time.Time](), reflect.TypeFor[time.Duration](),
+		reflect.TypeFor[complex64](), reflect.TypeFor[complex128](),
 		reflect.TypeFor[[]any](), reflect.TypeFor[map[string]any](),
+		reflect.TypeFor[[]bool](), reflect.TypeFor[[]string](), reflect.TypeFor[[]int](), reflect.TypeFor[[]int64](),
+		reflect.TypeFor[[]float32](), reflect.TypeFor[[]float64](),
+		reflect.TypeFor[map[string]bool](), reflect.TypeFor[map[string]string](), reflect.TypeFor[map[string]int](),
+		reflect.TypeFor[map[string]float64](),
 	} {
 		types[typeName(t)] = t
 	}
@@ -35,9 +44,9 @@ var basicTypes = sync.OnceValue(func() map[string]reflect.Type {
 
 // Type registers a concrete type, so that its values may travel inside interfaces: in a field of type any, or in a
 // result that is an interface. Register exactly the type that the interface holds: *Circle is another type than
-// Circle. The basic types, []byte, time.Time, time.Duration, []any and map[string]any need no registration. Call it
-// from init or a package variable, so that the worker does too. It panics if T is an interface itself, or if another
-// type has its name, which happens only to types that are declared inside functions.
+// Circle. The types that need no registration are listed in the package comment. Call it from init or a package
+// variable, so that the worker does too. It panics if T is an interface itself, or if another type has its name, which
+// happens only to types that are declared inside functions.
 func Type[T any]() {
 	t := reflect.TypeFor[T]()
 	name := typeName(t)
@@ -74,6 +83,46 @@ func dynamicType(name []byte) (reflect.Type, bool) {
 	return t, ok
 }
 
+// registryPath is the import path of this package.
+var registryPath = reflect.TypeFor[Codec]().PkgPath()
+
+// howToRegister says how a type is registered: with the call, if that can be written in any package.
+func howToRegister(t reflect.Type) string {
+	if owner := onlyNamedIn(t); owner != "" {
+		return fmt.Sprintf("register it from its package, %s, in init: with Type of %s", owner, registryPath)
+	}
+	return fmt.Sprintf("call registry.Type[%s]() of %s from init", t, registryPath)
+}
+
+// onlyNamedIn gives the package which a type can't be named outside of, because something in it isn't exported or the
+// package can't be imported. It is empty if there is none. The arguments of a generic type aren't known, and what is
+// written for them isn't Go; so it counts as one that can't be named.
+func onlyNamedIn(t reflect.Type) string {
+	if t.Name() != "" {
+		qualifier, name, _ := strings.Cut(t.String(), ".")
+		first, _ := utf8.DecodeRuneInString(name)
+		imported := qualifier != "main" && !strings.HasSuffix(qualifier, "_test")
+		if imported && unicode.IsUpper(first) && !strings.Contains(name, "[") {
+			return ""
+		}
+		return t.PkgPath() // empty for a predeclared type
+	}
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Array:
+		return onlyNamedIn(t.Elem())
+	case reflect.Map:
+		return cmp.Or(onlyNamedIn(t.Key()), onlyNamedIn(t.Elem()))
+	case reflect.Struct:
+		for i := range t.NumField() {
+			field := t.Field(i)
+			if owner := cmp.Or(field.PkgPath, onlyNamedIn(field.Type)); owner != "" {
+				return owner
+			}
+		}
+	}
+	return ""
+}
+
 // dynamic completes the codec of an interface: nil, or [type name, value].
 func dynamic(c *Codec) {
 	t := c.typ
@@ -83,14 +132,13 @@ func dynamic(c *Codec) {
 		}
 		held := v.Elem()
 		segment := ".(" + held.Type().String() + ")"
-		name, ok := dynamicName(held.Type())
-		if !ok {
-			return fail(held.Type(), fmt.Sprintf("an interface holds it, and it isn't registered; call registry.Type[%s]() from init",
-				held.Type()), nil)
-		}
 		codec, err := CodecOf(held.Type())
 		if err != nil {
 			return at(fail(held.Type(), "no value of this type can", err), segment)
+		}
+		name, ok := dynamicName(held.Type())
+		if !ok {
+			return fail(held.Type(), "an interface holds it, and it isn't registered; "+howToRegister(held.Type()), nil)
 		}
 		if err := e.enter(t, 0, 0); err != nil {
 			return err

@@ -24,7 +24,7 @@ type ValueError struct {
 	Path   string       // where in the value: `Job.Layers[3].Weights["a"].X`
 	Type   reflect.Type // the type at Path; nil if there is none
 	Reason string       // why, and what to do
-	Err    error        // the marshaler's error, if that is the reason
+	Err    error        // the marshaler's error, or the *TypeError of the type that an interface holds, if that is the reason
 }
 
 func (e *ValueError) Error() string {

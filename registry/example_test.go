@@ -78,7 +78,7 @@ func ExampleType() {
 	err = codec.Decode(data, reflect.ValueOf(&copied).Elem())
 	fmt.Println(copied, err)
 	// Output:
-	// Drawing.Shapes[0]: registry_test.Circle can't be sent: an interface holds it, and it isn't registered; call registry.Type[registry_test.Circle]() from init
+	// Drawing.Shapes[0]: registry_test.Circle can't be sent: an interface holds it, and it isn't registered; register it from its package, github.com/sandboxfn/sbx/registry_test, in init: with Type of github.com/sandboxfn/sbx/registry
 	// <nil>
 	// {[{2}]} <nil>
 }

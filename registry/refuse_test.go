@@ -3,11 +3,13 @@ package registry
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/assert"
@@ -104,11 +106,16 @@ func TestValuesThatAreRefused(t *testing.T) {
 		{mapping, `selfMap["a"]: registry.selfMap can't be sent: it contains itself`},
 		{list, "[]interface {}[1].([]interface {}): []interface {} can't be sent: it contains itself"},
 		{holder{Shape: square{}}, "holder.Shape: registry.square can't be sent: an interface holds it, and it isn't registered; " +
-			"call registry.Type[registry.square]() from init"},
+			"register it from its package, github.com/sandboxfn/sbx/registry, in init: with Type of github.com/sandboxfn/sbx/registry"},
+		{[]any{url.Values{}}, "[]interface {}[0]: url.Values can't be sent: an interface holds it, and it isn't registered; " +
+			"call registry.Type[url.Values]() of github.com/sandboxfn/sbx/registry from init"},
 		{holder{Any: map[string][]any{"a": {1, &circle{}}}}, `holder.Any["a"][1]: *registry.circle can't be sent: `},
 		{[]any{withFunc{}}, "[]interface {}[0].(registry.withFunc): registry.withFunc can't be sent: no value of this type can: "},
 		{map[keyed]any{{B: "x"}: struct{}{}}, "map[registry.keyed]interface {}[a registry.keyed]: struct {} can't be sent: "},
-		{map[string]any{strings.Repeat("k", 99): make(chan int)}, `map[string]interface {}["` + strings.Repeat("k", 40) + `"…]: chan int can't`},
+		{[]any{make(chan int)}, "[]interface {}[0].(chan int): chan int can't be sent: no value of this type can: chan int: " +
+			"chan int can't be sent: a channel belongs"},
+		{[]any{options{}}, "[]interface {}[0].(registry.options): registry.options can't be sent: no value of this type can: "},
+		{map[string]any{strings.Repeat("k", 99): make(chan int)}, `map[string]interface {}["` + strings.Repeat("k", 40) + `"…].(chan int): chan int can't`},
 	} {
 		c, err := CodecOf(reflect.TypeOf(test.value))
 		require.NoError(t, err)
@@ -125,6 +132,44 @@ func TestValuesThatAreRefused(t *testing.T) {
 		type circle struct{ Other int }
 		assert.NotPanics(t, func() { Type[*circle]() })
 	}()
+}
+
+func TestHowToRegister(t *testing.T) {
+	const here = "github.com/sandboxfn/sbx/registry"
+	for _, test := range []struct {
+		typ  reflect.Type
+		want string // where it can be named; empty is everywhere
+	}{
+		{reflect.TypeFor[int16](), ""},
+		{reflect.TypeFor[[]int16](), ""},
+		{reflect.TypeFor[*Codec](), ""},
+		{reflect.TypeFor[map[string][2]url.Values](), ""},
+		{reflect.TypeFor[struct{ A url.Values }](), ""},
+		{reflect.TypeFor[circle](), here},
+		{reflect.TypeFor[map[string][]*circle](), here},
+		{reflect.TypeFor[map[circle]string](), here},
+		{reflect.TypeFor[struct{ C circle }](), here},
+		{reflect.TypeFor[struct{ c int }](), here},
+		{reflect.TypeFor[Generic[int]](), here},
+	} {
+		text := howToRegister(test.typ)
+		assert.Equal(t, test.want, onlyNamedIn(test.typ), test.typ)
+		assert.Contains(t, text, here)
+		assert.Equal(t, test.want == "", strings.Contains(text, "registry.Type["+test.typ.String()+"]()"), text)
+	}
+}
+
+type Generic[T any] struct{ Value T }
+
+func TestPlainTypesNeedNoRegistration(t *testing.T) {
+	for _, in := range []any{
+		true, "s", []byte("b"), 1, int8(1), int16(1), int32(1), int64(1), uint(1), uint8(1), uint16(1), uint32(1), uint64(1),
+		float32(1), 1.5, complex64(1i), 1i, time.Unix(1, 0).UTC(), time.Second, []any{1, "a"}, map[string]any{"a": []int{1}},
+		[]bool{true}, []string{"a"}, []int{1}, []int64{1}, []float32{1}, []float64{1}, map[string]bool{"a": true},
+		map[string]string{"a": "b"}, map[string]int{"a": 1}, map[string]float64{"a": 1},
+	} {
+		assert.Equal(t, in, crossed(t, in))
+	}
 }
 
 func TestTypesOfOneNameCollide(t *testing.T) {

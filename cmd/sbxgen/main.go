@@ -8,8 +8,36 @@
 // hand or by go generate, it generates for the whole module around the current folder, so that one directive does.
 // Arguments limit what is written to some of the module's packages.
 //
+// The flags are
+//
+//	-C dir      run in this folder
+//	-tags list  build tags, comma-separated, as for go build
+//	-check      write nothing; list the files that would change, and exit with status 1 if there are any
+//	-v          list the files that are written and removed
+//	-version    print the version
+//
 // The exit status is 0 if all is well, 1 if there are diagnostics, if the work failed, or if with -check a file isn't up
 // to date, and 2 for wrong usage. With diagnostics no file is touched.
+//
+// A file that is no longer needed is removed; under go generate, which would miss it, it is emptied instead, and the next
+// run by hand removes it. With -check an empty one may stay.
+//
+// # Diagnostics
+//
+// Each is a line "file:line:col: code: message" on standard error. A code keeps its meaning for good:
+//
+//	SBX001  the package can't be loaded or type-checked
+//	SBX002  a function literal is wrapped
+//	SBX003  a type can't be sent to a sandbox
+//	SBX004  a method is wrapped
+//	SBX005  a function that is only known at run time is wrapped
+//	SBX006  nil is wrapped
+//	SBX007  a type parameter of the surrounding code takes part
+//	SBX008  a type declared inside a function takes part
+//	SBX009  a wrapping method is used as a value
+//	SBX010  a file that sbxgen didn't write has the name of one that it must write
+//	SBX011  a file's name sorts after every name that the diverting file can have
+//	SBX012  a session is opened by an init function or a package variable
 package main
 
 import (
@@ -69,7 +97,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "sbxgen", sbxVersion())
 		return 0
 	}
-	return generate(ctx, codegen.Config{Dir: *dir, Patterns: flags.Args(), Tags: *tags, Check: *check}, *verbose, stdout, stderr)
+	config := codegen.Config{
+		Dir: *dir, Patterns: flags.Args(), Tags: *tags, Check: *check,
+		GoGenerate: os.Getenv("GOFILE") != "",
+	}
+	return generate(ctx, config, *verbose, stdout, stderr)
 }
 
 func generate(ctx context.Context, config codegen.Config, verbose bool, stdout, stderr io.Writer) int {
