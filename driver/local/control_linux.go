@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +21,8 @@ const (
 	maxMessage = 160 << 10
 	maxEvent   = 8 << 10 // an event's own limit: a launcher waits for one from each sandbox
 	maxPassed  = 5
+	// sendTime bounds a send to a process that does not read.
+	sendTime = 5 * time.Second
 	// maxEnv bounds a worker's whole environment, so that its base64 fits into a message.
 	maxEnv = 96 << 10
 )
@@ -128,12 +131,17 @@ func send(conn *net.UnixConn, message any, files ...int) error {
 	if len(files) > 0 {
 		rights = unix.UnixRights(files...)
 	}
+	// The other side reads at once, unless something has stopped it.
+	if err := conn.SetWriteDeadline(time.Now().Add(sendTime)); err != nil {
+		return err
+	}
 	_, _, err = conn.WriteMsgUnix(data, rights, nil)
 	return err
 }
 
 // receive reads one message into message and returns the descriptors that came with it, close-on-exec; the caller
-// closes them. A message longer than limit is an error. It returns io.EOF when the other side is gone.
+// closes them. A message longer than limit is an error; fewer descriptors than were sent, which is what happens when
+// this process has no more to give, are the caller's to notice. It returns io.EOF when the other side is gone.
 func receive(conn *net.UnixConn, message any, limit int) ([]int, error) {
 	data := make([]byte, limit+1)
 	rights := make([]byte, unix.CmsgSpace(4*maxPassed))
@@ -159,7 +167,7 @@ func receive(conn *net.UnixConn, message any, limit int) ([]int, error) {
 	switch {
 	case n == 0 && len(files) == 0:
 		return nil, io.EOF
-	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || n > limit:
+	case flags&unix.MSG_TRUNC != 0 || n > limit:
 		err = errors.New("control message was truncated")
 	default:
 		err = json.Unmarshal(data[:n], message)

@@ -16,9 +16,8 @@ func (localDriver) Open(context.Context, driver.SessionSpec) (driver.Session, er
 		Driver: driverName,
 		Err:    errors.New("it needs Linux namespaces, and this is " + runtime.GOOS),
 		Remedies: []string{
-			"use the docker driver",
-			"use a remote driver (kubernetes, coreweave)",
-			"use driver/process, which isolates nothing",
+			"run the program on Linux, in a virtual machine or a container if need be",
+			"use sbx.Driver(process.New()) of driver/process, which isolates nothing",
 		},
 	}
 }

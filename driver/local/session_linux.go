@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,6 +28,7 @@ type session struct {
 
 	mu        sync.Mutex
 	closed    bool
+	cause     error // why the launcher is gone
 	sandboxes map[string]*sandbox
 }
 
@@ -135,9 +137,12 @@ func (s *session) read() {
 		b := s.sandboxes[e.Sandbox]
 		s.mu.Unlock()
 		switch {
-		case b != nil && e.Kind == eventStarted && len(files) == 1:
-			b.setStarted(files[0])
-			continue
+		case b != nil && e.Kind == eventStarted:
+			pidfd := -1 // without one, should this process be short of descriptors, it does as well while the launcher lives
+			if len(files) == 1 {
+				pidfd, files = files[0], nil
+			}
+			b.setStarted(pidfd)
 		case b != nil && e.Kind == eventEnded:
 			s.forget(b)
 			b.setEnded(e, nil)
@@ -156,6 +161,9 @@ func (s *session) read() {
 	if !closed {
 		cause = fmt.Errorf("the local driver's launcher died: %w%s", cmp.Or(err, errors.New("exit status 0")), s.stderr)
 	}
+	s.mu.Lock()
+	s.cause = cause
+	s.mu.Unlock()
 	for _, b := range left {
 		b.awaitDeath()
 		b.setEnded(event{}, cause)
@@ -181,6 +189,8 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case s.cause != nil && !errors.Is(s.cause, driver.ErrStopped):
+		return nil, fmt.Errorf("local: create sandbox %s: %w; open a new session", spec.ID, s.cause)
 	case s.closed:
 		return nil, fmt.Errorf("local: create sandbox %s: session is %w", spec.ID, driver.ErrStopped)
 	case spec.ID == "":
@@ -202,6 +212,13 @@ func (s *session) Close(ctx context.Context) error {
 	case <-s.done:
 		return nil
 	case <-ctx.Done():
+	}
+	// The launcher does not do what it is there for. With it the kernel kills all sandboxes.
+	_ = s.launcher.Process.Kill()
+	select {
+	case <-s.done:
+		return nil
+	case <-time.After(killGrace):
 		return fmt.Errorf("local: close session: %w", ctx.Err())
 	}
 }

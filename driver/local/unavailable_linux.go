@@ -38,5 +38,5 @@ func remedies(err error, readFile func(string) ([]byte, error)) []string {
 			break
 		}
 	}
-	return append(found, "use the docker driver", "use a remote driver (kubernetes, coreweave)", "use driver/process, which isolates nothing")
+	return append(found, "use sbx.Driver(process.New()) of driver/process, which isolates nothing")
 }

@@ -3,7 +3,7 @@
 //
 // It is for machines without a driver that isolates, where the code that runs is the user's own. Each worker is the
 // leader of a process group, which ends with it; processes that leave the group are not found again. A worker exits
-// when its session's program does.
+// when its session's program does, even by kill -9; what the worker itself has started may outlive that.
 package process
 
 import (

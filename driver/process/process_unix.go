@@ -229,8 +229,10 @@ func (p *process) Kill() error {
 		return nil // the group's number may be another's by now
 	default:
 	}
-	if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return os.NewSyscallError("kill", err)
+	group := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	// The worker may have left its group.
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return errors.Join(err, group)
 	}
 	return nil
 }
