@@ -44,14 +44,16 @@ func (s *server) register(registrar grpc.ServiceRegistrar) { wirepb.RegisterWork
 // Serve is the stream's handler.
 func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error {
 	first := false
-	s.opened.Do(func() { first = true })
+	s.opened.Do(func() {
+		first = true
+		s.handlers.Add(1)
+	})
 	if !first {
 		return errors.New("a worker has one stream")
 	}
-	s.handlers.Add(1)
 	defer s.handlers.Done()
 	ctx, cancel := context.WithCancel(stream.Context())
-	conn := wire.NewConn(stream)
+	conn := wire.NewConn(stream, nil)
 	// The handler must not return while the sender uses the stream.
 	defer func() { <-conn.Stopped() }()
 	defer conn.Close()

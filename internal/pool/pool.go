@@ -16,7 +16,11 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 )
+
+// stopAgain is the time between two tries to stop a member.
+const stopAgain = time.Second
 
 // ErrClosed is returned by Wait after Close began.
 var ErrClosed = errors.New("pool closed")
@@ -163,7 +167,11 @@ func (p *Pool[C, M]) balance() {
 	coming := maps.Clone(p.opening)
 	freeing := p.stopping // places that are about to be free
 	kept := p.waiting[:0]
-	for _, w := range p.waiting {
+	for i, w := range p.waiting {
+		if len(p.idle) == 0 && p.places == p.maximum {
+			kept = append(kept, p.waiting[i:]...) // there is nothing to give
+			break
+		}
 		if m, ok := p.takeIdle(w.class); ok {
 			w.m = m
 			close(w.ready)
@@ -271,6 +279,14 @@ func (p *Pool[C, M]) discard(m M, place *place[C]) {
 	delete(p.unstopped, m)
 	p.tasks.Go(func() {
 		err := p.stop(m)
+		for err != nil && p.ctx.Err() == nil {
+			// It may still run, so its place is not free: try until it is, or until Close reports it.
+			select {
+			case <-time.After(stopAgain):
+			case <-p.ctx.Done():
+			}
+			err = p.stop(m)
+		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		place.stopping = false

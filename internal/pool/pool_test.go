@@ -304,6 +304,25 @@ func TestCloseStopsLeasedMembersAtTheSameTime(t *testing.T) {
 	})
 }
 
+func TestAStopThatFailsIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{stopErr: errors.New("stuck")}
+		p := y.pool(1)
+		p.Release(lease(t, p, "x"), false)
+		go func() {
+			time.Sleep(10 * time.Second)
+			y.mu.Lock()
+			defer y.mu.Unlock()
+			y.stopErr = nil
+		}()
+		begin := time.Now()
+		lease(t, p, "x")
+		assert.GreaterOrEqual(t, time.Since(begin), 10*time.Second, "its place is not free before")
+		require.NoError(t, p.Close())
+		assert.Zero(t, y.alive)
+	})
+}
+
 func TestCloseTriesAgainWhatFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		y := &yard{stopErr: errors.New("stuck")}

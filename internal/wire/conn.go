@@ -45,6 +45,7 @@ type Conn struct {
 	sent, received uint64 // frames
 	pending        []*wirepb.Message
 	incoming       map[uint64]*incoming
+	announced      func(*wirepb.Message)
 }
 
 // A Ticket stands for a message that was given to Send.
@@ -64,9 +65,10 @@ type incoming struct {
 	body    *wirepb.Body
 }
 
-// NewConn returns a connection over stream.
-func NewConn(stream Stream) *Conn {
-	c := &Conn{stream: stream, stopped: make(chan struct{}), incoming: map[uint64]*incoming{}}
+// NewConn returns a connection over stream. If announced is not nil, Recv calls it for each message whose value is going to
+// arrive in chunks.
+func NewConn(stream Stream, announced func(*wirepb.Message)) *Conn {
+	c := &Conn{stream: stream, announced: announced, stopped: make(chan struct{}), incoming: map[uint64]*incoming{}}
 	c.wake.L = &c.mu
 	go c.send()
 	return c
@@ -257,6 +259,9 @@ func (c *Conn) accept(message *wirepb.Message) (*wirepb.Message, error) {
 	}
 	body.Data = nil
 	c.incoming[body.GetStream()] = &incoming{message: message, body: body}
+	if c.announced != nil {
+		c.announced(message)
+	}
 	return nil, nil
 }
 

@@ -60,7 +60,7 @@ func (s side) Recv() (*wirepb.Frame, error) {
 // connect returns two connected sides, and what ends them.
 func connect(t *testing.T) (host, worker *Conn, cut func()) {
 	a, b := newPipe(), newPipe()
-	host, worker = NewConn(side{b, a}), NewConn(side{a, b})
+	host, worker = NewConn(side{b, a}, nil), NewConn(side{a, b}, nil)
 	cut = func() { a.close(); b.close() }
 	t.Cleanup(func() {
 		host.Close()
@@ -250,7 +250,7 @@ func TestHostileFramesAreRefused(t *testing.T) {
 		{"too many at once", []*wirepb.Frame{frame(1, many...)}, "more than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			conn := NewConn(&script{frames: c.frames})
+			conn := NewConn(&script{frames: c.frames}, nil)
 			_, err := conn.Recv()
 			var broken *ProtocolError
 			require.ErrorAs(t, err, &broken)
@@ -261,7 +261,7 @@ func TestHostileFramesAreRefused(t *testing.T) {
 }
 
 func TestAnAnnouncementAllocatesNothing(t *testing.T) {
-	conn := NewConn(&script{frames: []*wirepb.Frame{{Sequence: 1, Messages: []*wirepb.Message{announce(1, MaxValue), chunk(1, 10)}}}})
+	conn := NewConn(&script{frames: []*wirepb.Frame{{Sequence: 1, Messages: []*wirepb.Message{announce(1, MaxValue), chunk(1, 10)}}}}, nil)
 	_, err := conn.Recv()
 	require.ErrorIs(t, err, io.EOF)
 	assert.Less(t, cap(conn.incoming[1].body.Data), 1024)
@@ -279,7 +279,7 @@ func FuzzRecv(f *testing.F) {
 			return
 		}
 		frame.Sequence = 1
-		conn := NewConn(&script{frames: []*wirepb.Frame{frame}})
+		conn := NewConn(&script{frames: []*wirepb.Frame{frame}}, nil)
 		for {
 			message, err := conn.Recv()
 			if err != nil {

@@ -16,17 +16,21 @@ const (
 	maxErrorDepth = 64
 	maxErrorNodes = 1024
 	maxErrorText  = 64 << 10
+	maxErrorBytes = 512 << 10 // of all texts of a tree: it must fit into a frame
 )
 
 // EncodeError turns an error and all that it wraps into a tree.
 func EncodeError(err error) *wirepb.Error {
-	nodes := 0
-	return encodeError(err, 0, &nodes)
+	e := errorEncoder{bytes: maxErrorBytes}
+	return e.encode(err, 0)
 }
 
-func encodeError(err error, depth int, nodes *int) *wirepb.Error {
-	*nodes++
-	node := &wirepb.Error{Text: Clip(errorText(err), maxErrorText), Type: Clip(fmt.Sprintf("%T", err), maxErrorText)}
+// errorEncoder counts what a tree may still take.
+type errorEncoder struct{ nodes, bytes int }
+
+func (e *errorEncoder) encode(err error, depth int) *wirepb.Error {
+	e.nodes++
+	node := &wirepb.Error{Text: e.clip(errorText(err)), Type: e.clip(fmt.Sprintf("%T", err))}
 	if name, ok := registry.SentinelName(err); ok {
 		node.Sentinel = name
 	}
@@ -37,11 +41,18 @@ func encodeError(err error, depth int, nodes *int) *wirepb.Error {
 		return node
 	}
 	for _, cause := range unwrap(err) {
-		if cause != nil && *nodes < maxErrorNodes {
-			node.Causes = append(node.Causes, encodeError(cause, depth+1, nodes))
+		if cause != nil && e.nodes < maxErrorNodes {
+			node.Causes = append(node.Causes, e.encode(cause, depth+1))
 		}
 	}
 	return node
+}
+
+// clip cuts text to what a text may have and to what is left of the tree's bytes.
+func (e *errorEncoder) clip(text string) string {
+	text = Clip(text, min(maxErrorText, max(e.bytes, 0)))
+	e.bytes -= len(text)
+	return text
 }
 
 // errorText is err.Error(), or what that panicked with: a nil pointer in an error interface must not end the worker.

@@ -89,6 +89,12 @@ func TestErrorTreesAreBounded(t *testing.T) {
 	assert.Less(t, len(long.Error()), 100_000)
 	assert.ErrorContains(t, long, "bytes more)")
 
+	heavy := make([]error, 100)
+	for i := range heavy {
+		heavy[i] = errors.New(strings.Repeat("y", maxErrorText))
+	}
+	assert.Less(t, proto.Size(EncodeError(errors.Join(heavy...))), MaxFrame/4, "a tree fits into a frame")
+
 	// A hostile worker does not keep to the bounds.
 	node := &wirepb.Error{Text: "leaf"}
 	for range 5000 {

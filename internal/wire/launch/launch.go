@@ -2,7 +2,7 @@
 // is package sbx. It is the one place that knows both go-plugin and drivers: a driver's process becomes a go-plugin
 // runner here.
 //
-// A [Worker] owns these goroutines, and [Worker.Stop] waits for them: the connection's sender, the receiver, one reader
+// A [Worker] owns these goroutines, and [Worker.Close] waits for them: the connection's sender, the receiver, one reader
 // each for standard output and error, and the watcher that learns how the process ended; go-plugin adds its own.
 package launch
 
@@ -27,8 +27,10 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// startTimeout bounds the time from the worker's exec to its line, whatever the caller's context says.
+// startTimeout bounds a start, up to the worker's welcome, whatever the caller's context says.
 const startTimeout = time.Minute
+
+var errSlow = fmt.Errorf("the worker was not ready within %v; package variables and init functions run in the sandbox too", startTimeout)
 
 // Config is what Start needs beside the sandbox.
 type Config struct {
@@ -36,8 +38,8 @@ type Config struct {
 	Session, Sandbox string
 	// Divert is the number of the call of worker.Divert at which the program becomes a worker.
 	Divert int
-	// Output takes the lines that user code prints. It is called by two goroutines, and not after Stop returned. The
-	// line is the callee's to keep.
+	// Output takes the lines that user code prints. It is called by two goroutines, and not after Close returned unless it
+	// blocks itself. The line is the callee's to keep.
 	Output func(stream, line string)
 }
 
@@ -48,6 +50,8 @@ type Config struct {
 // at the wrong moment, and opens streams for a broker and for output that a worker doesn't have. Its goroutines end
 // when the process has ended, so there is nothing to Kill.
 func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worker, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errSlow)
+	defer cancel()
 	adapter := &processRunner{ctx: ctx, sandbox: sandbox, config: config}
 	defer func() {
 		if err != nil {
@@ -66,6 +70,7 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		SkipHostEnv:      true,
 		StartTimeout:     startTimeout,
+		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: socketFolder()},
 		Logger:           hclog.NewNullLogger(),
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
 			adapter.env = cmd.Env
@@ -91,6 +96,17 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 		return nil, err
 	}
 	return worker, nil
+}
+
+// socketFolder is where go-plugin can make the folder that it insists on. A full or missing TMPDIR is no reason to fail.
+func socketFolder() string {
+	for _, folder := range []string{os.TempDir(), "/dev/shm", "/tmp"} {
+		if dir, err := os.MkdirTemp(folder, "sbx"); err == nil {
+			_ = os.Remove(dir)
+			return folder
+		}
+	}
+	return ""
 }
 
 // processRunner makes a driver's process a runner.Runner.

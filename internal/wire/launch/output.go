@@ -112,10 +112,10 @@ func (o *output) settle() {
 	}
 }
 
-// close ends the readers and waits for them.
+// close ends the readers and waits for them, but not for a callback that blocks.
 func (o *output) close() {
 	for _, stream := range o.streams {
 		_ = stream.Close()
 	}
-	<-o.ended
+	o.settle()
 }

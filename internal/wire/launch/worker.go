@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/ledger"
@@ -75,7 +76,7 @@ func (w *Worker) open(config Config) error {
 		return fmt.Errorf("open the stream: %w", err)
 	}
 	w.closeConn = cancel
-	w.conn = wire.NewConn(stream)
+	w.conn = wire.NewConn(stream, w.returned)
 	fail := func(err error) error {
 		w.conn.Close()
 		cancel()
@@ -158,6 +159,15 @@ func (w *Worker) receive() {
 	close(w.done)
 }
 
+// returned notes that a call's function has returned, when its result begins to arrive.
+func (w *Worker) returned(message *wirepb.Message) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if call := w.calls[message.GetResult().GetId()]; call != nil {
+		call.returned.Store(true)
+	}
+}
+
 // waitProcess waits for the process's end, but not long, and notes how it ended.
 func (w *Worker) waitProcess(lost *LostError) (ended bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
@@ -212,6 +222,8 @@ type Pending struct {
 	ticket  *wire.Ticket
 	done    chan struct{}
 	result  *wirepb.Result
+
+	returned atomic.Bool
 }
 
 // Go sends a call with its encoded argument. The id is chosen here. It does not wait.
@@ -231,6 +243,9 @@ func (w *Worker) Go(call *wirepb.Call, argument []byte) *Pending {
 
 // Done is closed when the result is there. It stays open if the worker is lost first: select on Worker.Done too.
 func (p *Pending) Done() <-chan struct{} { return p.done }
+
+// Returned reports whether the function is known to have returned, although its result may not be there yet.
+func (p *Pending) Returned() bool { return p.returned.Load() }
 
 // Result returns the result. Call it after Done is closed.
 func (p *Pending) Result() *wirepb.Result {
