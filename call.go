@@ -69,7 +69,7 @@ func (s *Session) wrap(fn any, opts []FunctionOption) *function {
 		f.misuse = &OptionError{Option: "the function", Reason: "is nil; give a declared function"}
 	default:
 		f.config, f.misuse = newFunctionConfig(s.config.spec, opts)
-		f.class = s.class(f.config.spec)
+		f.class = f.config.spec.class()
 	}
 	return f
 }
@@ -128,8 +128,7 @@ var callSerial atomic.Uint64
 
 func newCallID() string { return "c-" + strconv.FormatUint(callSerial.Add(1), 10) }
 
-// prepare checks what can be checked before a sandbox is touched, encodes the arguments, given by pointers, and queues
-// for a sandbox. If it succeeds, do must follow.
+// prepare checks what can be checked before a sandbox is touched, and encodes the arguments, given by pointers.
 func (f *function) prepare(ctx context.Context, index int, args ...any) (*request, error) {
 	r := &request{ctx: ctx, index: index, id: newCallID()}
 	err := f.resolve()
@@ -137,6 +136,8 @@ func (f *function) prepare(ctx context.Context, index int, args ...any) (*reques
 	case err != nil:
 	case ctx == nil:
 		err = errNilContext
+	case ctx.Err() != nil:
+		err = contextError(ctx)
 	default:
 		r.args, err = f.entry.Load().EncodeArgs(nil, args...)
 		switch {
@@ -149,18 +150,20 @@ func (f *function) prepare(ctx context.Context, index int, args ...any) (*reques
 	if err != nil {
 		return r, f.fail(r, "", 0, err)
 	}
-	r.turn = f.session.pool.Queue(f.class)
 	return r, nil
 }
+
+// queue takes the request's place in the queue for a sandbox. do must follow.
+func (f *function) queue(r *request) { r.turn = f.session.pool.Queue(f.class) }
 
 func (f *function) fail(r *request, sandbox string, attempt int, err error) error {
 	return &CallError{Function: f.name(), Index: r.index, Call: r.id, Sandbox: sandbox, Attempt: attempt, Err: err}
 }
 
-// do runs a prepared request to its end and returns the encoded result.
+// do runs a queued request to its end and returns the encoded result.
 func (f *function) do(r *request) ([]byte, error) {
 	resent := 0
-	for attempt := 1; ; r.turn = f.session.pool.Queue(f.class) {
+	for attempt := 1; ; f.queue(r) {
 		sb, err := r.turn.Wait(r.ctx)
 		if err != nil {
 			return nil, f.fail(r, "", attempt-1, leaseError(r.ctx, err))
@@ -231,11 +234,16 @@ func (f *function) attempt(r *request, sb *sandbox, attempt int) ([]byte, error)
 	}, r.args)
 
 	var overdue <-chan time.Time
-	if ours && limit > 0 {
-		timer := time.NewTimer(limit + grace + time.Duration(len(r.args))*sendTime)
+	if late := limit + grace + time.Duration(len(r.args))*sendTime; ours && limit > 0 && late > limit { // no overflow
+		timer := time.NewTimer(late)
 		defer timer.Stop()
 		overdue = timer.C
 	}
+	return f.await(r, sb, pending, limit, ours, overdue)
+}
+
+// await waits for the end of an attempt, whichever it is.
+func (f *function) await(r *request, sb *sandbox, pending *launch.Pending, limit time.Duration, ours bool, overdue <-chan time.Time) ([]byte, error) {
 	select {
 	case <-pending.Done():
 		f.release(sb, true)
@@ -243,6 +251,9 @@ func (f *function) attempt(r *request, sb *sandbox, attempt int) ([]byte, error)
 	case <-sb.worker.Done():
 		return f.lost(sb, pending, ours)
 	case <-overdue:
+		if pending.Returned() { // a large result is on its way
+			return f.await(r, sb, pending, limit, ours, nil)
+		}
 		f.release(sb, false)
 		return nil, fmt.Errorf("%w after %v, and did not return when its context ended: its sandbox was stopped", ErrTimeout, limit)
 	case <-r.ctx.Done():
@@ -339,9 +350,13 @@ func (f *function) invoke(ctx context.Context, out any, args ...any) error {
 	if err != nil {
 		return err
 	}
+	f.queue(r)
 	data, err := f.do(r)
 	if err != nil || out == nil {
 		return err
 	}
 	return f.decode(r, data, out)
 }
+
+// errGoexit is the error of a call whose result's unmarshaler did not return.
+var errGoexit = &ResultError{Err: errors.New("an unmarshaler called runtime.Goexit")}

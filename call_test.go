@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -473,4 +475,62 @@ func TestAFunctionThatIsWrappedByAPackageVariable(t *testing.T) {
 	n, err := wrappedTooEarly.Call(t.Context(), 2)
 	require.NoError(t, err)
 	assert.Equal(t, 4, n)
+}
+
+func TestErrorsThatAreNotWhatTheySeem(t *testing.T) {
+	everywhere(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on, sbx.MaxSandboxes(1))
+		var crash *sbx.PanicError
+		_, err := session.Function(Fail).Call(t.Context(), "quits")
+		require.ErrorAs(t, err, &crash)
+		assert.True(t, crash.Goexit)
+		var function *sbx.FunctionError
+		_, err = session.Function(Fail).Call(t.Context(), "panics")
+		require.ErrorAs(t, err, &function)
+		_, err = session.Function(Fail, sbx.Timeout(10*time.Millisecond)).Call(t.Context(), "panics late")
+		require.ErrorAs(t, err, &crash)
+		assert.Equal(t, "in Is", crash.Value)
+		_, err = session.Function(Fail).Call(t.Context(), "heavy")
+		require.ErrorAs(t, err, &function)
+		assert.Equal(t, 1, session.SandboxCount(), "none of them costs a sandbox")
+	})
+}
+
+func TestMarshalersThatEndTheirGoroutine(t *testing.T) {
+	session := sbxtest.Open(t, sbx.MaxSandboxes(1))
+	var result *sbx.ResultError
+	_, err := session.Function(Quit).Spawn(t.Context(), "decode").Result(t.Context())
+	require.ErrorAs(t, err, &result)
+	_, err = session.Function(Quit).MapSlice(t.Context(), []string{"decode"})
+	require.ErrorAs(t, err, &result)
+	var crash *sbx.PanicError
+	_, err = session.Function(Quit).Call(t.Context(), "encode")
+	require.ErrorAs(t, err, &crash)
+	assert.True(t, crash.Goexit)
+	var argument *sbx.ArgumentError
+	_, err = session.Function(Quitting).Call(t.Context(), Quitter{"decode"})
+	require.ErrorAs(t, err, &argument)
+	assert.Panics(t, func() {
+		for _, err := range session.Function(Quitting).Map(t.Context(), slices.Values([]Quitter{{"fine"}, {"encode"}})) {
+			require.NoError(t, err)
+		}
+	})
+}
+
+func TestTimeoutsOfAnyLength(t *testing.T) {
+	session := sbxtest.Open(t)
+	n, err := session.Function(Double, sbx.Timeout(math.MaxInt64)).Call(t.Context(), 1)
+	require.NoError(t, err)
+	assert.Equal(t, 2, n)
+	_, err = session.Function(Slow, sbx.Timeout(1)).Call(t.Context(), "")
+	require.ErrorIs(t, err, sbx.ErrTimeout)
+}
+
+func TestAnEndedContextTouchesNothing(t *testing.T) {
+	session := sbxtest.Open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := session.Function(Pick).Call(ctx, Picky{"worse"})
+	require.ErrorIs(t, err, context.Canceled, "the argument is not even encoded")
+	assert.Zero(t, session.SandboxCount())
 }

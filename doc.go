@@ -19,7 +19,7 @@
 // The program itself is what runs in the sandboxes: it is started again there, its package variables and init functions
 // run, and then it serves calls instead of running main. Arguments and results are encoded with msgpack, and keep their
 // types. What a function may send is checked by sbxgen. What an interface may hold is checked when it is sent: values of
-// basic types, and of those that registry.Type registered.
+// the types that package registry lists, and of those that registry.Type registered.
 //
 // A function finds in its sandbox the environment that [Env] gives, empty standard input, and a folder of its own; what it
 // prints goes to the session's [Logger]. Package variables and init functions run in the sandbox too, so open sessions in

@@ -218,3 +218,63 @@ func Slow(ctx context.Context, how string) (string, error) {
 }
 
 func ReadFile(_ context.Context, path string) ([]byte, error) { return os.ReadFile(path) }
+
+// Quitter's methods end the goroutine that calls them, where it says so.
+type Quitter struct{ where string }
+
+func (q Quitter) MarshalText() ([]byte, error) {
+	if q.where == "encode" {
+		runtime.Goexit()
+	}
+	return []byte(q.where), nil
+}
+
+func (q *Quitter) UnmarshalText(text []byte) error {
+	q.where = string(text)
+	if q.where == "decode" {
+		runtime.Goexit()
+	}
+	return nil
+}
+
+// Quit returns a value that can't be decoded, or can't be encoded.
+func Quit(_ context.Context, where string) (Quitter, error) { return Quitter{where}, nil }
+
+func Quitting(_ context.Context, q Quitter) (string, error) { return q.where, nil }
+
+// quitError ends the goroutine that asks for its text.
+type quitError struct{}
+
+func (quitError) Error() string {
+	runtime.Goexit()
+	return ""
+}
+
+// panicError panics when it is compared.
+type panicError struct{}
+
+func (panicError) Error() string   { return "panics" }
+func (panicError) Is(error) bool   { panic("in Is") }
+func (panicError) Unwrap() []error { panic("in Unwrap") }
+
+// Fail returns strange errors.
+func Fail(ctx context.Context, how string) (int, error) {
+	switch how {
+	case "quits":
+		return 0, quitError{}
+	case "panics":
+		return 0, panicError{}
+	case "panics late":
+		<-ctx.Done()
+		return 0, panicError{}
+	case "heavy":
+		errs := make([]error, 100)
+		for i := range errs {
+			errs[i] = errors.New(strings.Repeat("x", 64<<10))
+		}
+		return 0, errors.Join(append(errs, ErrOdd)...)
+	}
+	return 0, nil
+}
+
+func Zeros(_ context.Context, n int) ([]byte, error) { return make([]byte, n), nil }

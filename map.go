@@ -218,6 +218,7 @@ func (r *run) take(source func(nextFunc), ordered bool) {
 
 // begin starts the call of an item. It returns false if the run has ended.
 func (r *run) begin(it *item, ordered bool, call callFunc, args []any) bool {
+	request, err := r.f.prepare(r.ctx, it.index, args...) // a marshaler may take its time, or panic
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended || r.ctx.Err() != nil {
@@ -232,13 +233,14 @@ func (r *run) begin(it *item, ordered bool, call callFunc, args []any) bool {
 			r.queue <- it
 		}
 	}
-	request, err := r.f.prepare(r.ctx, it.index, args...)
 	if err != nil {
 		it.err = err
 		finish()
 		return true
 	}
 	request.linger = true
+	r.f.queue(request)
+	it.err = r.f.fail(request, "", 0, errGoexit) // unless the goroutine gets further
 	r.calls.Go(func() {
 		defer finish()
 		it.output, it.err = call(request)

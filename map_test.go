@@ -126,8 +126,10 @@ func TestMapPullsNoFurtherThanAhead(t *testing.T) {
 		assert.EqualValues(t, 100, taken.Load())
 	}
 	var option *sbx.OptionError
-	_, err := session.Function(Double).MapSlice(t.Context(), []int{1}, sbx.Ahead(0))
-	require.ErrorAs(t, err, &option)
+	for _, n := range []int{-1, 0, 1 << 40} {
+		_, err := session.Function(Double).MapSlice(t.Context(), []int{1}, sbx.Ahead(n))
+		require.ErrorAs(t, err, &option)
+	}
 }
 
 func TestMapIsLazy(t *testing.T) {

@@ -32,6 +32,9 @@ type SandboxOption interface {
 // MapOption configures one run over many inputs.
 type MapOption interface{ applyMap(*mapConfig) }
 
+// most is the highest number of sandboxes, and of inputs on their way, that can be asked for.
+const most = 1_000_000
+
 type openConfig struct {
 	spec         spec
 	driver       driver.Driver
@@ -73,9 +76,22 @@ func (s spec) environ() []string {
 	return environ
 }
 
-// class is equal for specs that describe the same sandbox. No part of it may hold a NUL, so parts can't run together.
+// class stands for a spec, and is equal for specs that describe the same sandbox. It holds all of the spec: no part of that
+// has a NUL, which ends each part here, or is empty, which separates the two lists.
 func (s spec) class() string {
-	return strings.Join(s.environ(), "\x00") + "\x00\x00" + strings.Join(s.tags, "\x00")
+	var class strings.Builder
+	for _, part := range slices.Concat(s.environ(), []string{""}, s.tags) {
+		class.WriteString(part)
+		class.WriteByte(0)
+	}
+	return class.String()
+}
+
+// parseClass reverses class.
+func parseClass(class string) (environ, tags []string) {
+	parts := strings.Split(strings.TrimSuffix(class, "\x00"), "\x00")
+	separator := slices.Index(parts, "")
+	return parts[:separator:separator], parts[separator+1:]
 }
 
 type openOption func(*openConfig)
@@ -129,11 +145,11 @@ func Driver(d driver.Driver) OpenOption {
 }
 
 // MaxSandboxes bounds how many sandboxes the session has at a time, and with that how many calls run at a time. n must be
-// at least 1. Without it there are as many as the Go scheduler uses cores (runtime.GOMAXPROCS).
+// from 1 to 1,000,000. Without it there are as many as the Go scheduler uses cores (runtime.GOMAXPROCS).
 func MaxSandboxes(n int) OpenOption {
 	return openOption(func(c *openConfig) {
-		if n < 1 {
-			c.errs = append(c.errs, &OptionError{Option: "MaxSandboxes", Reason: fmt.Sprintf("is %d; give 1 or more", n)})
+		if n < 1 || n > most {
+			c.errs = append(c.errs, &OptionError{Option: "MaxSandboxes", Reason: fmt.Sprintf("is %d; give 1 to %d", n, most)})
 		}
 		c.maxSandboxes = n
 	})
@@ -233,12 +249,12 @@ func FailFast() MapOption {
 	return mapOption(func(c *mapConfig) { c.failFast = true })
 }
 
-// Ahead bounds how many inputs may be taken whose results have not been handed out. n must be at least 1. It bounds the
+// Ahead bounds how many inputs may be taken whose results have not been handed out. n must be from 1 to 1,000,000. It bounds the
 // memory of a run, and how many calls of it run at a time. Without it that is twice the session's MaxSandboxes.
 func Ahead(n int) MapOption {
 	return mapOption(func(c *mapConfig) {
-		if n < 1 {
-			c.errs = append(c.errs, &OptionError{Option: "Ahead", Reason: fmt.Sprintf("is %d; give 1 or more", n)})
+		if n < 1 || n > most {
+			c.errs = append(c.errs, &OptionError{Option: "Ahead", Reason: fmt.Sprintf("is %d; give 1 to %d", n, most)})
 		}
 		c.ahead = n
 	})

@@ -22,20 +22,20 @@ type sandbox struct {
 }
 
 // startSandbox makes a sandbox and starts its worker. When it fails, nothing is left.
-func startSandbox(ctx context.Context, backend driver.Session, session, id string, sp spec, logger *slog.Logger) (*sandbox, error) {
-	inner, err := backend.Create(ctx, driver.Spec{ID: id, Tags: sp.tags, Env: sp.environ()})
+func startSandbox(ctx context.Context, backend driver.Session, session string, spec driver.Spec, logger *slog.Logger) (*sandbox, error) {
+	inner, err := backend.Create(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
 	running, err := launch.Start(ctx, inner, launch.Config{
-		Session: session, Sandbox: id, Divert: worker.Diverts(), Output: logLine(logger, id),
+		Session: session, Sandbox: spec.ID, Divert: worker.Diverts(), Output: logLine(logger, spec.ID),
 	})
 	if err != nil {
 		stopCtx, cancel := context.WithTimeout(context.Background(), stopTime)
 		defer cancel()
 		return nil, errors.Join(err, inner.Stop(stopCtx))
 	}
-	return &sandbox{id: id, inner: inner, worker: running}, nil
+	return &sandbox{id: spec.ID, inner: inner, worker: running}, nil
 }
 
 // Done is closed when the worker is lost.

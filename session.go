@@ -42,8 +42,7 @@ type Session struct {
 
 	mu     sync.Mutex
 	closed bool
-	specs  map[string]spec // by class
-	serial int             // of sandboxes
+	serial int // of sandboxes
 	tasks  sync.WaitGroup
 }
 
@@ -70,7 +69,7 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sbx: open: find this program's own file, which runs in sandboxes: %w", err)
 	}
-	s := &Session{id: newID(), config: config, specs: map[string]spec{}}
+	s := &Session{id: newID(), config: config}
 	s.backend, err = config.driver.Open(ctx, driver.SessionSpec{ID: s.id, Worker: executable, Logger: config.logger})
 	if err != nil {
 		return nil, fmt.Errorf("sbx: open: %w", err)
@@ -129,15 +128,6 @@ func (s *Session) String() string {
 	return fmt.Sprintf("session %s (%s, sandboxes: %d)", s.id, state, s.pool.Count())
 }
 
-// class remembers a spec and returns the key by which the pool asks for it.
-func (s *Session) class(sp spec) string {
-	key := sp.class()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.specs[key] = sp
-	return key
-}
-
 // background runs task on a goroutine that Close waits for. It returns false, and does not run it, once Close began.
 func (s *Session) background(task func()) bool {
 	s.mu.Lock()
@@ -152,11 +142,11 @@ func (s *Session) background(task func()) bool {
 // openSandbox makes a sandbox of a class, with a worker that is ready for calls.
 func (s *Session) openSandbox(ctx context.Context, class string) (*sandbox, error) {
 	s.mu.Lock()
-	sp := s.specs[class]
 	s.serial++
 	id := fmt.Sprintf("%s-%d", s.id, s.serial)
 	s.mu.Unlock()
-	return startSandbox(ctx, s.backend, s.id, id, sp, s.config.logger)
+	environ, tags := parseClass(class)
+	return startSandbox(ctx, s.backend, s.id, driver.Spec{ID: id, Tags: tags, Env: environ}, s.config.logger)
 }
 
 func stopSandbox(sb *sandbox) error {

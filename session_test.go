@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -23,7 +24,7 @@ import (
 func TestOpenRefusesBadOptions(t *testing.T) {
 	var option *sbx.OptionError
 	for name, bad := range map[string]sbx.OpenOption{
-		"maximum": sbx.MaxSandboxes(0), "negative": sbx.MaxSandboxes(-1), "driver": sbx.Driver(nil),
+		"maximum": sbx.MaxSandboxes(0), "negative": sbx.MaxSandboxes(-1), "huge": sbx.MaxSandboxes(math.MaxInt), "driver": sbx.Driver(nil),
 		"logger": sbx.Logger(nil), "env": sbx.Env("", ""), "nil": nil, "joined": sbx.Join(nil),
 	} {
 		session, err := sbx.Open(t.Context(), bad)
@@ -244,4 +245,49 @@ func TestCloseBoundsItsTime(t *testing.T) {
 	require.NoError(t, session.Close())
 	assert.Less(t, time.Since(begin), 10*time.Second)
 	<-call.Done()
+}
+
+// blocked is a handler that takes records until it is let.
+type blocked struct {
+	slog.Handler
+	entered chan struct{}
+	release chan struct{}
+}
+
+func (b blocked) Handle(context.Context, slog.Record) error {
+	select {
+	case b.entered <- struct{}{}:
+	default:
+	}
+	<-b.release
+	return nil
+}
+
+func TestALogHandlerThatBlocksDoesNotBlockClose(t *testing.T) {
+	handler := blocked{slog.DiscardHandler, make(chan struct{}, 1), make(chan struct{})}
+	enabled := slog.New(enabledHandler{handler})
+	session, err := sbx.Open(t.Context(), sbx.Driver(process.New()), sbx.Logger(enabled))
+	require.NoError(t, err)
+	defer close(handler.release)
+	// The session's own warning is logged by Open in the caller's goroutine, so it is not given to this handler.
+	require.NoError(t, session.Action(Print).Call(t.Context(), "one line"))
+	<-handler.entered
+	require.NoError(t, session.Close())
+}
+
+// enabledHandler hands on what functions print, which has a stream, and drops the rest.
+type enabledHandler struct{ blocked }
+
+func (h enabledHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h enabledHandler) Handle(ctx context.Context, r slog.Record) error {
+	stream := false
+	r.Attrs(func(a slog.Attr) bool {
+		stream = stream || a.Key == "stream"
+		return true
+	})
+	if !stream {
+		return nil
+	}
+	return h.blocked.Handle(ctx, r)
 }

@@ -24,16 +24,16 @@ func spawn[Out any](ctx context.Context, f *function, args ...any) *Call[Out] {
 		return c
 	}
 	r.ctx, c.cancel = context.WithCancel(ctx)
+	f.queue(r)
+	c.err = f.fail(r, "", 0, errGoexit) // unless the goroutine gets further
 	go func() {
 		defer close(c.done)
 		defer c.cancel()
 		data, err := f.do(r)
-		switch {
-		case err != nil:
-			c.err = err
-		case f.entry.Load().Result() != nil:
-			c.err = f.decode(r, data, &c.out)
+		if err == nil && f.entry.Load().Result() != nil {
+			err = f.decode(r, data, &c.out)
 		}
+		c.err = err
 	}()
 	return c
 }
