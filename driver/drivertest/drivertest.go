@@ -322,7 +322,7 @@ func (s *suite) signal() {
 func (s *suite) begun() {
 	sandbox := s.create()
 	w, _ := s.launch(sandbox)
-	stops := call(s, w, "crash", int(syscall.SIGSTOP))
+	stops := call(s, w, "crash", stopSignal)
 	// Nothing tells when a process has stopped itself, nor when bytes have reached its socket.
 	pause := func() { <-time.After(100 * time.Millisecond) }
 	pause()

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 )
 
+const stopSignal = 0
+
 func signalSelf(int) error { return errors.ErrUnsupported }
 
 func leaveGroup(*exec.Cmd) {}
