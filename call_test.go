@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"math"
@@ -27,7 +28,19 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(tests{m}) }
+
+// tests closes the package's session when all tests have run.
+type tests struct{ *testing.M }
+
+func (t tests) Run() int {
+	code := t.M.Run()
+	if err := earlySession.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
 
 // everywhere runs a test on each driver.
 func everywhere(t *testing.T, test func(t *testing.T, on sbx.OpenOption)) {
@@ -442,7 +455,6 @@ var (
 
 func TestAFunctionThatIsWrappedByAPackageVariable(t *testing.T) {
 	require.NoError(t, errEarly)
-	t.Cleanup(func() { require.NoError(t, earlySession.Close()) })
 	n, err := wrappedTooEarly.Call(t.Context(), 2)
 	require.NoError(t, err)
 	assert.Equal(t, 4, n)
