@@ -89,7 +89,9 @@ func serveProcess(boot wire.Boot) error {
 // It uses go-plugin's test mode, which is the one that leaves os.Stdout and os.Stderr alone: outside of it they become
 // pipes of go-plugin's, at a moment that user code could see. What test mode leaves out is the line, which is made here.
 func negotiate(ctx context.Context, boot wire.Boot, server *server) (line string, err error) {
-	for _, variable := range append(boot.Plugin, plugin.EnvUnixSocketDir+"="+socketFolder()) {
+	// What the spec says about TMPDIR is for user code, so it comes last.
+	folder := wire.SocketFolder("/dev/shm", "/tmp", os.TempDir())
+	for _, variable := range append(boot.Plugin, plugin.EnvUnixSocketDir+"="+folder) {
 		name, value, _ := strings.Cut(variable, "=")
 		if err := os.Setenv(name, value); err != nil {
 			return "", err
@@ -113,20 +115,8 @@ func negotiate(ctx context.Context, boot wire.Boot, server *server) (line string
 		_ = os.Remove(config.Addr.String())
 		return handshakeLine(config.ProtocolVersion), nil
 	case <-ended:
-		return "", fmt.Errorf("go-plugin could not listen in %s", socketFolder())
+		return "", fmt.Errorf("go-plugin could not listen in %s", folder)
 	}
-}
-
-// socketFolder is where go-plugin can make its socket. What the spec says about TMPDIR is for user code.
-func socketFolder() string {
-	for _, folder := range []string{"/dev/shm", "/tmp"} {
-		if file, err := os.CreateTemp(folder, "sbx"); err == nil {
-			_ = file.Close()
-			_ = os.Remove(file.Name())
-			return folder
-		}
-	}
-	return os.TempDir()
 }
 
 func handshakeLine(version int) string {

@@ -7,6 +7,7 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"reflect"
 	"runtime/debug"
 	"strings"
@@ -71,6 +72,19 @@ func DecodeBoot(value string) (Boot, error) {
 		return Boot{}, fmt.Errorf("%s: %w", BootVariable, err)
 	}
 	return b, nil
+}
+
+// SocketFolder returns the first of folders in which a file can be made; the last if there is none. go-plugin insists on
+// a place for sockets on both sides, and a full or missing TMPDIR is no reason to fail.
+func SocketFolder(folders ...string) string {
+	for _, folder := range folders {
+		if file, err := os.CreateTemp(folder, "sbx"); err == nil {
+			_ = file.Close()
+			_ = os.Remove(file.Name())
+			return folder
+		}
+	}
+	return folders[len(folders)-1]
 }
 
 // ModuleVersion is the version of this module in the running program, "(devel)" in a checkout.

@@ -70,7 +70,7 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		SkipHostEnv:      true,
 		StartTimeout:     startTimeout,
-		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: socketFolder()},
+		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: wire.SocketFolder(os.TempDir(), "/dev/shm", "/tmp")},
 		Logger:           hclog.NewNullLogger(),
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
 			adapter.env = cmd.Env
@@ -96,17 +96,6 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 		return nil, err
 	}
 	return worker, nil
-}
-
-// socketFolder is where go-plugin can make the folder that it insists on. A full or missing TMPDIR is no reason to fail.
-func socketFolder() string {
-	for _, folder := range []string{os.TempDir(), "/dev/shm", "/tmp"} {
-		if dir, err := os.MkdirTemp(folder, "sbx"); err == nil {
-			_ = os.Remove(dir)
-			return folder
-		}
-	}
-	return ""
 }
 
 // processRunner makes a driver's process a runner.Runner.

@@ -133,19 +133,21 @@ func (w *Worker) receive() {
 	// Whatever ended the stream, nothing more is heard of this worker: let it end, and see how it did.
 	w.conn.Close()
 	w.closeConn()
-	if broken := (*wire.ProtocolError)(nil); errors.As(err, &broken) {
+	broken := errors.As(err, new(*wire.ProtocolError))
+	if broken {
 		_ = w.process.Kill()
 	}
 	<-w.conn.Stopped()
 	lost := &LostError{Err: err}
-	ended := w.waitProcess(lost)
+	exit := w.waitProcess()
+	ended := exit != nil
 	if !ended {
 		// User code cut the stream and runs on.
 		_ = w.process.Kill()
-		ended = w.waitProcess(&LostError{})
+		ended = w.waitProcess() != nil
 	}
-	if broken := (*wire.ProtocolError)(nil); errors.As(err, &broken) {
-		lost.Exit = nil // it is ours
+	if !broken {
+		lost.Exit = exit // else the end is ours
 	}
 	begun := w.readLedger(ended)
 	w.output.settle()
@@ -168,16 +170,15 @@ func (w *Worker) returned(message *wirepb.Message) {
 	}
 }
 
-// waitProcess waits for the process's end, but not long, and notes how it ended.
-func (w *Worker) waitProcess(lost *LostError) (ended bool) {
+// waitProcess waits for the process's end, but not long, and returns how it ended; nil if that is not known.
+func (w *Worker) waitProcess() *driver.Exit {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
 	defer cancel()
 	exit, err := w.process.Wait(ctx)
 	if err != nil {
-		return false
+		return nil
 	}
-	lost.Exit = &exit
-	return true
+	return &exit
 }
 
 // readLedger returns the highest id of a call that may have begun. Nothing but a whole ledger of a process that has ended
