@@ -22,6 +22,8 @@ import (
 const (
 	// maxResend bounds how often a call is sent again that certainly did not begin.
 	maxResend = 10
+	// maxArgsAhead is how long the arguments of a call may be that waits in a busy sandbox.
+	maxArgsAhead = 64 << 10
 	// sendTime is how long a byte of an argument may take on its way, at 10 MB/s, before a timeout is enforced here.
 	sendTime = 100 * time.Nanosecond
 )
@@ -38,6 +40,8 @@ type CallInfo struct {
 	Session, Sandbox string
 	// Deadline is when the function's context ends by itself; zero if it doesn't.
 	Deadline time.Time
+	// Metadata is what the caller gave by [WithMetadata]. Don't change it.
+	Metadata map[string]string
 }
 
 // Info returns what a function may know of its call. ok is false outside of a call, and under Local.
@@ -53,7 +57,7 @@ type function struct {
 	session *Session
 	fn      any
 	config  functionConfig
-	class   string
+	class   class
 	misuse  error // found when the function was wrapped
 
 	entry atomic.Pointer[registry.Entry] // set when it was found
@@ -118,9 +122,13 @@ type request struct {
 	id    string
 	args  []byte
 	// turn is the request's place in the queue for a sandbox.
-	turn pool.Turn[string, *sandbox]
+	turn pool.Turn[class, *sandbox]
 	// linger makes a cancelled call wait until its sandbox is free again or on its way out.
 	linger bool
+
+	attempt  int       // counts runs from 1; 0 before the first
+	attempts []Attempt // that failed
+	delivery Delivery  // the furthest of them
 }
 
 // callSerial numbers the calls of this process.
@@ -148,43 +156,70 @@ func (f *function) prepare(ctx context.Context, index int, args ...any) (*reques
 		}
 	}
 	if err != nil {
-		return r, f.fail(r, "", 0, err)
+		return r, f.fail(r, "", err)
 	}
 	return r, nil
 }
 
-// queue takes the request's place in the queue for a sandbox. do must follow.
-func (f *function) queue(r *request) { r.turn = f.session.pool.Queue(f.class) }
+// queue takes the request's place in the queue for a sandbox. run must follow. Long arguments don't wait in a sandbox.
+func (f *function) queue(r *request) {
+	r.turn = f.session.pool.Queue(f.class, len(r.args) <= maxArgsAhead)
+}
 
-func (f *function) fail(r *request, sandbox string, attempt int, err error) error {
-	return &CallError{Function: f.name(), Index: r.index, Call: r.id, Sandbox: sandbox, Attempt: attempt, Err: err}
+// giveBack leaves the queue.
+func (f *function) giveBack(r *request) {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, _ = r.turn.Wait(ended)
+}
+
+func (f *function) fail(r *request, sandbox string, err error) error {
+	return &CallError{
+		Function: f.name(), Index: r.index, Call: r.id, Sandbox: sandbox, Attempt: r.attempt,
+		Delivery: r.delivery, Attempts: r.attempts, Err: err,
+	}
+}
+
+// run runs a queued request to its end and returns the encoded result.
+func (f *function) run(r *request) ([]byte, error) {
+	if len(f.session.config.interceptors) > 0 {
+		return f.intercepted(r)
+	}
+	return f.do(r)
 }
 
 // do runs a queued request to its end and returns the encoded result.
 func (f *function) do(r *request) ([]byte, error) {
-	resent := 0
-	for attempt := 1; ; f.queue(r) {
-		sb, err := r.turn.Wait(r.ctx)
+	if err := checkMetadata(metadataOf(r.ctx)); err != nil {
+		f.giveBack(r)
+		return nil, f.fail(r, "", err)
+	}
+	for resent := 0; ; {
+		lease, err := r.turn.Wait(r.ctx)
 		if err != nil {
-			return nil, f.fail(r, "", attempt-1, leaseError(r.ctx, err))
+			return nil, f.fail(r, "", leaseError(r.ctx, err))
 		}
-		data, err := f.attempt(r, sb, attempt)
+		r.attempt++
+		data, sandbox, delivery, err := f.send(r, lease)
 		if err == nil {
 			return data, nil
 		}
+		r.note(sandbox, delivery, err)
 		var notBegun *notBegunError
 		var lost *SandboxLostError
 		switch {
 		case errors.As(err, &notBegun):
+			r.attempt--
 			if resent++; resent <= maxResend {
+				r.turn = f.session.pool.QueueFirst(f.class)
 				continue
 			}
-			err = &StartError{Err: fmt.Errorf("%d sandboxes ended before the call began: %w", resent, notBegun.lost)}
-		case errors.As(err, &lost) && attempt <= f.config.retries && r.ctx.Err() == nil:
-			attempt++
+			err = &StartError{Err: fmt.Errorf("%d sandboxes ended before the call began: %w", resent, notBegun.err)}
+		case errors.As(err, &lost) && r.attempt <= f.config.retries && r.ctx.Err() == nil:
+			f.queue(r)
 			continue
 		}
-		return nil, f.fail(r, sb.id, attempt, err)
+		return nil, f.fail(r, sandbox, err)
 	}
 }
 
@@ -209,127 +244,181 @@ func contextError(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", err, cause)
 }
 
-// notBegunError says that a sandbox was lost before it had the call.
-type notBegunError struct{ lost *launch.LostError }
+// notBegunError says that a sandbox was lost, or refused the call, before it began.
+type notBegunError struct{ err error }
 
-func (e *notBegunError) Error() string { return e.lost.Error() }
+func (e *notBegunError) Error() string {
+	return "the sandbox was lost before the function began: " + e.err.Error()
+}
 
-// attempt runs the request once in a leased sandbox, and gives the sandbox back.
-func (f *function) attempt(r *request, sb *sandbox, attempt int) ([]byte, error) {
-	entry := f.entry.Load()
-	remote, ok := sb.worker.Function(entry.Name())
-	if !ok || remote.Fingerprint != entry.Fingerprint() {
-		f.release(sb, true)
-		return nil, fmt.Errorf("%w in the worker with the types that it has in this program (they were built from different sources, or it is registered after the program became a worker): run \"go tool sbxgen\" and build again", ErrNotRegistered)
-	}
-	limit, ours := f.config.timeout, true
-	if deadline, ok := r.ctx.Deadline(); ok {
-		// The deadline travels with the call, so that it holds even if this side is stopped.
-		if left := max(time.Until(deadline), 1); limit == 0 || left < limit {
-			limit, ours = left, false
+func (e *notBegunError) Unwrap() error { return e.err }
+
+type lease = pool.Lease[class, *sandbox]
+
+// send runs the request in its lease's sandbox, or in the one that takes the lease over, and gives the lease back.
+func (f *function) send(r *request, l *lease) (data []byte, sandbox string, delivery Delivery, err error) {
+	for moved := l.Moved(); ; moved = nil { // at most once
+		sb := l.Member()
+		remote, ok := sb.worker.Function(f.entry.Load().Name())
+		if !ok || remote.Fingerprint != f.entry.Load().Fingerprint() {
+			l.Release(true)
+			return nil, sb.id, NotBegun, fmt.Errorf("%w in the worker with the types that it has in this program (they were built from different sources, or it is registered after the program became a worker): run \"go tool sbxgen\" and build again", ErrNotRegistered)
+		}
+		call := &wirepb.Call{
+			Attempt: uint32(r.attempt), Function: remote.Index, Name: r.id,
+			TimeoutNanos: int64(f.config.timeout), Metadata: metadataOf(r.ctx),
+		}
+		if deadline, ok := r.ctx.Deadline(); ok {
+			// It travels with the call, so that it holds even if this side is stopped.
+			call.DeadlineNanos = int64(max(time.Until(deadline), 1))
+		}
+		pending := sb.worker.Go(call, r.args)
+		l.OnRecall(pending.Withdraw)
+		data, again, delivery, err := f.await(r, l, sb, pending, moved)
+		if !again {
+			return data, sb.id, delivery, err
 		}
 	}
-	pending := sb.worker.Go(&wirepb.Call{
-		Attempt: uint32(attempt), Function: remote.Index, Name: r.id, TimeoutNanos: int64(limit),
-	}, r.args)
+}
 
+// await waits for what comes of a call that was sent, whichever it is, and gives the lease back; unless another sandbox has
+// taken that over: then again is true.
+func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pending, moved <-chan struct{}) (data []byte, again bool, delivery Delivery, err error) {
+	var running <-chan struct{} // as long as it matters
 	var overdue <-chan time.Time
-	if late := limit + grace + time.Duration(len(r.args))*sendTime; ours && limit > 0 && late > limit { // no overflow
-		timer := time.NewTimer(late)
-		defer timer.Stop()
-		overdue = timer.C
+	// The worker ends calls by their timeouts. This is for one that does not.
+	late := f.config.timeout + 2*wire.Grace + time.Duration(len(r.args))*sendTime
+	if f.config.timeout > 0 && late > f.config.timeout { // no overflow
+		running = l.Running()
 	}
-	return f.await(r, sb, pending, limit, ours, overdue)
-}
-
-// await waits for the end of an attempt, whichever it is.
-func (f *function) await(r *request, sb *sandbox, pending *launch.Pending, limit time.Duration, ours bool, overdue <-chan time.Time) ([]byte, error) {
-	select {
-	case <-pending.Done():
-		f.release(sb, true)
-		return f.outcome(pending.Result(), ours)
-	case <-sb.worker.Done():
-		return f.lost(sb, pending, ours)
-	case <-overdue:
-		if pending.Returned() { // a large result is on its way
-			return f.await(r, sb, pending, limit, ours, nil)
+	for {
+		select {
+		case <-pending.Done():
+			data, delivery, err = f.outcome(r, pending.Result())
+			l.Release(!pending.Result().GetTimedOut().GetRunning())
+			return data, false, delivery, err
+		case <-moved:
+			return nil, true, NotBegun, nil
+		case <-sb.worker.Done():
+			if !l.Drop(sb) {
+				return nil, true, NotBegun, nil
+			}
+			data, delivery, err = f.lost(r, sb, pending)
+			return data, false, delivery, err
+		case <-running:
+			running = nil
+			timer := time.NewTimer(late)
+			defer timer.Stop()
+			overdue = timer.C
+		case <-overdue:
+			overdue = nil
+			if !pending.Returned() { // else a large result is on its way
+				return nil, !l.Drop(sb), MayHaveRun, f.overdueError()
+			}
+		case <-r.ctx.Done():
+			if pending.Withdraw() {
+				l.Release(true)
+				return nil, false, NotBegun, contextError(r.ctx)
+			}
+			pending.Cancel()
+			settle := func() { settle(l, sb, pending) }
+			if r.linger || !f.session.background(settle) {
+				settle()
+			}
+			return nil, false, MayHaveRun, contextError(r.ctx)
 		}
-		f.release(sb, false)
-		return nil, fmt.Errorf("%w after %v, and did not return when its context ended: its sandbox was stopped", ErrTimeout, limit)
-	case <-r.ctx.Done():
-		if pending.Cancel() {
-			f.release(sb, true) // the function never begins
-			return nil, contextError(r.ctx)
-		}
-		settle := func() { f.settle(sb, pending) }
-		if r.linger || !f.session.background(settle) {
-			settle()
-		}
-		return nil, contextError(r.ctx)
 	}
 }
-
-func (f *function) release(sb *sandbox, reuse bool) { f.session.pool.Release(sb, reuse) }
 
 // settle waits until a cancelled function has returned; if it does not, its sandbox is stopped.
-func (f *function) settle(sb *sandbox, pending *launch.Pending) {
-	timer := time.NewTimer(grace)
+func settle(l *lease, sb *sandbox, pending *launch.Pending) {
+	timer := time.NewTimer(wire.Grace)
 	defer timer.Stop()
 	select {
 	case <-pending.Done():
-		f.release(sb, true)
+		l.Release(!pending.Result().GetTimedOut().GetRunning())
 	case <-sb.worker.Done():
-		f.release(sb, false)
+		l.Release(false)
 	case <-timer.C:
-		f.release(sb, false)
+		l.Release(false)
 	}
 }
 
-// lost is the end of an attempt whose sandbox ended.
-func (f *function) lost(sb *sandbox, pending *launch.Pending, ours bool) ([]byte, error) {
-	f.release(sb, false)
+// lost is the end of a call whose sandbox ended.
+func (f *function) lost(r *request, sb *sandbox, pending *launch.Pending) ([]byte, Delivery, error) {
+	lost := sb.worker.Lost()
 	select {
 	case <-pending.Done(): // the result came just before the end
-		return f.outcome(pending.Result(), ours)
+		return f.outcome(r, pending.Result())
 	default:
 	}
-	lost := sb.worker.Lost()
-	switch {
+	switch begun := pending.Begun(); {
+	case f.session.ctx.Err() != nil && begun:
+		return nil, MayHaveRun, ErrClosed
 	case f.session.ctx.Err() != nil:
-		return nil, ErrClosed
-	case !pending.Begun():
-		return nil, &notBegunError{lost}
+		return nil, NotBegun, ErrClosed
+	case !begun:
+		return nil, NotBegun, &notBegunError{lost}
 	}
-	return nil, lostError(lost, f.config.retries > 0)
+	return nil, MayHaveRun, lostError(lost, f.config.retries > 0)
 }
 
-// outcome reads a result. ours tells whose time limit the worker was given: this function's, or the caller's.
-func (f *function) outcome(result *wirepb.Result, ours bool) ([]byte, error) {
+func (f *function) overdueError() error {
+	return fmt.Errorf("%w after %v (sbx.Timeout), and did not return when its context ended: its sandbox was stopped", ErrTimeout, f.config.timeout)
+}
+
+// outcome reads a result.
+func (f *function) outcome(r *request, result *wirepb.Result) ([]byte, Delivery, error) {
 	switch outcome := result.GetOutcome().(type) {
 	case *wirepb.Result_Value:
-		return outcome.Value.GetData(), nil
+		return outcome.Value.GetData(), Failed, nil
 	case *wirepb.Result_FunctionError:
-		return nil, functionError(outcome.FunctionError)
+		return nil, Failed, functionError(outcome.FunctionError)
 	case *wirepb.Result_Panic:
-		return nil, &PanicError{Value: outcome.Panic.GetValue(), Stack: outcome.Panic.GetStack(), Goexit: outcome.Panic.GetGoexit()}
+		return nil, Failed, &PanicError{Value: outcome.Panic.GetValue(), Stack: outcome.Panic.GetStack(), Goexit: outcome.Panic.GetGoexit()}
 	case *wirepb.Result_TimedOut:
-		if !ours {
-			return nil, context.DeadlineExceeded
-		}
-		err := fmt.Errorf("%w after %v (sbx.Timeout)", ErrTimeout, f.config.timeout)
-		if remote := outcome.TimedOut.GetError(); remote != nil {
-			err = fmt.Errorf("%w, and returned: %w", err, functionError(remote))
-		}
-		return nil, err
+		return f.timedOut(outcome.TimedOut)
 	case *wirepb.Result_ResultError:
-		return nil, &ResultError{Err: errors.New(outcome.ResultError)}
+		return nil, Failed, &ResultError{Err: errors.New(outcome.ResultError)}
 	case *wirepb.Result_Refused:
-		if outcome.Refused.GetReason() == wirepb.Refusal_REASON_BAD_ARGUMENT {
-			return nil, &ArgumentError{Err: fmt.Errorf("the sandbox's side could not decode it: %s", outcome.Refused.GetText())}
-		}
-		return nil, fmt.Errorf("%w: %s", ErrNotRegistered, outcome.Refused.GetText())
+		return nil, NotBegun, refusedError(r.ctx, outcome.Refused)
 	}
-	return nil, fmt.Errorf("the worker sent a result of unknown kind %T", result.GetOutcome())
+	return nil, MayHaveRun, fmt.Errorf("the worker sent a result of unknown kind %T", result.GetOutcome())
+}
+
+// timedOut is the result of a function that had not returned when its time was up.
+func (f *function) timedOut(outcome *wirepb.TimedOut) ([]byte, Delivery, error) {
+	switch {
+	case outcome.GetRunning() && outcome.GetDeadline():
+		return nil, MayHaveRun, fmt.Errorf("%w, and the function did not return when its context ended: its sandbox was stopped", context.DeadlineExceeded)
+	case outcome.GetRunning():
+		return nil, MayHaveRun, f.overdueError()
+	}
+	err := context.DeadlineExceeded
+	if !outcome.GetDeadline() {
+		err = fmt.Errorf("%w after %v (sbx.Timeout)", ErrTimeout, f.config.timeout)
+	}
+	if remote := outcome.GetError(); remote != nil {
+		err = fmt.Errorf("%w, and returned: %w", err, functionError(remote))
+	}
+	return nil, Failed, err
+}
+
+// refusedError is why a call did not begin.
+func refusedError(ctx context.Context, refused *wirepb.Refusal) error {
+	switch refused.GetReason() {
+	case wirepb.Refusal_REASON_BAD_ARGUMENT:
+		return &ArgumentError{Err: fmt.Errorf("the sandbox's side could not decode it: %s", refused.GetText())}
+	case wirepb.Refusal_REASON_CANCELLED:
+		if ctx.Err() != nil {
+			return contextError(ctx)
+		}
+		if _, ok := ctx.Deadline(); ok { // which has passed there, and is about to pass here
+			return context.DeadlineExceeded
+		}
+		return &notBegunError{errors.New(refused.GetText())}
+	}
+	return fmt.Errorf("%w: %s", ErrNotRegistered, refused.GetText())
 }
 
 func functionError(remote *wirepb.Error) *FunctionError {
@@ -339,7 +428,8 @@ func functionError(remote *wirepb.Error) *FunctionError {
 // decode reads the encoded result into out, a pointer.
 func (f *function) decode(r *request, data []byte, out any) error {
 	if err := f.entry.Load().DecodeResult(data, out); err != nil {
-		return f.fail(r, "", 0, &ResultError{Err: err})
+		r.delivery = Failed
+		return f.fail(r, "", &ResultError{Err: err})
 	}
 	return nil
 }
@@ -350,8 +440,12 @@ func (f *function) invoke(ctx context.Context, out any, args ...any) error {
 	if err != nil {
 		return err
 	}
+	if !f.session.enter() {
+		return f.fail(r, "", ErrClosed)
+	}
+	defer f.session.leave()
 	f.queue(r)
-	data, err := f.do(r)
+	data, err := f.run(r)
 	if err != nil || out == nil {
 		return err
 	}

@@ -21,6 +21,9 @@ var (
 	// ErrNotRegistered is wrapped by the error of a call of a function that generated code did not register.
 	ErrNotRegistered = errors.New("function is not registered")
 
+	// ErrSilent is wrapped by the error of a call whose sandbox gave no sign of life for as long as [Lease] says.
+	ErrSilent = launch.ErrSilent
+
 	// ErrInSandbox is wrapped by the error of Open in a program that runs in a sandbox itself.
 	ErrInSandbox = errors.New("a program that runs as a worker can't open sessions")
 
@@ -40,6 +43,10 @@ type CallError struct {
 	Sandbox string
 	// Attempt counts the runs from 1; 0 if the function was not sent to a sandbox.
 	Attempt int
+	// Delivery is how far the call came, over all attempts.
+	Delivery Delivery
+	// Attempts are what became of each sandbox that the call was sent to, in order; of many, the last 32.
+	Attempts []Attempt
 	// Err is the cause.
 	Err error
 }

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sandboxfn/sbx/internal/wire"
 )
 
 // MapError is the error of MapSlice when calls failed.
@@ -37,7 +39,7 @@ func mapped[In, Out any](ctx context.Context, f *function, inputs iter.Seq[In], 
 		source := func(next nextFunc) {
 			for in := range inputs {
 				call := func(r *request) (any, error) {
-					data, err := f.do(r)
+					data, err := f.run(r)
 					if err != nil {
 						return nil, err
 					}
@@ -111,6 +113,9 @@ func (f *function) newRun(ctx context.Context, noInput, again bool, opts []MapOp
 		err = &OptionError{Option: "the input", Reason: "is nil; give a sequence"}
 	default:
 		config, err = newMapConfig(2*f.session.config.maxSandboxes, opts)
+	}
+	if err == nil && !f.session.enter() {
+		err = ErrClosed
 	}
 	if err != nil {
 		return nil, &CallError{Function: f.name(), Index: -1, Err: err}
@@ -240,7 +245,7 @@ func (r *run) begin(it *item, ordered bool, call callFunc, args []any) bool {
 	}
 	request.linger = true
 	r.f.queue(request)
-	it.err = r.f.fail(request, "", 0, errGoexit) // unless the goroutine gets further
+	it.err = r.f.fail(request, "", errGoexit) // unless the goroutine gets further
 	r.calls.Go(func() {
 		defer finish()
 		it.output, it.err = call(request)
@@ -251,13 +256,14 @@ func (r *run) begin(it *item, ordered bool, call callFunc, args []any) bool {
 // end cancels what runs and waits for it. An input that blocks is waited for only so long: nothing can end it, and it
 // ends by itself at its next value.
 func (r *run) end() {
+	defer r.f.session.leave()
 	r.cancel(context.Canceled)
 	r.detach()
 	r.mu.Lock()
 	r.ended = true
 	r.mu.Unlock()
 	r.calls.Wait()
-	timer := time.NewTimer(grace)
+	timer := time.NewTimer(wire.Grace)
 	defer timer.Stop()
 	select {
 	case <-r.input:

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/pool"
 )
 
 // OpenOption configures a session. Every [SandboxOption] is one: it gives the default for the session's sandboxes.
@@ -23,7 +24,8 @@ type FunctionOption interface{ applyFunction(*functionConfig) }
 
 // SandboxOption describes a sandbox. It may be given to [Open] and to [Session.Function] and its siblings.
 //
-// Values merge by these rules: tags append, environment variables merge by key, and the later value wins.
+// Values merge by these rules: tags append, environment variables merge by key, everything else replaces; the later value
+// wins.
 type SandboxOption interface {
 	OpenOption
 	FunctionOption
@@ -32,6 +34,9 @@ type SandboxOption interface {
 // MapOption configures one run over many inputs.
 type MapOption interface{ applyMap(*mapConfig) }
 
+// defaultLease is long enough for a machine that is busy with other things, and short enough to wait for.
+const defaultLease = 30 * time.Second
+
 // most is the highest number of sandboxes, and of inputs on their way, that can be asked for.
 const most = 1_000_000
 
@@ -39,6 +44,8 @@ type openConfig struct {
 	spec         spec
 	driver       driver.Driver
 	maxSandboxes int
+	lease        time.Duration
+	interceptors []Interceptor
 	logger       *slog.Logger
 	errs         []error
 }
@@ -56,14 +63,19 @@ type mapConfig struct {
 	errs     []error
 }
 
-// spec describes a sandbox.
+// spec describes a sandbox, and how it is used.
 type spec struct {
-	env  map[string]string
-	tags []string
+	env         map[string]string
+	tags        []string
+	concurrency int // 0 is one
+	maxUses     int
+	maxAge      time.Duration
+	idleTime    time.Duration
 }
 
 func (s spec) clone() spec {
-	return spec{env: maps.Clone(s.env), tags: slices.Clone(s.tags)}
+	s.env, s.tags = maps.Clone(s.env), slices.Clone(s.tags)
+	return s
 }
 
 // environ is the environment, sorted.
@@ -76,20 +88,37 @@ func (s spec) environ() []string {
 	return environ
 }
 
-// class stands for a spec, and is equal for specs that describe the same sandbox. It holds all of the spec: no part of that
-// has a NUL, which ends each part here, or is empty, which separates the two lists.
-func (s spec) class() string {
-	var class strings.Builder
-	for _, part := range slices.Concat(s.environ(), []string{""}, s.tags) {
-		class.WriteString(part)
-		class.WriteByte(0)
-	}
-	return class.String()
+// class stands for a spec, and is equal for specs that describe the same sandbox.
+type class struct {
+	// spec holds the environment and the tags: no part of them has a NUL, which ends each part here, or is empty, which
+	// separates the two lists.
+	spec   string
+	limits pool.Limits
 }
 
-// parseClass reverses class.
-func parseClass(class string) (environ, tags []string) {
-	parts := strings.Split(strings.TrimSuffix(class, "\x00"), "\x00")
+const (
+	// aheadOfEach is how many calls wait in a busy sandbox for each that runs there, so that short calls don't wait for a round
+	// trip each; maxAhead bounds their number.
+	aheadOfEach = 8
+	maxAhead    = 512
+)
+
+func (s spec) class() class {
+	var text strings.Builder
+	for _, part := range slices.Concat(s.environ(), []string{""}, s.tags) {
+		text.WriteString(part)
+		text.WriteByte(0)
+	}
+	concurrency := max(s.concurrency, 1)
+	return class{text.String(), pool.Limits{
+		Concurrency: concurrency, Ahead: min(aheadOfEach*concurrency, maxAhead),
+		Uses: s.maxUses, Age: s.maxAge, Idle: s.idleTime,
+	}}
+}
+
+// parse returns the environment and the tags.
+func (c class) parse() (environ, tags []string) {
+	parts := strings.Split(strings.TrimSuffix(c.spec, "\x00"), "\x00")
 	separator := slices.Index(parts, "")
 	return parts[:separator:separator], parts[separator+1:]
 }
@@ -155,6 +184,19 @@ func MaxSandboxes(n int) OpenOption {
 	})
 }
 
+// Lease bounds how long a session and the worker in a sandbox may hear nothing from each other; they exchange signs of life
+// several times in that time. A worker that is silent for longer, because something stopped it, say, is given up:
+// its calls fail with a [SandboxLostError] that wraps [ErrSilent], and its sandbox is stopped. A worker whose session is
+// silent for longer, because the program was stopped, ends itself. d must be above 0; without it that is 30 seconds.
+func Lease(d time.Duration) OpenOption {
+	return openOption(func(c *openConfig) {
+		if d <= 0 {
+			c.errs = append(c.errs, &OptionError{Option: "Lease", Reason: fmt.Sprintf("is %v; give a time above 0", d)})
+		}
+		c.lease = d
+	})
+}
+
 // Logger takes what functions print, a record a line with the sandbox's id and the stream, and the session's own
 // messages. Without it that is slog.Default() as it is when the session opens. A handler that blocks makes functions
 // wait that print.
@@ -196,6 +238,57 @@ func Tags(tags ...string) SandboxOption {
 			}
 		}
 		s.tags = append(s.tags, tags...)
+		return nil
+	})
+}
+
+// maxConcurrency is the highest number of calls that can run in a sandbox.
+const maxConcurrency = 1000
+
+// Concurrency lets n calls run in a sandbox at the same time, from 1 to 1,000; without it that is one. They share a process:
+// they see each other's package variables and files, and when one of them ends the process, or has to be killed because it
+// ignores the end of its context, the others are lost too.
+func Concurrency(n int) SandboxOption {
+	return sandboxOption(func(s *spec) error {
+		if n < 1 || n > maxConcurrency {
+			return &OptionError{Option: "Concurrency", Reason: fmt.Sprintf("is %d; give 1 to %d", n, maxConcurrency)}
+		}
+		s.concurrency = n
+		return nil
+	})
+}
+
+// MaxUses stops a sandbox after n calls, at least 1; the next call gets another one. MaxUses(1) gives every call a sandbox
+// of its own. Without it sandboxes are used again.
+func MaxUses(n int) SandboxOption {
+	return sandboxOption(func(s *spec) error {
+		if n < 1 {
+			return &OptionError{Option: "MaxUses", Reason: fmt.Sprintf("is %d; give 1 or more", n)}
+		}
+		s.maxUses = n
+		return nil
+	})
+}
+
+// MaxAge stops a sandbox that is older than d, above 0, as soon as no call runs in it. Without it age does not matter.
+func MaxAge(d time.Duration) SandboxOption {
+	return sandboxOption(func(s *spec) error {
+		if d <= 0 {
+			return &OptionError{Option: "MaxAge", Reason: fmt.Sprintf("is %v; give a time above 0", d)}
+		}
+		s.maxAge = d
+		return nil
+	})
+}
+
+// IdleTime stops a sandbox in which no call has run for d, above 0. Without it sandboxes stay until the session closes, or
+// until the sandbox of another kind needs their place.
+func IdleTime(d time.Duration) SandboxOption {
+	return sandboxOption(func(s *spec) error {
+		if d <= 0 {
+			return &OptionError{Option: "IdleTime", Reason: fmt.Sprintf("is %v; give a time above 0", d)}
+		}
+		s.idleTime = d
 		return nil
 	})
 }
@@ -261,7 +354,7 @@ func Ahead(n int) MapOption {
 }
 
 func newOpenConfig(opts []OpenOption) (openConfig, error) {
-	c := openConfig{maxSandboxes: runtime.GOMAXPROCS(0), logger: slog.Default()}
+	c := openConfig{maxSandboxes: runtime.GOMAXPROCS(0), lease: defaultLease, logger: slog.Default()}
 	err := apply(opts, func(o OpenOption) { o.applyOpen(&c) })
 	return c, errors.Join(append(c.errs, err)...)
 }

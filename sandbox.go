@@ -3,12 +3,10 @@ package sbx
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/wire/launch"
-	"github.com/sandboxfn/sbx/worker"
 )
 
 // sandbox is a sandbox of the pool with its worker.
@@ -22,14 +20,12 @@ type sandbox struct {
 }
 
 // startSandbox makes a sandbox and starts its worker. When it fails, nothing is left.
-func startSandbox(ctx context.Context, backend driver.Session, session string, spec driver.Spec, logger *slog.Logger) (*sandbox, error) {
+func startSandbox(ctx context.Context, backend driver.Session, spec driver.Spec, config launch.Config) (*sandbox, error) {
 	inner, err := backend.Create(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	running, err := launch.Start(ctx, inner, launch.Config{
-		Session: session, Sandbox: spec.ID, Divert: worker.Diverts(), Output: logLine(logger, spec.ID),
-	})
+	running, err := launch.Start(ctx, inner, config)
 	if err != nil {
 		stopCtx, cancel := context.WithTimeout(context.Background(), stopTime)
 		defer cancel()
@@ -40,6 +36,12 @@ func startSandbox(ctx context.Context, backend driver.Session, session string, s
 
 // Done is closed when the worker is lost.
 func (sb *sandbox) Done() <-chan struct{} { return sb.worker.Done() }
+
+// Check asks the worker for a sign of life.
+func (sb *sandbox) Check(ctx context.Context) error { return sb.worker.Check(ctx) }
+
+// Queues reports whether calls may wait in the worker.
+func (sb *sandbox) Queues() bool { return sb.worker.Queues() }
 
 // Stop kills what runs in the sandbox and frees it. It may be called again after it failed.
 func (sb *sandbox) Stop(ctx context.Context) error {

@@ -15,15 +15,12 @@ import (
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/driver/local"
 	"github.com/sandboxfn/sbx/internal/pool"
+	"github.com/sandboxfn/sbx/internal/wire/launch"
 	"github.com/sandboxfn/sbx/worker"
 )
 
-const (
-	// grace is how long a function may take to return after its context has ended, before it loses its sandbox.
-	grace = time.Second
-	// stopTime bounds the stop of a sandbox, and of what the driver keeps, in Close.
-	stopTime = 10 * time.Second
-)
+// stopTime bounds the stop of a sandbox, and of what the driver keeps, in Close.
+const stopTime = 10 * time.Second
 
 // Session keeps sandboxes, and wraps the functions that run in them. Its methods may be called at the same time.
 //
@@ -32,7 +29,7 @@ type Session struct {
 	id      string
 	config  openConfig
 	backend driver.Session
-	pool    *pool.Pool[string, *sandbox]
+	pool    *pool.Pool[class, *sandbox]
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelCauseFunc
@@ -40,10 +37,13 @@ type Session struct {
 	closing sync.Mutex // one Close at a time
 	settled bool       // Close succeeded; guarded by closing
 
-	mu     sync.Mutex
-	closed bool
-	serial int // of sandboxes
-	tasks  sync.WaitGroup
+	mu       sync.Mutex
+	closed   bool
+	draining bool
+	active   int           // calls and maps
+	drained  chan struct{} // closed when none is active any more; nil if nobody asked
+	serial   int           // of sandboxes
+	tasks    sync.WaitGroup
 }
 
 // Open begins a session. It makes no sandbox yet, but fails if none can be made here. ctx bounds Open only. Close the
@@ -75,7 +75,9 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 		return nil, fmt.Errorf("sbx: open: %w", err)
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
-	s.pool = pool.New(config.maxSandboxes, s.openSandbox, stopSandbox)
+	s.pool = pool.New(config.maxSandboxes, pool.Backend[class, *sandbox]{
+		Open: s.openSandbox, Stop: stopSandbox, Limits: func(c class) pool.Limits { return c.limits },
+	})
 	return s, nil
 }
 
@@ -117,6 +119,85 @@ func (s *Session) Close() error {
 	return nil
 }
 
+// Shutdown refuses new calls and maps, which fail with [ErrClosed], waits until those that have begun are done, and closes the
+// session. When ctx ends first, they are cancelled, and Shutdown returns ctx's error beside Close's.
+func (s *Session) Shutdown(ctx context.Context) error {
+	if ctx == nil {
+		return fmt.Errorf("sbx: shut down: %w", errNilContext)
+	}
+	s.mu.Lock()
+	s.draining = true
+	if s.drained == nil {
+		s.drained = make(chan struct{})
+		if s.active == 0 {
+			close(s.drained)
+		}
+	}
+	s.mu.Unlock()
+	var err error
+	select {
+	case <-s.drained:
+	case <-s.ctx.Done(): // Close is at work
+	case <-ctx.Done():
+		s.mu.Lock()
+		err = fmt.Errorf("sbx: shut down session %s with calls and maps that were not done (%d): %w", s.id, s.active, contextError(ctx))
+		s.mu.Unlock()
+	}
+	return errors.Join(err, s.Close())
+}
+
+// enter counts a call or a map that begins. It returns false if the session takes none any more; else leave must follow.
+func (s *Session) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.draining {
+		return false
+	}
+	s.active++
+	return true
+}
+
+func (s *Session) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active--; s.active == 0 && s.draining {
+		close(s.drained)
+	}
+}
+
+// Prewarm starts sandboxes until there are n of those that opts describe, over the session's defaults, and waits for them, so
+// that calls of functions with the same options find them ready. n is at most what [MaxSandboxes] allows; sandboxes of
+// other kinds keep their places. When ctx ends first, Prewarm returns its error, and what was begun goes on.
+func (s *Session) Prewarm(ctx context.Context, n int, opts ...SandboxOption) error {
+	var c functionConfig
+	var err error
+	if ctx == nil {
+		err = errNilContext
+	} else {
+		functionOpts := make([]FunctionOption, len(opts))
+		for i, opt := range opts {
+			functionOpts[i] = opt
+		}
+		c, err = newFunctionConfig(s.config.spec, functionOpts)
+	}
+	switch {
+	case err != nil:
+	case n < 1 || n > s.config.maxSandboxes:
+		err = &OptionError{Option: "Prewarm", Reason: fmt.Sprintf("is asked for %d sandboxes; give 1 to %d, the session's MaxSandboxes", n, s.config.maxSandboxes)}
+	case !s.enter():
+		err = ErrClosed
+	default:
+		defer s.leave()
+		if err = s.pool.Prewarm(ctx, c.spec.class(), n); errors.Is(err, pool.ErrClosed) {
+			err = ErrClosed
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("sbx: prewarm: %w", err)
+	}
+	return nil
+}
+
 // String is the session's id and state.
 func (s *Session) String() string {
 	s.mu.Lock()
@@ -140,13 +221,16 @@ func (s *Session) background(task func()) bool {
 }
 
 // openSandbox makes a sandbox of a class, with a worker that is ready for calls.
-func (s *Session) openSandbox(ctx context.Context, class string) (*sandbox, error) {
+func (s *Session) openSandbox(ctx context.Context, class class) (*sandbox, error) {
 	s.mu.Lock()
 	s.serial++
 	id := fmt.Sprintf("%s-%d", s.id, s.serial)
 	s.mu.Unlock()
-	environ, tags := parseClass(class)
-	return startSandbox(ctx, s.backend, s.id, driver.Spec{ID: id, Tags: tags, Env: environ}, s.config.logger)
+	environ, tags := class.parse()
+	return startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ}, launch.Config{
+		Session: s.id, Sandbox: id, Divert: worker.Diverts(), Concurrency: class.limits.Concurrency,
+		Lease: s.config.lease, Output: logLine(s.config.logger, id),
+	})
 }
 
 func stopSandbox(sb *sandbox) error {

@@ -18,6 +18,9 @@ func spawn[Out any](ctx context.Context, f *function, args ...any) *Call[Out] {
 	c := &Call[Out]{cancel: func() {}, done: make(chan struct{})}
 	r, err := f.prepare(ctx, -1, args...)
 	c.id = r.id
+	if err == nil && !f.session.enter() {
+		err = f.fail(r, "", ErrClosed)
+	}
 	if err != nil {
 		c.err = err
 		close(c.done)
@@ -25,11 +28,12 @@ func spawn[Out any](ctx context.Context, f *function, args ...any) *Call[Out] {
 	}
 	r.ctx, c.cancel = context.WithCancel(ctx)
 	f.queue(r)
-	c.err = f.fail(r, "", 0, errGoexit) // unless the goroutine gets further
+	c.err = f.fail(r, "", errGoexit) // unless the goroutine gets further
 	go func() {
 		defer close(c.done)
+		defer f.session.leave()
 		defer c.cancel()
-		data, err := f.do(r)
+		data, err := f.run(r)
 		if err == nil && f.entry.Load().Result() != nil {
 			err = f.decode(r, data, &c.out)
 		}

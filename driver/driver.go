@@ -87,10 +87,13 @@ const (
 	ConnFD = 3
 	// HandshakeFD is the write end of a pipe for the one line with which the worker says that it is ready.
 	HandshakeFD = 4
-	// LedgerFD is a file of eight zero bytes that the worker maps, and in which it notes which calls have begun. A driver
-	// that can't share memory with its workers leaves it closed.
+	// LedgerFD is a file of LedgerSize zero bytes that both sides map, and in which they agree on which calls have begun. A
+	// driver that can't share memory with its workers leaves it closed.
 	LedgerFD = 5
 )
+
+// LedgerSize is the length of a ledger in bytes.
+const LedgerSize = 16 << 10
 
 // A Process is a running worker. Its streams have one reader each, which closes them.
 type Process interface {

@@ -27,7 +27,9 @@ func keepDescriptors() {
 
 // openLedger returns nil where the driver gives no ledger.
 func openLedger() *ledger.Ledger {
-	l, err := ledger.Map(ledgerFD)
+	file := os.NewFile(ledgerFD, "ledger")
+	defer func() { _ = file.Close() }()
+	l, err := ledger.Map(file)
 	if err != nil {
 		return nil
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,19 +21,21 @@ import (
 // maxStack bounds the stack of a panic on the wire.
 const maxStack = 64 << 10
 
+// doomTime is how long a worker waits for its end when a function ignores the end of its context.
+const doomTime = 5 * time.Second
+
 // server serves the one stream of a worker.
 type server struct {
 	wirepb.UnimplementedWorkerServer
 	grpc    *grpc.Server
 	entries []*registry.Entry
 	ledger  *ledger.Ledger // nil if there is none
+	exit    func()         // ends the worker at once
 	opened  sync.Once
 
 	handlers sync.WaitGroup // of the stream; they wait for the calls
 	calls    sync.WaitGroup
 }
-
-func newServer(l *ledger.Ledger) *server { return &server{ledger: l} }
 
 // newGRPC makes the gRPC server, with what go-plugin adds to it.
 func (s *server) newGRPC(opts []grpc.ServerOption) *grpc.Server {
@@ -70,7 +74,10 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 	}
 	conn.Send(&wirepb.Message{Kind: &wirepb.Message_Welcome{Welcome: s.welcome()}}, nil, nil)
 
-	d := &dispatch{ctx: ctx, conn: conn, hello: hello, server: s, running: map[uint64]context.CancelFunc{}}
+	d := &dispatch{ctx: ctx, conn: conn, hello: hello, server: s, calls: map[uint64]*call{}}
+	if lease := time.Duration(hello.GetLeaseNanos()); lease > 0 {
+		s.calls.Go(func() { conn.Watch(ctx, lease, func() {}, func() { s.lapsed(lease) }) })
+	}
 	for {
 		message, err := conn.Recv()
 		if err != nil {
@@ -78,13 +85,23 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 		}
 		switch kind := message.GetKind().(type) {
 		case *wirepb.Message_Call:
-			d.begin(kind.Call)
+			if err := d.accept(kind.Call); err != nil {
+				return err
+			}
 		case *wirepb.Message_Cancel:
 			d.cancel(kind.Cancel.GetId())
+		case *wirepb.Message_Ping:
+			conn.Send(&wirepb.Message{Kind: &wirepb.Message_Ping{Ping: &wirepb.Ping{}}}, nil, nil)
 		default:
 			return &wire.ProtocolError{Reason: fmt.Sprintf("a session does not send %T", kind)}
 		}
 	}
+}
+
+// lapsed ends a worker whose session shows no sign of life: nobody waits for its results any more.
+func (s *server) lapsed(lease time.Duration) {
+	fmt.Fprintf(os.Stderr, "sbx: worker: the session gave no sign of life for %v\n", lease)
+	s.exit()
 }
 
 func (s *server) welcome() *wirepb.Welcome {
@@ -100,7 +117,7 @@ func (s *server) welcome() *wirepb.Welcome {
 	return welcome
 }
 
-// dispatch runs the calls of a stream.
+// dispatch runs the calls of a stream, in order, as many at a time as the session said.
 type dispatch struct {
 	ctx    context.Context // of the stream
 	conn   *wire.Conn
@@ -108,39 +125,75 @@ type dispatch struct {
 	server *server
 
 	mu      sync.Mutex
-	running map[uint64]context.CancelFunc
+	calls   map[uint64]*call // that wait or run
+	waiting []*call
+	running int
+	doomed  bool // the session is about to end the sandbox: nothing begins any more
 }
 
-// begin starts a call on a goroutine of its own. How many run at once is the session's to decide.
-func (d *dispatch) begin(message *wirepb.Call) {
-	ctx, cancel := context.WithCancel(d.ctx)
-	d.mu.Lock()
-	d.running[message.GetId()] = cancel
-	d.mu.Unlock()
-	c := &call{dispatch: d, message: message}
-	d.server.calls.Go(func() {
-		defer cancel()
-		defer c.finish()
-		c.result = c.run(ctx)
-	})
-}
-
-// cancel ends the context of a call. One that has ended crossed the cancel on its way.
-func (d *dispatch) cancel(id uint64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if cancel := d.running[id]; cancel != nil {
-		cancel()
-	}
-}
-
-// call is a call that runs.
+// call is a call that waits or runs.
 type call struct {
 	*dispatch
 	message *wirepb.Call
+	ctx     context.Context
+	cancel  context.CancelFunc
 	begun   bool           // the function was called
 	result  *wirepb.Result // nil if run did not return
 	value   []byte         // the body of the result, if that has one
+
+	answered bool // guarded by mu
+}
+
+// accept takes a call into the queue.
+func (d *dispatch) accept(message *wirepb.Call) error {
+	c := &call{dispatch: d, message: message}
+	if deadline := time.Duration(message.GetDeadlineNanos()); deadline > 0 {
+		c.ctx, c.cancel = context.WithTimeout(d.ctx, deadline)
+	} else {
+		c.ctx, c.cancel = context.WithCancel(d.ctx)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.waiting) == ledger.Slots || d.calls[message.GetId()] != nil {
+		c.cancel()
+		return &wire.ProtocolError{Reason: fmt.Sprintf("call %d is one too many", message.GetId())}
+	}
+	d.calls[message.GetId()] = c
+	d.waiting = append(d.waiting, c)
+	d.next()
+	return nil
+}
+
+// next begins what may begin, each on a goroutine of its own. Callers hold mu.
+func (d *dispatch) next() {
+	for d.running < max(int(d.hello.GetConcurrency()), 1) && len(d.waiting) > 0 && !d.doomed {
+		c := d.waiting[0]
+		d.waiting[0] = nil
+		d.waiting = d.waiting[1:]
+		d.running++
+		d.server.calls.Go(func() {
+			defer c.finish()
+			c.result = c.run()
+		})
+	}
+	if len(d.waiting) == 0 {
+		d.waiting = nil
+	}
+}
+
+// cancel refuses a call that waits, and ends the context of one that runs. One that has ended crossed the cancel on its way.
+func (d *dispatch) cancel(id uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.calls[id]
+	if c == nil {
+		return
+	}
+	c.cancel()
+	if i := slices.Index(d.waiting, c); i >= 0 {
+		d.waiting = slices.Delete(d.waiting, i, i+1)
+		c.answer(cancelled(), nil)
+	}
 }
 
 // finish sends the result. It is deferred by the call's goroutine, so that it runs too when user code panics or ends the
@@ -149,12 +202,40 @@ func (c *call) finish() {
 	if p := recover(); c.result == nil {
 		c.result = c.crash(p)
 	}
-	c.result.Id, c.result.Attempt = c.message.GetId(), c.message.GetAttempt()
+	c.cancel()
 	c.mu.Lock()
-	delete(c.running, c.message.GetId())
-	c.mu.Unlock()
-	c.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Result{Result: c.result}}, c.result.GetValue(), c.value)
+	defer c.mu.Unlock()
+	c.answer(c.result, c.value)
+	c.running--
+	c.next()
 }
+
+// answer sends a result, unless one was sent. Callers hold mu.
+func (c *call) answer(result *wirepb.Result, value []byte) {
+	if c.answered {
+		return
+	}
+	c.answered = true
+	delete(c.calls, c.message.GetId())
+	result.Id, result.Attempt = c.message.GetId(), c.message.GetAttempt()
+	c.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Result{Result: result}}, result.GetValue(), value)
+}
+
+// overdue answers for a function that does not return although its time was up a while ago. The session ends the sandbox
+// then; should it be unable to, this process ends itself.
+func (c *call) overdue() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.answered {
+		return
+	}
+	c.doomed = true
+	c.answer(&wirepb.Result{Outcome: &wirepb.Result_TimedOut{TimedOut: &wirepb.TimedOut{Running: true, Deadline: !c.timedOut()}}}, nil)
+	time.AfterFunc(doomTime, c.server.exit)
+}
+
+// timedOut reports whether the function's context ended by its own timeout, and not by the caller's deadline.
+func (c *call) timedOut() bool { return errors.Is(context.Cause(c.ctx), callinfo.ErrTimeout) }
 
 // crash is the result of user code that did not return. p is what it panicked with, nil if it ended the goroutine.
 func (c *call) crash(p any) *wirepb.Result {
@@ -169,31 +250,42 @@ func (c *call) crash(p any) *wirepb.Result {
 }
 
 // run runs the call to its end.
-func (c *call) run(ctx context.Context) *wirepb.Result {
+func (c *call) run() *wirepb.Result {
 	if int(c.message.GetFunction()) >= len(c.server.entries) {
 		return refuse(wirepb.Refusal_REASON_UNKNOWN_FUNCTION, fmt.Sprintf("the worker has no function %d", c.message.GetFunction()))
 	}
 	entry := c.server.entries[c.message.GetFunction()]
-	c.server.ledger.Begin(c.message.GetId()) // an unmarshaler is user code already
+	// Claimed before an unmarshaler runs, which is user code already.
+	if c.ctx.Err() != nil || !c.server.ledger.Claim(int(c.message.GetSlot()), c.message.GetId()) {
+		return cancelled()
+	}
 	invocation, err := entry.DecodeArgs(c.message.GetArgument().GetData())
 	if err != nil {
 		return refuse(wirepb.Refusal_REASON_BAD_ARGUMENT, err.Error())
 	}
+	if timeout := time.Duration(c.message.GetTimeoutNanos()); timeout > 0 {
+		ctx, cancel := context.WithTimeoutCause(c.ctx, timeout, callinfo.ErrTimeout)
+		defer cancel()
+		c.mu.Lock()
+		c.ctx = ctx
+		c.mu.Unlock()
+	}
 	info := callinfo.Info{
 		Function: entry.Name(), Call: c.message.GetName(), Attempt: int(c.message.GetAttempt()),
-		Session: c.hello.GetSession(), Sandbox: c.hello.GetSandbox(),
+		Session: c.hello.GetSession(), Sandbox: c.hello.GetSandbox(), Metadata: c.message.GetMetadata(),
 	}
-	if timeout := time.Duration(c.message.GetTimeoutNanos()); timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, timeout, callinfo.ErrTimeout)
-		defer cancel()
-		info.Deadline, _ = ctx.Deadline()
+	if deadline, ok := c.ctx.Deadline(); ok {
+		info.Deadline = deadline
+		if late := time.Until(deadline) + wire.Grace; late > 0 { // no overflow
+			timer := time.AfterFunc(late, c.overdue)
+			defer timer.Stop()
+		}
 	}
 	c.begun = true
-	err = invocation.Run(callinfo.With(ctx, info))
+	err = callinfo.Run(c.ctx, info, invocation.Run)
 	switch {
-	case err != nil && errors.Is(context.Cause(ctx), callinfo.ErrTimeout):
-		timedOut := &wirepb.TimedOut{}
+	case err != nil && errors.Is(c.ctx.Err(), context.DeadlineExceeded):
+		timedOut := &wirepb.TimedOut{Deadline: !c.timedOut()}
 		if !errors.Is(err, context.DeadlineExceeded) {
 			timedOut.Error = wire.EncodeError(err)
 		}
@@ -209,6 +301,11 @@ func (c *call) run(ctx context.Context) *wirepb.Result {
 		return resultError(fmt.Sprintf("%d bytes encoded; the limit is %d", len(c.value), wire.MaxValue))
 	}
 	return &wirepb.Result{Outcome: &wirepb.Result_Value{Value: &wirepb.Body{}}}
+}
+
+// cancelled is the result of a call that never begins.
+func cancelled() *wirepb.Result {
+	return refuse(wirepb.Refusal_REASON_CANCELLED, "the call was cancelled before it began")
 }
 
 func refuse(reason wirepb.Refusal_Reason, text string) *wirepb.Result {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
+	"github.com/sandboxfn/sbx/internal/ledger"
 	"github.com/sandboxfn/sbx/internal/wire"
 	"google.golang.org/grpc"
 )
@@ -76,7 +77,7 @@ func serveProcess(boot wire.Boot) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	server := newServer(openLedger())
+	server := &server{ledger: openLedger(), exit: func() { os.Exit(1) }}
 	line, err := negotiate(ctx, boot, server)
 	if err != nil {
 		return err
@@ -142,9 +143,17 @@ func serve(conn net.Conn, handshake io.WriteCloser, line string, server *server)
 }
 
 // Serve serves the functions of this program on conn until conn ends or ctx does. It is for drivers that run a worker
-// in their own process, without isolation. It closes conn and handshake, and returns when every call has returned.
-func Serve(ctx context.Context, conn net.Conn, handshake io.WriteCloser) error {
-	server := newServer(nil)
+// in their own process, without isolation. notes is the worker's ledger, nil if it has none. Serve closes conn and
+// handshake, but not notes, and returns when every call has returned.
+func Serve(ctx context.Context, conn net.Conn, handshake io.WriteCloser, notes *os.File) error {
+	server := &server{exit: func() { _ = conn.Close() }}
+	if notes != nil {
+		var err error
+		if server.ledger, err = ledger.Map(notes); err != nil {
+			return errors.Join(err, conn.Close(), handshake.Close())
+		}
+		defer server.ledger.Close()
+	}
 	server.register(server.newGRPC(nil))
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()

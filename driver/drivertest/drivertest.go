@@ -136,6 +136,7 @@ func (s *suite) launch(sandbox driver.Sandbox) (*launch.Worker, *lines) {
 	printed := &lines{byStream: map[string][]string{}}
 	running, err := launch.Start(s.ctx, sandbox, launch.Config{
 		Session: "drivertest", Sandbox: "drivertest", Divert: worker.Diverts(), Output: printed.add,
+		Concurrency: 4, Lease: patience,
 	})
 	require.NoError(s, err)
 	s.Cleanup(func() {

@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/ledger"
 	"github.com/sandboxfn/sbx/worker"
 )
 
@@ -28,6 +29,9 @@ type Options struct {
 	Conn func(net.Conn) net.Conn
 	// Start, if not nil, is called before a worker starts; its error makes the start fail.
 	Start func(sandbox string) error
+	// NoLedger makes workers as they are where a driver can't share memory with them: it is never certain then that a call
+	// which was sent did not begin, and no call waits in a worker.
+	NoLedger bool
 }
 
 // New returns the driver. opts may be nil.
@@ -115,12 +119,15 @@ func (sb *sandbox) StartWorker(ctx context.Context, _ driver.WorkerSpec) (driver
 	outer, inner := net.Pipe()
 	handshakeReader, handshakeWriter := io.Pipe()
 	p := &process{conn: outer, inner: inner, handshake: handshakeReader, done: make(chan struct{})}
+	if !sb.session.options.NoLedger {
+		p.ledger, _ = ledger.New() // where memory can't be shared there is none
+	}
 	if wrap := sb.session.options.Conn; wrap != nil {
 		p.conn = wrap(outer)
 	}
 	go func() {
 		defer close(p.done)
-		p.err = worker.Serve(context.Background(), inner, handshakeWriter)
+		p.err = worker.Serve(context.Background(), inner, handshakeWriter, p.ledger)
 		_ = handshakeWriter.Close()
 		_ = inner.Close()
 	}()
@@ -148,6 +155,7 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 type process struct {
 	conn, inner net.Conn
 	handshake   *io.PipeReader
+	ledger      *os.File
 	done        chan struct{}
 	err         error // of the worker; read after done
 	wasKilled   bool
@@ -164,8 +172,7 @@ func (p *process) Stdout() io.ReadCloser { return io.NopCloser(strings.NewReader
 // Stderr is empty, as Stdout is.
 func (p *process) Stderr() io.ReadCloser { return io.NopCloser(strings.NewReader("")) }
 
-// Ledger is nil: what this process knows of its calls it can tell by their results.
-func (p *process) Ledger() *os.File { return nil }
+func (p *process) Ledger() *os.File { return p.ledger }
 
 func (p *process) Wait(ctx context.Context) (driver.Exit, error) {
 	select {

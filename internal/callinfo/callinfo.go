@@ -5,6 +5,7 @@ package callinfo
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -15,6 +16,7 @@ type Info struct {
 	Attempt          int
 	Session, Sandbox string
 	Deadline         time.Time
+	Metadata         map[string]string
 }
 
 // ErrTimeout is sbx.ErrTimeout, which is also the cause of the end of the function's context.
@@ -31,4 +33,31 @@ func With(ctx context.Context, info Info) context.Context {
 func From(ctx context.Context) (Info, bool) {
 	info, ok := ctx.Value(key{}).(Info)
 	return info, ok
+}
+
+// Interceptor is sbx.Interceptor.
+type Interceptor func(ctx context.Context, info Info, next func(context.Context) error) error
+
+var interceptors = struct {
+	sync.RWMutex
+	list []Interceptor
+}{}
+
+// Intercept adds an interceptor around every function that runs in this process as a worker.
+func Intercept(i Interceptor) {
+	interceptors.Lock()
+	defer interceptors.Unlock()
+	interceptors.list = append(interceptors.list, i)
+}
+
+// Run runs a function within the interceptors.
+func Run(ctx context.Context, info Info, fn func(context.Context) error) error {
+	interceptors.RLock()
+	list := interceptors.list
+	interceptors.RUnlock()
+	for i := len(list) - 1; i >= 0; i-- {
+		inner := fn
+		fn = func(ctx context.Context) error { return list[i](ctx, info, inner) }
+	}
+	return fn(With(ctx, info))
 }

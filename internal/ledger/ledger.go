@@ -1,50 +1,69 @@
-// Package ledger is how a session learns, after a worker's end, which calls had begun: the worker notes the highest id of
-// a call that begins in eight bytes of memory that both share, just before user code runs. The memory outlives the
-// process, whatever ended it. Drivers make the file, package worker maps it, package launch reads it.
+// Package ledger is how session and worker agree on which calls have begun, in memory that both share and that outlives
+// the worker, whatever ends it. Drivers make the file, packages worker and launch map it.
 //
-// Calls begin in any order once several run at a time; the highest id stands for all below it, which is wrong on the
-// safe side only.
+// Each call that is on its way has a slot. The session writes there that the call is queued; the worker claims it just
+// before user code runs, or the session withdraws it, whichever comes first: a compare-and-swap decides, so both always
+// know the same. After the worker's end, what is not claimed certainly did not begin.
 //
-// A store to shared memory costs nothing that can be measured beside a call. The alternatives cost a system call for
-// each call (a pipe that the session drains) or a message that must arrive before the call may begin (grants).
+// A claim costs nothing that can be measured beside a call. The alternatives cost a system call for each call (a pipe that
+// the session drains) or a message that must arrive before the call may begin (grants), and neither lets the session take
+// back at once what waits in a worker.
 package ledger
 
 import (
-	"encoding/binary"
-	"io"
 	"sync/atomic"
 	"unsafe"
 )
 
+// Slots is how many calls can be on their way to one worker at a time.
+const Slots = 2048
+
 // Size is the length of the file in bytes.
-const Size = 8
+const Size = 8 * Slots
 
-// Ledger is the worker's side. A nil Ledger notes nothing.
-type Ledger struct{ highest *atomic.Uint64 }
+// The states of a slot, in its lowest bits; above them is the call's id.
+const (
+	queued = 1 + iota
+	claimed
+	withdrawn
+	stateBits = 2
+)
 
-// Begin notes that the call of that id begins. It may be called by several goroutines at the same time.
-func (l *Ledger) Begin(id uint64) {
-	if l == nil {
-		return
-	}
-	for {
-		highest := l.highest.Load()
-		if id <= highest || l.highest.CompareAndSwap(highest, id) {
-			return
-		}
+func entry(id, state uint64) uint64 { return id<<stateBits | state }
+
+// Ledger is one side's view. Its methods may be called at the same time, but for Close. On a nil Ledger every claim
+// succeeds and nothing can be withdrawn.
+type Ledger struct {
+	slots  []atomic.Uint64
+	memory []byte // what slots lie in
+}
+
+// Queue notes that a call is sent. The session calls it, for a slot that no other call has.
+func (l *Ledger) Queue(slot int, id uint64) {
+	if l != nil {
+		l.slots[slot].Store(entry(id, queued))
 	}
 }
 
-// Read returns the highest id in the file. It is final once the worker has ended.
-func Read(file io.ReaderAt) (uint64, error) {
-	var highest [Size]byte
-	if _, err := file.ReadAt(highest[:], 0); err != nil {
-		return 0, err
-	}
-	return binary.NativeEndian.Uint64(highest[:]), nil
+// Withdraw takes a call back that was not claimed, and reports whether it could: then it did not begin and never will. A
+// worker that scribbles over its ledger only makes its calls look begun.
+func (l *Ledger) Withdraw(slot int, id uint64) bool {
+	return l != nil && slot < len(l.slots) && l.slots[slot].CompareAndSwap(entry(id, queued), entry(id, withdrawn))
 }
 
-// over returns the ledger in memory, which is at least Size bytes long and mapped at a page's begin.
+// Claim is the worker's begin of a call. It returns false if the session has withdrawn it, or slot is none.
+func (l *Ledger) Claim(slot int, id uint64) bool {
+	return l == nil || slot < len(l.slots) && l.slots[slot].CompareAndSwap(entry(id, queued), entry(id, claimed))
+}
+
+// Close unmaps the memory. No other method may be called any more.
+func (l *Ledger) Close() {
+	if l != nil {
+		unmap(l.memory)
+	}
+}
+
+// over returns the ledger in memory, which is Size bytes long and mapped at a page's begin.
 func over(memory []byte) *Ledger {
-	return &Ledger{(*atomic.Uint64)(unsafe.Pointer(unsafe.SliceData(memory)))}
+	return &Ledger{unsafe.Slice((*atomic.Uint64)(unsafe.Pointer(unsafe.SliceData(memory))), Slots), memory}
 }

@@ -5,7 +5,7 @@ package ledger
 import (
 	"os"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -13,68 +13,101 @@ import (
 )
 
 // mapped returns both sides of a ledger.
-func mapped(t testing.TB) (*os.File, *Ledger) {
+func mapped(t testing.TB) (session, worker *Ledger) {
 	file, err := New()
 	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, file.Close()) })
-	fd, err := syscall.Dup(int(file.Fd()))
+	session, err = Map(file)
 	require.NoError(t, err)
-	l, err := Map(fd)
+	worker, err = Map(file)
 	require.NoError(t, err)
-	return file, l
+	require.NoError(t, file.Close())
+	t.Cleanup(session.Close)
+	t.Cleanup(worker.Close)
+	return session, worker
 }
 
-func TestTheHighestIDCounts(t *testing.T) {
-	file, l := mapped(t)
-	highest, err := Read(file)
-	require.NoError(t, err)
-	assert.Zero(t, highest, "nothing has begun")
-	for _, c := range []struct{ begin, want uint64 }{{1, 1}, {3, 3}, {2, 3}, {1 << 63, 1 << 63}} {
-		l.Begin(c.begin)
-		highest, err := Read(file)
-		require.NoError(t, err)
-		assert.Equal(t, c.want, highest)
-	}
+func TestAClaimIsSeenAndFinal(t *testing.T) {
+	session, worker := mapped(t)
+	session.Queue(3, 7)
+	assert.False(t, worker.Claim(3, 8), "another call's slot")
+	assert.True(t, worker.Claim(3, 7))
+	assert.False(t, worker.Claim(3, 7), "once")
+	assert.False(t, session.Withdraw(3, 7))
+	session.Queue(3, 9)
+	assert.True(t, worker.Claim(3, 9), "a slot is used again")
 }
 
-func TestBeginAtTheSameTime(t *testing.T) {
-	file, l := mapped(t)
-	var begins sync.WaitGroup
-	for g := range uint64(8) {
-		begins.Go(func() {
-			for i := range uint64(1000) {
-				l.Begin(i*8 + g)
+func TestWhatIsWithdrawnCantBeClaimed(t *testing.T) {
+	session, worker := mapped(t)
+	session.Queue(0, 1)
+	assert.True(t, session.Withdraw(0, 1))
+	assert.False(t, session.Withdraw(0, 1))
+	assert.False(t, worker.Claim(0, 1))
+}
+
+func TestEitherSideWins(t *testing.T) {
+	session, worker := mapped(t)
+	var claims, withdrawals atomic.Int64
+	for id := range uint64(2000) {
+		slot := int(id % Slots)
+		session.Queue(slot, id)
+		var both sync.WaitGroup
+		both.Go(func() {
+			if worker.Claim(slot, id) {
+				claims.Add(1)
 			}
 		})
+		both.Go(func() {
+			if session.Withdraw(slot, id) {
+				withdrawals.Add(1)
+			}
+		})
+		both.Wait()
 	}
-	begins.Wait()
-	highest, err := Read(file)
-	require.NoError(t, err)
-	assert.EqualValues(t, 7999, highest)
+	assert.EqualValues(t, 2000, claims.Load()+withdrawals.Load())
+}
+
+func TestScribblesCountAsBegun(t *testing.T) {
+	session, worker := mapped(t)
+	session.Queue(1, 5)
+	for _, garbage := range []uint64{0, 5, entry(6, queued), ^uint64(0)} {
+		worker.slots[1].Store(garbage)
+		assert.False(t, session.Withdraw(1, 5))
+	}
+	assert.False(t, worker.Claim(Slots, 1), "no such slot")
+	assert.False(t, session.Withdraw(Slots, 1))
 }
 
 func TestALedgerKeepsItsLength(t *testing.T) {
 	file, err := New()
 	require.NoError(t, err)
-	defer func() { require.NoError(t, file.Close()) }()
 	info, err := file.Stat()
 	require.NoError(t, err)
 	assert.EqualValues(t, Size, info.Size())
+	require.NoError(t, file.Close())
+
+	short, err := os.CreateTemp(t.TempDir(), "")
+	require.NoError(t, err)
+	_, err = Map(short)
+	require.Error(t, err, "an access beyond the end would kill the process")
+	require.NoError(t, short.Close())
 }
 
-func TestNoLedgerNotesNothing(t *testing.T) {
+func TestNoLedger(t *testing.T) {
 	var none *Ledger
-	none.Begin(1)
-	_, err := Map(-1)
-	require.Error(t, err)
+	none.Queue(0, 1)
+	assert.True(t, none.Claim(0, 1))
+	assert.False(t, none.Withdraw(0, 1))
+	none.Close()
 }
 
-func BenchmarkBegin(b *testing.B) {
-	_, l := mapped(b)
+func BenchmarkClaim(b *testing.B) {
+	session, worker := mapped(b)
 	id := uint64(0)
 	for b.Loop() {
 		id++
-		l.Begin(id)
+		session.Queue(0, id)
+		worker.Claim(0, id)
 	}
 }
 

@@ -1,26 +1,33 @@
-// Package pool keeps warm members, sandboxes in practice, and leases them to one holder at a time. Its audience is
-// package sbx.
+// Package pool keeps warm members, sandboxes in practice, and leases places in them. Its audience is package sbx.
 //
-// Members belong to classes, which share one maximum. A member is made when somebody waits for its class and there is
-// room; where there is none, an idle member of another class makes room. Waiters are served in the order in which they
-// came. A place is not used again before the member that had it has stopped.
+// Members belong to classes, which share one maximum. A member runs as many leases at a time as its class says. One is made
+// when somebody waits for its class and there is room; where there is none, an idle member of another class makes room.
+// Waiters are served in the order in which they came. A place is not used again before the member that had it has stopped.
 //
-// Goroutines: one for every member that is being made or stopped, and one for every member that watches for its end.
-// [Pool.Close] waits for all of them.
+// When every member is busy, who waits may be given a lease ahead: a place in a busy member's own queue, so that the next
+// call is there already when the one before it ends. Such a lease binds nobody: when another member has nothing to do, it
+// takes the lease over.
+//
+// Goroutines: one for every member that is being made, checked or stopped, and one for every member that watches for its
+// end. [Pool.Close] waits for all of them.
 package pool
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
 )
 
-// stopAgain is the time between two tries to stop a member.
-const stopAgain = time.Second
+const (
+	// stopAgain is the time between two tries to stop a member.
+	stopAgain = time.Second
+	// checkAfter is how long a member may be idle and still be leased without a check, and checkTime how long a check may take.
+	checkAfter = time.Second
+	checkTime  = 5 * time.Second
+)
 
 // ErrClosed is returned by Wait after Close began.
 var ErrClosed = errors.New("pool closed")
@@ -30,51 +37,55 @@ type Member interface {
 	comparable
 	// Done is closed when the member is of no use any more.
 	Done() <-chan struct{}
-	// Stop ends the member and frees what it holds. It may be called again after it failed.
-	Stop(ctx context.Context) error
+	// Check returns an error if the member is of no use, although Done may not know.
+	Check(ctx context.Context) error
+	// Queues reports whether the member can take a lease ahead. It must not block.
+	Queues() bool
+}
+
+// Limits are the bounds of a class.
+type Limits struct {
+	// Concurrency is how many leases run in a member at a time, at least 1.
+	Concurrency int
+	// Ahead is how many leases may wait in a busy member.
+	Ahead int
+	// Uses is after how many leases a member is stopped; 0 is never.
+	Uses int
+	// Age and Idle are how long a member may live, and be idle; 0 is for ever. A lease is not cut short.
+	Age, Idle time.Duration
+}
+
+// Backend makes and ends members.
+type Backend[C comparable, M Member] struct {
+	// Open makes a member; its context ends with the pool.
+	Open func(ctx context.Context, class C) (M, error)
+	// Stop ends one, within bounds of its own, and frees what it holds. It may be called again after it failed.
+	Stop func(M) error
+	// Limits are a class's.
+	Limits func(C) Limits
 }
 
 // Pool is a set of members. Its methods may be called at the same time.
 type Pool[C comparable, M Member] struct {
 	maximum int
-	open    func(ctx context.Context, class C) (M, error)
-	stop    func(M) error
+	backend Backend[C, M]
 
 	ctx     context.Context // of everything that is opened
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
 	closing sync.Mutex // one Close at a time
 
-	mu        sync.Mutex
-	closed    bool
-	members   map[M]*place[C] // all that are open, those that are stopping included
-	places    int             // taken: opening, open and stopping
-	opening   map[C]int
-	stopping  int
-	idle      []M // least recently used first
-	waiting   []*waiter[C, M]
-	unstopped map[M]error // their stop failed; they keep their place
+	mu      sync.Mutex
+	closed  bool
+	places  []*place[C, M] // all that are taken
+	waiting []*waiter[C, M]
+	ahead   int // leases
+	stats   Stats
 }
 
-type place[C comparable] struct {
-	class    C
-	stopping bool
-}
-
-type waiter[C comparable, M Member] struct {
-	class C
-	ready chan struct{}
-	m     M
-	err   error
-}
-
-// New returns a pool of at most maximum members. open makes one; its context ends with the pool. stop ends one, within
-// bounds of its own.
-func New[C comparable, M Member](maximum int, open func(context.Context, C) (M, error), stop func(M) error) *Pool[C, M] {
-	p := &Pool[C, M]{
-		maximum: maximum, open: open, stop: stop,
-		members: map[M]*place[C]{}, opening: map[C]int{}, unstopped: map[M]error{},
-	}
+// New returns a pool of at most maximum members.
+func New[C comparable, M Member](maximum int, backend Backend[C, M]) *Pool[C, M] {
+	p := &Pool[C, M]{maximum: maximum, backend: backend}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -83,71 +94,182 @@ func New[C comparable, M Member](maximum int, open func(context.Context, C) (M, 
 func (p *Pool[C, M]) Count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.places
+	return len(p.places)
 }
 
-// A Turn is a place in the queue for a member.
+type waiter[C comparable, M Member] struct {
+	class C
+	ahead bool // it takes a lease ahead
+	since time.Time
+	ready chan struct{}
+	lease *Lease[C, M]
+	err   error
+}
+
+// A Turn is a place in the queue for a lease.
 type Turn[C comparable, M Member] struct {
 	pool *Pool[C, M]
 	w    *waiter[C, M]
 }
 
-// Queue takes a place in the queue for a member of class, behind all who came before. Whoever calls Queue calls Wait.
-func (p *Pool[C, M]) Queue(class C) Turn[C, M] {
-	w := &waiter[C, M]{class: class, ready: make(chan struct{})}
+// Queue takes a place in the queue for a lease of class, behind all who came before. ahead says that a lease ahead will do.
+// Whoever calls Queue calls Wait.
+func (p *Pool[C, M]) Queue(class C, ahead bool) Turn[C, M] {
+	return p.queue(&waiter[C, M]{class: class, ahead: ahead}, false)
+}
+
+// QueueFirst is Queue for who lost its lease and did nothing with it: in front of all others, and for a place that runs.
+func (p *Pool[C, M]) QueueFirst(class C) Turn[C, M] {
+	return p.queue(&waiter[C, M]{class: class}, true)
+}
+
+func (p *Pool[C, M]) queue(w *waiter[C, M], first bool) Turn[C, M] {
+	w.ready = make(chan struct{})
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	switch {
+	case p.closed:
 		w.err = ErrClosed
 		close(w.ready)
-	} else {
+		return Turn[C, M]{p, w}
+	case first:
+		p.waiting = slices.Insert(p.waiting, 0, w)
+	default:
 		p.waiting = append(p.waiting, w)
-		p.balance()
+	}
+	p.balance()
+	if w.lease == nil {
+		p.stats.Waits++
+		w.since = time.Now()
 	}
 	return Turn[C, M]{p, w}
 }
 
-// Wait returns a member that nobody else holds. It waits for one until ctx ends. Give it back by Release.
-func (t Turn[C, M]) Wait(ctx context.Context) (M, error) {
+// Wait returns a lease. It waits for one until ctx ends. Give it back by Release.
+func (t Turn[C, M]) Wait(ctx context.Context) (*Lease[C, M], error) {
 	p, w := t.pool, t.w
 	if ctx.Err() == nil {
 		select {
 		case <-w.ready:
-			return w.m, w.err
+			return w.lease, w.err
 		case <-ctx.Done():
 		}
 	}
 	p.mu.Lock()
 	if i := slices.Index(p.waiting, w); i >= 0 {
 		p.waiting = slices.Delete(p.waiting, i, i+1)
+		p.balance() // who waited behind may be served now
 	}
 	p.mu.Unlock()
 	select {
 	case <-w.ready: // served at the same moment
 		if w.err == nil {
-			p.Release(w.m, true)
+			w.lease.Release(true)
 		}
 	default:
 	}
-	var none M
-	return none, context.Cause(ctx)
+	return nil, context.Cause(ctx)
 }
 
-// Release gives back a leased member. If reuse is false, or the member is of no use any more, it is stopped, and its
-// place is free when it has stopped. Release does not wait.
-func (p *Pool[C, M]) Release(m M, reuse bool) {
+// A Lease is a place in a member. Its methods may be called at the same time.
+type Lease[C comparable, M Member] struct {
+	pool    *Pool[C, M]
+	place   *place[C, M]
+	running chan struct{} // closed when the lease is no longer ahead
+	moved   chan struct{} // closed when another member took the lease over; nil if it never was ahead
+
+	// guarded by pool.mu
+	ahead    bool
+	recall   func() bool
+	released bool
+}
+
+// Member is the lease's member. It changes when Moved closes, and never again.
+func (l *Lease[C, M]) Member() M { return l.place.m }
+
+// Running is closed when the lease is not, or no longer, ahead.
+func (l *Lease[C, M]) Running() <-chan struct{} { return l.running }
+
+// Moved is closed when another member has taken over a lease ahead.
+func (l *Lease[C, M]) Moved() <-chan struct{} { return l.moved }
+
+// OnRecall lets another member take the lease over while it is ahead: recall must take back what the holder gave the
+// member, and report whether it could. It must not block, or call the pool.
+func (l *Lease[C, M]) OnRecall(recall func() bool) {
+	p := l.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	place := p.members[m]
-	if place == nil || place.stopping {
-		return // Close was faster
+	if l.ahead && !l.released {
+		l.recall = recall
+		p.balance()
 	}
-	if !reuse || isDone(m) || p.closed {
-		p.discard(m, place)
+}
+
+// Release gives the lease back. If reuse is false, or the member is of no use any more, it is stopped, whoever else has a
+// lease of it, and its place is free when it has stopped. Release does not wait; a second one does nothing.
+func (l *Lease[C, M]) Release(reuse bool) {
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	l.release(reuse)
+}
+
+// Drop is Release(false), unless another member than m has the lease by now: then it does nothing and returns false.
+func (l *Lease[C, M]) Drop(m M) bool {
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	if l.place.m != m {
+		return false
+	}
+	l.release(false)
+	return true
+}
+
+// release is for callers that hold mu.
+func (l *Lease[C, M]) release(reuse bool) {
+	p := l.pool
+	if l.released {
 		return
 	}
-	p.idle = append(p.idle, m)
+	l.released = true
+	place := l.place
+	if l.ahead {
+		place.dropAhead(l)
+		place.uses--
+		p.ahead--
+	} else {
+		place.running--
+	}
+	if place.state != open || p.closed {
+		return // it is on its way out
+	}
+	switch {
+	case isDone(place.m):
+		p.discard(place, &p.stats.Lost)
+		return
+	case !reuse:
+		p.discard(place, &p.stats.Discarded)
+		return
+	}
+	for place.running < place.limits.Concurrency && len(place.ahead) > 0 {
+		p.run(place.ahead[0], place)
+	}
+	p.settle(place)
 	p.balance()
+}
+
+// run ends a lease's being ahead, in place. Callers hold mu.
+func (p *Pool[C, M]) run(l *Lease[C, M], in *place[C, M]) {
+	l.place.dropAhead(l)
+	p.ahead--
+	l.ahead = false
+	in.running++
+	if in != l.place {
+		l.place.uses--
+		in.uses++
+		l.place = in
+		close(l.moved)
+	}
+	close(l.running)
 }
 
 func isDone[M Member](m M) bool {
@@ -159,146 +281,185 @@ func isDone[M Member](m M) bool {
 	}
 }
 
-// balance serves who waits, in order: by an idle member of the class, by opening one, or by making room. Callers hold mu.
+// always is closed.
+var always = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// balance serves who waits, in order, and then members that have nothing to do. Callers hold mu.
 func (p *Pool[C, M]) balance() {
 	if p.closed {
 		return
 	}
-	coming := maps.Clone(p.opening)
-	freeing := p.stopping // places that are about to be free
-	kept := p.waiting[:0]
-	for i, w := range p.waiting {
-		if len(p.idle) == 0 && p.places == p.maximum {
-			kept = append(kept, p.waiting[i:]...) // there is nothing to give
-			break
+	if len(p.waiting) > 0 {
+		p.serve()
+	}
+	if p.ahead > 0 {
+		p.takeOver()
+	}
+}
+
+// serve goes through those who wait: each gets a place that runs, or one that is on its way, or a lease ahead.
+func (p *Pool[C, M]) serve() {
+	coming := map[C]int{} // places that will run
+	freeing := 0          // places that are about to be free
+	for _, place := range p.places {
+		switch place.state {
+		case opening, checking:
+			coming[place.class] += place.limits.Concurrency
+		case stopping:
+			freeing++
 		}
-		if m, ok := p.takeIdle(w.class); ok {
-			w.m = m
-			close(w.ready)
+	}
+	served := func(w *waiter[C, M], l *Lease[C, M]) {
+		w.lease = l
+		p.stats.Leases++
+		if !w.since.IsZero() {
+			p.stats.WaitTime += time.Since(w.since)
+		}
+		close(w.ready)
+	}
+	kept := p.waiting[:0]
+	queues := true // nobody who came before waits for a place that nothing is about to free
+	for i, w := range p.waiting {
+		if l := p.lease(w.class, coming); l != nil {
+			served(w, l)
 			continue
 		}
-		kept = append(kept, w)
 		switch {
 		case coming[w.class] > 0:
 			coming[w.class]--
-		case p.places < p.maximum:
-			p.start(w.class)
+		case len(p.places) < p.maximum:
+			coming[w.class] += p.start(w.class).limits.Concurrency - 1
 		case freeing > 0:
 			freeing--
-		case len(p.idle) > 0: // of another class
-			m := p.idle[0]
-			p.idle = p.idle[1:]
-			p.discard(m, p.members[m])
+		case p.makeRoom(w.class):
+		default:
+			var l *Lease[C, M]
+			if queues && w.ahead {
+				l = p.leaseAhead(w.class)
+			}
+			if l != nil {
+				served(w, l)
+				continue
+			}
+			queues = false
+			if !p.idle() {
+				kept = append(kept, p.waiting[i:]...) // there is nothing to give
+				clear(p.waiting[len(kept):])
+				p.waiting = kept
+				return
+			}
 		}
+		kept = append(kept, w)
 	}
 	clear(p.waiting[len(kept):])
 	p.waiting = kept
 }
 
-// takeIdle leases an idle member of class, the most recently used one. Callers hold mu.
-func (p *Pool[C, M]) takeIdle(class C) (m M, ok bool) {
-	for i := len(p.idle) - 1; i >= 0; i-- {
-		m := p.idle[i]
-		place := p.members[m]
-		if place.class != class {
-			continue
-		}
-		p.idle = slices.Delete(p.idle, i, i+1)
-		if isDone(m) {
-			p.discard(m, place)
-			continue
-		}
-		return m, true
-	}
-	return m, false
+// idle reports whether any member could run another lease.
+func (p *Pool[C, M]) idle() bool {
+	return slices.ContainsFunc(p.places, func(place *place[C, M]) bool { return place.free() > 0 })
 }
 
-// start opens a member. Callers hold mu.
-func (p *Pool[C, M]) start(class C) {
-	p.places++
-	p.opening[class]++
-	p.tasks.Go(func() {
-		m, err := p.open(p.ctx, class)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.opening[class]--; p.opening[class] == 0 {
-			delete(p.opening, class)
-		}
-		if err != nil {
-			p.places--
-			p.fail(class, err)
-			p.balance()
-			return
-		}
-		place := &place[C]{class: class}
-		p.members[m] = place
-		if p.closed {
-			p.discard(m, place)
-			return
-		}
-		p.idle = append(p.idle, m)
-		p.tasks.Go(func() { p.watch(m) })
-		p.balance()
-	})
-}
-
-// fail tells the first who waits for class that it can't be made. Callers hold mu.
-func (p *Pool[C, M]) fail(class C, err error) {
-	for i, w := range p.waiting {
-		if w.class == class {
-			p.waiting = slices.Delete(p.waiting, i, i+1)
-			w.err = err
-			close(w.ready)
-			return
-		}
-	}
-}
-
-// watch discards an idle member that ended by itself.
-func (p *Pool[C, M]) watch(m M) {
-	select {
-	case <-m.Done():
-	case <-p.ctx.Done():
-		return // Close stops every member
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if i := slices.Index(p.idle, m); i >= 0 {
-		p.idle = slices.Delete(p.idle, i, i+1)
-		p.discard(m, p.members[m])
-	}
-}
-
-// discard stops a member that is neither idle nor leased; its place is free afterwards. Callers hold mu.
-func (p *Pool[C, M]) discard(m M, place *place[C]) {
-	if place.stopping {
-		return
-	}
-	place.stopping = true
-	p.stopping++
-	delete(p.unstopped, m)
-	p.tasks.Go(func() {
-		err := p.stop(m)
-		for err != nil && p.ctx.Err() == nil {
-			// It may still run, so its place is not free: try until it is, or until Close reports it.
-			select {
-			case <-time.After(stopAgain):
-			case <-p.ctx.Done():
+// lease returns a lease that runs in a member of class, nil if none has a place: the least busy one, and of those the one
+// that was used last. A member that was idle for long is checked first, and counts as coming until then.
+func (p *Pool[C, M]) lease(class C, coming map[C]int) *Lease[C, M] {
+	for {
+		var best *place[C, M]
+		for _, place := range p.places {
+			if place.class != class || place.free() == 0 {
+				continue
 			}
-			err = p.stop(m)
+			if best == nil || place.running < best.running || place.running == best.running && place.since.After(best.since) {
+				best = place
+			}
 		}
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		place.stopping = false
-		p.stopping--
-		if err != nil {
-			p.unstopped[m] = err // it may still run: its place is not free
-			return
+		switch {
+		case best == nil:
+			return nil
+		case isDone(best.m):
+			p.discard(best, &p.stats.Lost)
+		case best.running == 0 && time.Since(best.since) >= checkAfter:
+			p.check(best)
+			coming[class] += best.limits.Concurrency
+			return nil
+		default:
+			best.running++
+			best.use()
+			return &Lease[C, M]{pool: p, place: best, running: always}
 		}
-		delete(p.members, m)
-		p.places--
-		p.balance()
-	})
+	}
+}
+
+// leaseAhead returns a lease that waits in the busy member of class that has the fewest of them; nil if none takes one.
+func (p *Pool[C, M]) leaseAhead(class C) *Lease[C, M] {
+	var best *place[C, M]
+	for _, place := range p.places {
+		if place.class == class && place.room() > 0 && (best == nil || len(place.ahead) < len(best.ahead)) && place.m.Queues() {
+			best = place
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	l := &Lease[C, M]{pool: p, place: best, ahead: true, running: make(chan struct{}), moved: make(chan struct{})}
+	best.ahead = append(best.ahead, l)
+	best.use()
+	p.ahead++
+	return l
+}
+
+// makeRoom stops an idle member of another class, the one that was not used for the longest time.
+func (p *Pool[C, M]) makeRoom(class C) bool {
+	var best *place[C, M]
+	for _, place := range p.places {
+		if place.class != class && place.state == open && place.empty() && (best == nil || place.since.Before(best.since)) {
+			best = place
+		}
+	}
+	if best == nil {
+		return false
+	}
+	p.discard(best, &p.stats.MadeRoom)
+	return true
+}
+
+// takeOver gives leases ahead of busy members to those that have nothing to do.
+func (p *Pool[C, M]) takeOver() {
+	for _, to := range p.places {
+		for to.free() > 0 && !isDone(to.m) {
+			l := p.recallFor(to)
+			if l == nil {
+				break
+			}
+			p.run(l, to)
+			p.stats.TakenOver++
+		}
+	}
+}
+
+// recallFor takes a lease ahead from the busiest other member of the same class.
+func (p *Pool[C, M]) recallFor(to *place[C, M]) *Lease[C, M] {
+	for {
+		var from *place[C, M]
+		for _, place := range p.places {
+			if place != to && place.class == to.class && place.recallable() != nil && (from == nil || len(place.ahead) > len(from.ahead)) {
+				from = place
+			}
+		}
+		if from == nil {
+			return nil
+		}
+		l := from.recallable()
+		recall := l.recall
+		l.recall = nil
+		if recall() {
+			return l
+		}
+	}
 }
 
 // Close refuses new leases, tells those who wait, ends what is being made, stops all members at the same time, leased
@@ -313,9 +474,11 @@ func (p *Pool[C, M]) Close() error {
 		w.err = ErrClosed
 		close(w.ready)
 	}
-	p.waiting, p.idle = nil, nil
-	for m, place := range p.members {
-		p.discard(m, place)
+	p.waiting = nil
+	for _, place := range slices.Clone(p.places) {
+		if place.state == open {
+			p.discard(place, nil)
+		}
 	}
 	p.mu.Unlock()
 	p.tasks.Wait()
@@ -323,8 +486,9 @@ func (p *Pool[C, M]) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var errs []error
-	for m, err := range p.unstopped {
-		errs = append(errs, fmt.Errorf("%v is left: %w", m, err))
+	for _, place := range p.places {
+		errs = append(errs, fmt.Errorf("%v is left: %w", place.m, place.err))
+		place.state = open // so that the next Close tries again
 	}
 	return errors.Join(errs...)
 }

@@ -27,9 +27,11 @@ type box struct {
 	end    func()
 }
 
-func (b *box) Done() <-chan struct{}      { return b.done }
-func (b *box) Stop(context.Context) error { return b.yard.stop(b) }
-func (b *box) String() string             { return fmt.Sprintf("%s-%d", b.class, b.serial) }
+func (b *box) Done() <-chan struct{}       { return b.done }
+func (b *box) Stop(context.Context) error  { return b.yard.stop(b) }
+func (b *box) Check(context.Context) error { return b.yard.check(b) }
+func (b *box) Queues() bool                { return true }
+func (b *box) String() string              { return fmt.Sprintf("%s-%d", b.class, b.serial) }
 
 // yard makes boxes, and knows how many there are.
 type yard struct {
@@ -38,6 +40,16 @@ type yard struct {
 	openTime, stopTime time.Duration
 	openErr, stopErr   error
 	openHook           func(ctx context.Context) error
+	checked            int
+	checkErr           error
+	limits             Limits
+}
+
+func (y *yard) check(*box) error {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.checked++
+	return y.checkErr
 }
 
 func (y *yard) open(ctx context.Context, class string) (*box, error) {
@@ -75,25 +87,36 @@ func (y *yard) stop(b *box) error {
 }
 
 func (y *yard) pool(maximum int) *Pool[string, *box] {
-	return New(maximum, y.open, func(b *box) error { return b.Stop(context.Background()) })
+	y.limits.Concurrency = max(y.limits.Concurrency, 1)
+	return New(maximum, Backend[string, *box]{
+		Open: y.open, Stop: func(b *box) error { return b.Stop(context.Background()) }, Limits: func(string) Limits { return y.limits },
+	})
 }
 
-func lease(t *testing.T, p *Pool[string, *box], class string) *box {
+// held is a member with its lease.
+type held struct {
+	*box
+	lease *Lease[string, *box]
+}
+
+func (h held) release(reuse bool) { h.lease.Release(reuse) }
+
+func lease(t *testing.T, p *Pool[string, *box], class string) held {
 	t.Helper()
-	b, err := p.Queue(class).Wait(t.Context())
+	l, err := p.Queue(class, false).Wait(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, class, b.class)
-	return b
+	require.Equal(t, class, l.Member().class)
+	return held{l.Member(), l}
 }
 
 func TestLeaseReusesTheMostRecentlyUsed(t *testing.T) {
 	y := &yard{}
 	p := y.pool(3)
 	a, b := lease(t, p, "x"), lease(t, p, "x")
-	assert.NotSame(t, a, b)
-	p.Release(a, true)
-	p.Release(b, true)
-	assert.Same(t, b, lease(t, p, "x"))
+	assert.NotSame(t, a.box, b.box)
+	a.release(true)
+	b.release(true)
+	assert.Same(t, b.box, lease(t, p, "x").box)
 	assert.Equal(t, 2, p.Count())
 	require.NoError(t, p.Close())
 	assert.Zero(t, y.alive)
@@ -108,7 +131,7 @@ func TestMaximumIsNeverPassed(t *testing.T) {
 		var holders sync.WaitGroup
 		for i := range 200 {
 			holders.Go(func() {
-				b, err := p.Queue([]string{"x", "y", "z"}[i%3]).Wait(t.Context())
+				b, err := p.Queue([]string{"x", "y", "z"}[i%3], false).Wait(t.Context())
 				if !assert.NoError(t, err) {
 					return
 				}
@@ -116,7 +139,7 @@ func TestMaximumIsNeverPassed(t *testing.T) {
 				time.Sleep(time.Duration(rand.IntN(5)) * time.Millisecond)
 				leased.Add(-1)
 				served.Add(1)
-				p.Release(b, i%7 != 0)
+				b.Release(i%7 != 0)
 			})
 		}
 		holders.Wait()
@@ -134,15 +157,15 @@ func TestWaitersAreServedInOrder(t *testing.T) {
 		order := make(chan int, 10)
 		for i := range 10 {
 			go func() {
-				b, err := p.Queue("x").Wait(t.Context())
+				b, err := p.Queue("x", false).Wait(t.Context())
 				if assert.NoError(t, err) {
 					order <- i
-					p.Release(b, true)
+					b.Release(true)
 				}
 			}()
 			synctest.Wait()
 		}
-		p.Release(held, true)
+		held.release(true)
 		for i := range 10 {
 			assert.Equal(t, i, <-order)
 		}
@@ -155,13 +178,13 @@ func TestAnotherClassMakesRoomOnce(t *testing.T) {
 		y := &yard{stopTime: time.Second}
 		p := y.pool(2)
 		a, b := lease(t, p, "x"), lease(t, p, "x")
-		p.Release(a, true)
-		p.Release(b, true)
+		a.release(true)
+		b.release(true)
 		begin := time.Now()
 		c := lease(t, p, "y")
 		assert.Equal(t, time.Second, time.Since(begin), "the place is not used before its member has stopped")
-		assert.Same(t, b, lease(t, p, "x"), "only the least recently used one made room")
-		p.Release(c, true)
+		assert.Same(t, b.box, lease(t, p, "x").box, "only the least recently used one made room")
+		c.release(true)
 		require.NoError(t, p.Close())
 		assert.Zero(t, y.alive)
 	})
@@ -171,7 +194,7 @@ func TestAPlaceIsFreeWhenItsMemberHasStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		y := &yard{stopTime: time.Minute}
 		p := y.pool(1)
-		p.Release(lease(t, p, "x"), false)
+		lease(t, p, "x").release(false)
 		begin := time.Now()
 		second := lease(t, p, "x")
 		assert.Equal(t, time.Minute, time.Since(begin))
@@ -185,15 +208,15 @@ func TestDeadMembersAreReplaced(t *testing.T) {
 		y := &yard{}
 		p := y.pool(1)
 		a := lease(t, p, "x")
-		p.Release(a, true)
+		a.release(true)
 		a.end()
 		synctest.Wait()
 		assert.Zero(t, p.Count(), "an idle member that ends is noticed")
 		b := lease(t, p, "x")
-		assert.NotSame(t, a, b)
+		assert.NotSame(t, a.box, b.box)
 		b.end()
-		p.Release(b, true)
-		assert.NotSame(t, b, lease(t, p, "x"), "one that ended while it was leased is not leased again")
+		b.release(true)
+		assert.NotSame(t, b.box, lease(t, p, "x").box, "one that ended while it was leased is not leased again")
 		require.NoError(t, p.Close())
 		assert.Zero(t, y.alive)
 	})
@@ -204,7 +227,7 @@ func TestFailedOpenFailsOneWaiter(t *testing.T) {
 		y := &yard{openErr: errors.New("no room")}
 		p := y.pool(1)
 		for range 3 {
-			_, err := p.Queue("x").Wait(t.Context())
+			_, err := p.Queue("x", false).Wait(t.Context())
 			require.EqualError(t, err, "no room")
 		}
 		assert.Zero(t, p.Count())
@@ -225,12 +248,12 @@ func TestLeaseEndsWithItsContext(t *testing.T) {
 			time.Sleep(time.Second)
 			cancel(cause)
 		}()
-		_, err := p.Queue("x").Wait(ctx)
+		_, err := p.Queue("x", false).Wait(ctx)
 		require.ErrorIs(t, err, cause)
-		_, err = p.Queue("x").Wait(ctx)
+		_, err = p.Queue("x", false).Wait(ctx)
 		require.ErrorIs(t, err, cause, "a context that has ended")
-		p.Release(held, true)
-		assert.Same(t, held, lease(t, p, "x"), "who left is not served")
+		held.release(true)
+		assert.Same(t, held.box, lease(t, p, "x").box, "who left is not served")
 		require.NoError(t, p.Close())
 	})
 }
@@ -244,16 +267,16 @@ func TestCancelledLeasesLoseNothing(t *testing.T) {
 			holders.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(4000))*time.Microsecond)
 				defer cancel()
-				if b, err := p.Queue("x").Wait(ctx); err == nil {
+				if b, err := p.Queue("x", false).Wait(ctx); err == nil {
 					time.Sleep(time.Duration(rand.IntN(300)) * time.Microsecond)
-					p.Release(b, true)
+					b.Release(true)
 				}
 			})
 		}
 		holders.Wait()
 		synctest.Wait()
 		a, b := lease(t, p, "x"), lease(t, p, "x")
-		assert.NotSame(t, a, b, "both places can be had")
+		assert.NotSame(t, a.box, b.box, "both places can be had")
 		require.NoError(t, p.Close())
 		assert.Zero(t, y.alive)
 	})
@@ -272,7 +295,7 @@ func TestCloseJoinsWhatIsBeingMade(t *testing.T) {
 		p := y.pool(1)
 		waited := make(chan error, 1)
 		go func() {
-			_, err := p.Queue("x").Wait(t.Context())
+			_, err := p.Queue("x", false).Wait(t.Context())
 			waited <- err
 		}()
 		synctest.Wait()
@@ -280,7 +303,7 @@ func TestCloseJoinsWhatIsBeingMade(t *testing.T) {
 		assert.True(t, late)
 		assert.Zero(t, y.alive, "what appeared late was stopped")
 		require.ErrorIs(t, <-waited, ErrClosed)
-		_, err := p.Queue("x").Wait(t.Context())
+		_, err := p.Queue("x", false).Wait(t.Context())
 		require.ErrorIs(t, err, ErrClosed)
 	})
 }
@@ -289,7 +312,7 @@ func TestCloseStopsLeasedMembersAtTheSameTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		y := &yard{stopTime: time.Second}
 		p := y.pool(5)
-		var boxes []*box
+		var boxes []held
 		for range 5 {
 			boxes = append(boxes, lease(t, p, "x"))
 		}
@@ -298,7 +321,7 @@ func TestCloseStopsLeasedMembersAtTheSameTime(t *testing.T) {
 		assert.Equal(t, time.Second, time.Since(begin))
 		assert.Zero(t, y.alive)
 		for _, b := range boxes {
-			p.Release(b, true) // after Close it does nothing
+			b.release(true) // after Close it does nothing
 		}
 		require.NoError(t, p.Close())
 	})
@@ -308,7 +331,7 @@ func TestAStopThatFailsIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		y := &yard{stopErr: errors.New("stuck")}
 		p := y.pool(1)
-		p.Release(lease(t, p, "x"), false)
+		lease(t, p, "x").release(false)
 		go func() {
 			time.Sleep(10 * time.Second)
 			y.mu.Lock()
@@ -328,7 +351,7 @@ func TestCloseTriesAgainWhatFailed(t *testing.T) {
 		y := &yard{stopErr: errors.New("stuck")}
 		p := y.pool(2)
 		a, b := lease(t, p, "x"), lease(t, p, "y")
-		p.Release(a, true)
+		a.release(true)
 		err := p.Close()
 		require.ErrorIs(t, err, y.stopErr)
 		assert.ErrorContains(t, err, "x-1 is left: stuck")
@@ -344,11 +367,11 @@ func TestCloseTriesAgainWhatFailed(t *testing.T) {
 func BenchmarkLease(b *testing.B) {
 	p := (&yard{}).pool(1)
 	for b.Loop() {
-		m, err := p.Queue("x").Wait(b.Context())
+		m, err := p.Queue("x", false).Wait(b.Context())
 		if err != nil {
 			b.Fatal(err)
 		}
-		p.Release(m, true)
+		m.Release(true)
 	}
 	_ = p.Close()
 }

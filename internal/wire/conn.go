@@ -1,9 +1,12 @@
 package wire
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 	"google.golang.org/protobuf/proto"
@@ -41,11 +44,13 @@ type Conn struct {
 	err     error
 	stopped chan struct{} // the sender has ended
 
+	sent     uint64        // frames; of the sender alone
+	received atomic.Uint64 // frames
+
 	// of Recv alone
-	sent, received uint64 // frames
-	pending        []*wirepb.Message
-	incoming       map[uint64]*incoming
-	announced      func(*wirepb.Message)
+	pending   []*wirepb.Message
+	incoming  map[uint64]*incoming
+	announced func(*wirepb.Message)
 }
 
 // A Ticket stands for a message that was given to Send.
@@ -128,12 +133,20 @@ func (c *Conn) Abort(ticket *Ticket) bool {
 
 // Close ends the connection: what is queued is not sent. It does not wait for a Send of the stream that is under way;
 // whoever owns the stream ends that, and then [Conn.Stopped] closes.
-func (c *Conn) Close() { c.fail(ErrClosed) }
+func (c *Conn) Close() { c.Fail(ErrClosed) }
+
+// Err is what ended the connection first; nil while it lives.
+func (c *Conn) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
 
 // Stopped is closed when the connection's goroutine has ended.
 func (c *Conn) Stopped() <-chan struct{} { return c.stopped }
 
-func (c *Conn) fail(err error) {
+// Fail is Close with a reason.
+func (c *Conn) Fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err == nil {
@@ -151,7 +164,7 @@ func (c *Conn) send() {
 			return
 		}
 		if err := c.stream.Send(frame); err != nil {
-			c.fail(fmt.Errorf("send: %w", err))
+			c.Fail(fmt.Errorf("send: %w", err))
 			return
 		}
 	}
@@ -211,7 +224,7 @@ func (c *Conn) Recv() (*wirepb.Message, error) {
 			c.pending = c.pending[1:]
 			complete, err := c.accept(message)
 			if err != nil {
-				c.fail(err)
+				c.Fail(err)
 				return nil, err
 			}
 			if complete != nil {
@@ -221,13 +234,12 @@ func (c *Conn) Recv() (*wirepb.Message, error) {
 		frame, err := c.stream.Recv()
 		if err != nil {
 			err = fmt.Errorf("receive: %w", err)
-			c.fail(err)
+			c.Fail(err)
 			return nil, err
 		}
-		c.received++
-		if frame.GetSequence() != c.received {
-			err := broken("frame %d arrived as number %d", frame.GetSequence(), c.received)
-			c.fail(err)
+		if number := c.received.Add(1); frame.GetSequence() != number {
+			err := broken("frame %d arrived as number %d", frame.GetSequence(), number)
+			c.Fail(err)
 			return nil, err
 		}
 		c.pending = frame.GetMessages()
@@ -297,4 +309,29 @@ func bodyOf(message *wirepb.Message) *wirepb.Body {
 		return kind.Result.GetValue()
 	}
 	return nil
+}
+
+// beats is how many times in a lease a side says that it is there, and looks whether the other one did.
+const beats = 4
+
+// Watch calls beat several times in each lease, and lapsed once nothing was received for as long as a lease. It ends then, or
+// when ctx does. Time in which this process did not run does not count.
+func (c *Conn) Watch(ctx context.Context, lease time.Duration, beat, lapsed func()) {
+	ticker := time.NewTicker(max(lease/beats, 1))
+	defer ticker.Stop()
+	silent, last := 0, c.received.Load()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if received := c.received.Load(); received != last {
+			silent, last = 0, received
+		} else if silent++; silent == beats {
+			lapsed()
+			return
+		}
+		beat()
+	}
 }

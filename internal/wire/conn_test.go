@@ -144,7 +144,7 @@ func TestFramesGatherWhileOneIsOnItsWay(t *testing.T) {
 		for id := range 1000 {
 			assert.EqualValues(t, id, recvCall(t, worker).GetId())
 		}
-		assert.EqualValues(t, 2, worker.received)
+		assert.EqualValues(t, 2, worker.received.Load())
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/go-plugin"
 )
@@ -30,6 +31,9 @@ const (
 	// maxStreams is how many chunked values may be under way in one direction.
 	maxStreams = 1024
 )
+
+// Grace is how long a function may take to return after its context has ended.
+const Grace = time.Second
 
 // Version is the protocol's version, which go-plugin negotiates.
 const Version = 1

@@ -38,6 +38,11 @@ type Config struct {
 	Session, Sandbox string
 	// Divert is the number of the call of worker.Divert at which the program becomes a worker.
 	Divert int
+	// Concurrency is how many calls the worker runs at a time; 0 is one.
+	Concurrency int
+	// Lease is how long the worker may show no sign of life before it is given up, and hear nothing before it ends itself; 0 is
+	// for ever.
+	Lease time.Duration
 	// Output takes the lines that user code prints. It is called by two goroutines, and not after Close returned unless it
 	// blocks itself. The line is the callee's to keep.
 	Output func(stream, line string)

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/ledger"
@@ -25,15 +25,18 @@ type Worker struct {
 	conn      *wire.Conn
 	closeConn context.CancelFunc
 	functions map[string]Function
+	watch     sync.WaitGroup
 
-	mu    sync.Mutex
-	calls map[uint64]*Pending // nil when the stream has ended
-	last  uint64
-	lost  *LostError
-	done  chan struct{}
-
-	notes bool   // the worker writes the ledger
-	begun uint64 // the highest id that has begun; set before done is closed
+	mu        sync.Mutex
+	calls     map[uint64]*Pending // nil when the stream has ended
+	last      uint64
+	ledger    *ledger.Ledger // nil if there is none, or the stream has ended
+	slots     []int          // of the ledger, those that are free
+	withdrawn int            // calls that the worker has not confirmed
+	asked     []chan struct{}
+	silent    bool // it was given up
+	lost      *LostError
+	done      chan struct{}
 }
 
 // Function is one that the worker can run.
@@ -41,6 +44,9 @@ type Function struct {
 	Index       uint32
 	Fingerprint string
 }
+
+// ErrSilent says that a worker was given up because it showed no sign of life.
+var ErrSilent = errors.New("the worker gave no sign of life")
 
 // LostError says that a worker is no longer there, and how it ended as far as that is known.
 type LostError struct {
@@ -83,7 +89,10 @@ func (w *Worker) open(config Config) error {
 		<-w.conn.Stopped()
 		return err
 	}
-	hello := &wirepb.Hello{Sandbox: config.Sandbox, Session: config.Session}
+	hello := &wirepb.Hello{
+		Sandbox: config.Sandbox, Session: config.Session,
+		LeaseNanos: int64(config.Lease), Concurrency: uint32(config.Concurrency),
+	}
 	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Hello{Hello: hello}}, nil, nil)
 	message, err := w.conn.Recv()
 	if err != nil {
@@ -97,13 +106,54 @@ func (w *Worker) open(config Config) error {
 	if host, theirs := wire.ModuleVersion(), welcome.GetSbxVersion(); host != theirs {
 		return fail(fmt.Errorf("the worker was built with sbx %s and this program with %s: build both with the same version", wire.Clip(theirs, 100), host))
 	}
-	w.notes = welcome.GetLedger()
+	if file := w.process.Ledger(); file != nil && welcome.GetLedger() {
+		if w.ledger, err = ledger.Map(file); err != nil {
+			return fail(err)
+		}
+		for slot := range ledger.Slots {
+			w.slots = append(w.slots, slot)
+		}
+	}
 	w.functions = make(map[string]Function, len(welcome.GetFunctions()))
 	for i, function := range welcome.GetFunctions() {
 		w.functions[function.GetName()] = Function{Index: uint32(i), Fingerprint: function.GetFingerprint()}
 	}
 	go w.receive()
+	if config.Lease > 0 {
+		w.watch.Go(func() { w.conn.Watch(ctx, config.Lease, w.ping, func() { w.giveUp(config.Lease) }) })
+	}
 	return nil
+}
+
+func (w *Worker) ping() {
+	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Ping{Ping: &wirepb.Ping{}}}, nil, nil)
+}
+
+// giveUp ends a worker that shows no sign of life.
+func (w *Worker) giveUp(lease time.Duration) {
+	w.mu.Lock()
+	w.silent = true
+	w.mu.Unlock()
+	_ = w.process.Kill()
+	w.conn.Fail(fmt.Errorf("%w for %v", ErrSilent, lease))
+	w.closeConn()
+}
+
+// Check asks the worker for a sign of life. It returns an error if there is none before ctx ends.
+func (w *Worker) Check(ctx context.Context) error {
+	answer := make(chan struct{})
+	w.mu.Lock()
+	w.asked = append(w.asked, answer)
+	w.mu.Unlock()
+	w.ping()
+	select {
+	case <-answer:
+		return nil
+	case <-w.done:
+		return w.lost
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrSilent, context.Cause(ctx))
+	}
 }
 
 // Function returns the worker's function of that name.
@@ -131,33 +181,36 @@ func (w *Worker) receive() {
 		}
 	}
 	// Whatever ended the stream, nothing more is heard of this worker: let it end, and see how it did.
-	w.conn.Close()
+	w.conn.Fail(err)
 	w.closeConn()
-	broken := errors.As(err, new(*wire.ProtocolError))
-	if broken {
+	w.mu.Lock()
+	ours := w.silent || errors.As(err, new(*wire.ProtocolError))
+	w.mu.Unlock()
+	if ours {
 		_ = w.process.Kill()
 	}
 	<-w.conn.Stopped()
-	lost := &LostError{Err: err}
+	lost := &LostError{Err: w.conn.Err()}
 	exit := w.waitProcess()
-	ended := exit != nil
-	if !ended {
+	if exit == nil {
 		// User code cut the stream and runs on.
 		_ = w.process.Kill()
-		ended = w.waitProcess() != nil
+		_ = w.waitProcess()
 	}
-	if !broken {
-		lost.Exit = exit // else the end is ours
+	if !ours {
+		lost.Exit = exit // else the end says nothing about the worker
 	}
-	begun := w.readLedger(ended)
 	w.output.settle()
 	lost.LastLines = w.output.last()
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lost = lost
-	w.begun = begun
-	w.calls = nil
+	for _, call := range w.calls {
+		call.begun = !call.withdrawn && w.conn.Handed(call.ticket) && !w.ledger.Withdraw(call.slot, call.id)
+	}
+	w.ledger.Close()
+	w.ledger, w.calls = nil, nil
 	close(w.done)
 }
 
@@ -181,27 +234,21 @@ func (w *Worker) waitProcess() *driver.Exit {
 	return &exit
 }
 
-// readLedger returns the highest id of a call that may have begun. Nothing but a whole ledger of a process that has ended
-// proves that a call did not begin.
-func (w *Worker) readLedger(ended bool) uint64 {
-	file := w.process.Ledger()
-	if !ended || !w.notes || file == nil {
-		return math.MaxUint64
-	}
-	begun, err := ledger.Read(file)
-	if err != nil {
-		return math.MaxUint64
-	}
-	return begun
-}
-
+// deliver takes what the worker sends.
 func (w *Worker) deliver(message *wirepb.Message) error {
-	result := message.GetResult()
-	if result == nil || result.GetOutcome() == nil {
-		return &wire.ProtocolError{Reason: "a worker sends results only"}
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if message.GetPing() != nil {
+		for _, answer := range w.asked {
+			close(answer)
+		}
+		w.asked = nil
+		return nil
+	}
+	result := message.GetResult()
+	if result == nil || result.GetOutcome() == nil {
+		return &wire.ProtocolError{Reason: "a worker does not send this"}
+	}
 	call := w.calls[result.GetId()]
 	if call == nil {
 		return &wire.ProtocolError{Reason: fmt.Sprintf("a result of call %d, which is not running", result.GetId())}
@@ -209,10 +256,25 @@ func (w *Worker) deliver(message *wirepb.Message) error {
 	if result.GetAttempt() != call.attempt {
 		return &wire.ProtocolError{Reason: fmt.Sprintf("a result of attempt %d of call %d; attempt %d is running", result.GetAttempt(), result.GetId(), call.attempt)}
 	}
-	delete(w.calls, result.GetId())
+	w.forget(call)
+	if call.withdrawn {
+		w.withdrawn--
+		if result.GetRefused() == nil {
+			return &wire.ProtocolError{Reason: fmt.Sprintf("a result of call %d, which was withdrawn", result.GetId())}
+		}
+		return nil
+	}
 	call.result = result
 	close(call.done)
 	return nil
+}
+
+// forget frees what a call has. Callers hold mu.
+func (w *Worker) forget(call *Pending) {
+	delete(w.calls, call.id)
+	if call.slot < ledger.Slots {
+		w.slots = append(w.slots, call.slot)
+	}
 }
 
 // Pending is a call that was sent.
@@ -220,26 +282,45 @@ type Pending struct {
 	worker  *Worker
 	id      uint64
 	attempt uint32
+	slot    int
 	ticket  *wire.Ticket
 	done    chan struct{}
 	result  *wirepb.Result
 
-	returned atomic.Bool
+	returned  atomic.Bool
+	withdrawn bool // guarded by worker.mu
+	begun     bool // set before worker.done is closed
 }
 
-// Go sends a call with its encoded argument. The id is chosen here. It does not wait.
+// Go sends a call with its encoded argument. The id and the slot are chosen here. It does not wait.
 func (w *Worker) Go(call *wirepb.Call, argument []byte) *Pending {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.last++
 	call.Id = w.last
 	call.Argument = &wirepb.Body{}
-	p := &Pending{worker: w, id: call.GetId(), attempt: call.GetAttempt(), done: make(chan struct{})}
+	p := &Pending{worker: w, id: call.GetId(), attempt: call.GetAttempt(), slot: ledger.Slots, done: make(chan struct{})}
+	if n := len(w.slots); w.calls != nil && n > 0 {
+		p.slot = w.slots[n-1]
+		w.slots = w.slots[:n-1]
+		w.ledger.Queue(p.slot, p.id)
+	}
+	call.Slot = uint32(p.slot) // without one the worker refuses the call
 	p.ticket = w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Call{Call: call}}, call.GetArgument(), argument)
 	if w.calls != nil {
 		w.calls[p.id] = p
 	}
 	return p
+}
+
+// maxWithdrawn is how many withdrawn calls a worker may have unconfirmed and still be sent calls to queue.
+const maxWithdrawn = 64
+
+// Queues reports whether calls may wait in the worker: only if they can be withdrawn from there.
+func (w *Worker) Queues() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ledger != nil && w.withdrawn < maxWithdrawn
 }
 
 // Done is closed when the result is there. It stays open if the worker is lost first: select on Worker.Done too.
@@ -257,21 +338,36 @@ func (p *Pending) Result() *wirepb.Result {
 // Begun reports whether user code of the call may have begun. It waits for the worker's end; false is certain.
 func (p *Pending) Begun() bool {
 	<-p.worker.done
-	return p.worker.conn.Handed(p.ticket) && p.id <= p.worker.begun
+	return p.begun
 }
 
-// Cancel ends the call's context. It reports whether the call was withdrawn before the worker had all of it: then the
-// function never begins, and no result comes.
-func (p *Pending) Cancel() (withdrawn bool) {
+// Withdraw takes the call back if it certainly did not begin, and reports whether it could: then it never begins, and no
+// result comes.
+func (p *Pending) Withdraw() bool {
 	w := p.worker
-	if w.conn.Abort(p.ticket) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.calls, p.id)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.calls[p.id] != p || p.withdrawn:
+		return p.withdrawn // it has its result, or the worker has ended
+	case w.conn.Abort(p.ticket):
+		p.withdrawn = true
+		w.forget(p)
+		return true
+	case w.ledger.Withdraw(p.slot, p.id):
+		p.withdrawn = true
+		w.withdrawn++
+		w.cancel(p)
 		return true
 	}
-	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Cancel{Cancel: &wirepb.Cancel{Id: p.id}}}, nil, nil)
 	return false
+}
+
+// Cancel ends the call's context; a call that waits in the worker is refused.
+func (p *Pending) Cancel() { p.worker.cancel(p) }
+
+func (w *Worker) cancel(p *Pending) {
+	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Cancel{Cancel: &wirepb.Cancel{Id: p.id}}}, nil, nil)
 }
 
 // Close ends the stream and waits until nothing of the worker is left on this side. Stop the sandbox first; a process
@@ -281,6 +377,7 @@ func (w *Worker) Close() {
 	w.conn.Close()
 	w.closeConn()
 	<-w.done
+	w.watch.Wait()
 	_ = w.grpc.Close()
 	_ = w.process.Handshake().Close()
 	if file := w.process.Ledger(); file != nil {

@@ -1,0 +1,116 @@
+package sbx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/sandboxfn/sbx/internal/callinfo"
+)
+
+// An Interceptor wraps calls, for tracing, metrics or authorisation. It calls next once, with ctx or a context made from
+// it, and returns next's error or another one; an interceptor that does not call next refuses the call by its error.
+// It is called by many goroutines at the same time.
+type Interceptor func(ctx context.Context, call CallInfo, next func(context.Context) error) error
+
+// Intercept wraps every call of the session in this program: from its place in the queue to its result, all attempts
+// included. The argument is encoded before, and the result decoded after. What next returns is a [*CallError]. call has no sandbox and
+// no attempt yet. Of several interceptors the first is the outermost. Calls by Local are not wrapped.
+func Intercept(interceptors ...Interceptor) OpenOption {
+	return openOption(func(c *openConfig) {
+		for _, i := range interceptors {
+			if i == nil {
+				c.errs = append(c.errs, &OptionError{Option: "Intercept", Reason: "is given nil; leave it out"})
+				return
+			}
+		}
+		c.interceptors = append(c.interceptors, interceptors...)
+	})
+}
+
+// InterceptRemote wraps every run of a function of this program in a sandbox, around the function alone. next returns the
+// function's own error, and panics when the function does. Call it from an init function: those run in sandboxes too, and main
+// does not. Of several interceptors the first is the outermost.
+func InterceptRemote(interceptors ...Interceptor) {
+	for _, i := range interceptors {
+		if i == nil {
+			panic("sbx: InterceptRemote is given nil")
+		}
+		callinfo.Intercept(func(ctx context.Context, info callinfo.Info, next func(context.Context) error) error {
+			return i(ctx, CallInfo(info), next)
+		})
+	}
+}
+
+// maxMetadata bounds the bytes of a call's metadata, keys and values together.
+const maxMetadata = 64 << 10
+
+type metadataKey struct{}
+
+// WithMetadata returns a context whose calls carry key and value beside their argument, such as the id of a trace. The
+// function finds them by [Info]; ordinary values of a context do not cross. All metadata of a call may have 64 KiB.
+func WithMetadata(ctx context.Context, key, value string) context.Context {
+	metadata := maps.Clone(metadataOf(ctx))
+	if metadata == nil {
+		metadata = map[string]string{}
+	}
+	metadata[key] = value
+	return context.WithValue(ctx, metadataKey{}, metadata)
+}
+
+func metadataOf(ctx context.Context) map[string]string {
+	metadata, _ := ctx.Value(metadataKey{}).(map[string]string)
+	return metadata
+}
+
+func checkMetadata(metadata map[string]string) error {
+	size := 0
+	for key, value := range metadata {
+		size += len(key) + len(value)
+	}
+	if size > maxMetadata {
+		return &ArgumentError{Err: fmt.Errorf("%d bytes of metadata; the limit is %d", size, maxMetadata)}
+	}
+	return nil
+}
+
+var (
+	errNextTwice  = errors.New("an interceptor called next twice")
+	errNextMissed = errors.New("an interceptor returned no error, but did not call next")
+)
+
+// intercepted runs a queued request within the session's interceptors.
+func (f *function) intercepted(r *request) (data []byte, err error) {
+	called := false
+	next := func(ctx context.Context) error {
+		if called {
+			return f.fail(r, "", errNextTwice)
+		}
+		called = true
+		if ctx == nil {
+			return f.fail(r, "", errNilContext)
+		}
+		r.ctx = ctx
+		data, err = f.do(r)
+		return err
+	}
+	info := CallInfo{Function: f.name(), Call: r.id, Session: f.session.id, Metadata: metadataOf(r.ctx)}
+	info.Deadline, _ = r.ctx.Deadline()
+	interceptors := f.session.config.interceptors
+	for i := len(interceptors) - 1; i >= 0; i-- {
+		inner := next
+		next = func(ctx context.Context) error { return interceptors[i](ctx, info, inner) }
+	}
+	err = next(r.ctx)
+	if !called {
+		f.giveBack(r)
+		if err == nil {
+			err = errNextMissed
+		}
+	}
+	if err != nil && !errors.As(err, new(*CallError)) {
+		err = f.fail(r, "", err)
+	}
+	return data, err
+}

@@ -1,0 +1,280 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+type state int
+
+const (
+	opening state = iota
+	open
+	checking // it was idle for long, and is asked whether it is still there
+	stopping
+)
+
+// place is a member's, from before there is one until it has stopped. All of it is guarded by the pool's mu.
+type place[C comparable, M Member] struct {
+	class  C
+	limits Limits
+	state  state
+	m      M
+
+	running int
+	ahead   []*Lease[C, M] // in the order in which they will run
+	uses    int
+	opened  time.Time
+	since   time.Time   // of the last change between busy and idle, or of the last check
+	timer   *time.Timer // ends it when it has been idle for too long, or is too old
+
+	done chan struct{} // closed when it is no longer opening
+	err  error         // why it could not be opened or stopped
+}
+
+// free is how many more leases can run.
+func (pl *place[C, M]) free() int {
+	if pl.state != open || pl.retired() {
+		return 0
+	}
+	return pl.limits.Concurrency - pl.running
+}
+
+// room is how many more leases can wait.
+func (pl *place[C, M]) room() int {
+	if pl.state != open || pl.retired() {
+		return 0
+	}
+	return pl.limits.Ahead - len(pl.ahead)
+}
+
+// retired reports whether the member gets no lease any more. It is stopped when the ones that it has are given back.
+func (pl *place[C, M]) retired() bool { return pl.usedUp() || pl.tooOld() }
+
+func (pl *place[C, M]) usedUp() bool { return pl.limits.Uses > 0 && pl.uses >= pl.limits.Uses }
+
+func (pl *place[C, M]) tooOld() bool {
+	return pl.limits.Age > 0 && time.Since(pl.opened) >= pl.limits.Age
+}
+
+func (pl *place[C, M]) empty() bool { return pl.running == 0 && len(pl.ahead) == 0 }
+
+// use counts a new lease.
+func (pl *place[C, M]) use() {
+	pl.uses++
+	if pl.timer != nil {
+		pl.timer.Stop()
+	}
+}
+
+func (pl *place[C, M]) dropAhead(l *Lease[C, M]) {
+	if i := slices.Index(pl.ahead, l); i >= 0 {
+		pl.ahead = slices.Delete(pl.ahead, i, i+1)
+	}
+}
+
+// recallable is the lease ahead that would run next of those that can be taken back.
+func (pl *place[C, M]) recallable() *Lease[C, M] {
+	for _, l := range pl.ahead {
+		if l.recall != nil {
+			return l
+		}
+	}
+	return nil
+}
+
+// start opens a member. Callers hold mu.
+func (p *Pool[C, M]) start(class C) *place[C, M] {
+	place := &place[C, M]{class: class, limits: p.backend.Limits(class), done: make(chan struct{})}
+	p.places = append(p.places, place)
+	p.tasks.Go(func() {
+		m, err := p.backend.Open(p.ctx, class)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		defer close(place.done)
+		if err != nil {
+			place.err = err
+			p.stats.OpenFailed++
+			p.remove(place)
+			p.fail(class, err)
+			p.balance()
+			return
+		}
+		p.stats.Opened++
+		place.m, place.state, place.opened = m, open, time.Now()
+		if p.closed {
+			place.err = ErrClosed
+			p.discard(place, nil)
+			return
+		}
+		p.tasks.Go(func() { p.watch(place) })
+		p.settle(place)
+		p.balance()
+	})
+	return place
+}
+
+// fail tells the first who waits for class that it can't be made. Callers hold mu.
+func (p *Pool[C, M]) fail(class C, err error) {
+	for i, w := range p.waiting {
+		if w.class == class {
+			p.waiting = slices.Delete(p.waiting, i, i+1)
+			w.err = err
+			close(w.ready)
+			return
+		}
+	}
+}
+
+// settle is called when a member may have become idle: it stops one that is used up or too old, and sets the time when it
+// will be stopped otherwise. Callers hold mu.
+func (p *Pool[C, M]) settle(place *place[C, M]) {
+	if place.state != open || !place.empty() {
+		return
+	}
+	place.since = time.Now()
+	wait := time.Duration(-1)
+	if age := place.limits.Age; age > 0 {
+		wait = max(age-time.Since(place.opened), 0)
+	}
+	if idle := place.limits.Idle; idle > 0 && (wait < 0 || idle < wait) {
+		wait = idle
+	}
+	switch {
+	case place.usedUp():
+		p.discard(place, &p.stats.UsedUp)
+	case wait == 0:
+		p.discard(place, &p.stats.TooOld)
+	case wait < 0:
+	case place.timer == nil:
+		place.timer = time.AfterFunc(wait, func() { p.expire(place) })
+	default:
+		place.timer.Reset(wait)
+	}
+}
+
+// expire stops a member that has been idle for too long or is too old, unless it was leased in this moment.
+func (p *Pool[C, M]) expire(place *place[C, M]) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || place.state != open || !place.empty() {
+		return
+	}
+	switch {
+	case place.tooOld():
+		p.discard(place, &p.stats.TooOld)
+	case place.limits.Idle > 0 && time.Since(place.since) >= place.limits.Idle:
+		p.discard(place, &p.stats.IdleTooLong)
+	}
+}
+
+// check asks an idle member whether it is still there. Callers hold mu.
+func (p *Pool[C, M]) check(place *place[C, M]) {
+	place.state = checking
+	p.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(p.ctx, checkTime)
+		defer cancel()
+		err := place.m.Check(ctx)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		place.state = open
+		if err != nil || p.closed {
+			p.discard(place, &p.stats.Lost)
+			return
+		}
+		p.settle(place)
+		p.balance()
+	})
+}
+
+// watch discards an idle member that ended by itself.
+func (p *Pool[C, M]) watch(place *place[C, M]) {
+	select {
+	case <-place.m.Done():
+	case <-p.ctx.Done():
+		return // Close stops every member
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if place.state == open && place.empty() {
+		p.discard(place, &p.stats.Lost)
+	}
+}
+
+// discard stops an open member; its place is free afterwards. Its leases are of no use from now on. why counts, if it is not
+// nil. Callers hold mu.
+func (p *Pool[C, M]) discard(place *place[C, M], why *uint64) {
+	place.state = stopping
+	if place.timer != nil {
+		place.timer.Stop()
+	}
+	if why != nil {
+		*why++
+	}
+	p.tasks.Go(func() {
+		err := p.backend.Stop(place.m)
+		for err != nil && p.ctx.Err() == nil {
+			// It may still run, so its place is not free: try until it is, or until Close reports it.
+			select {
+			case <-time.After(stopAgain):
+			case <-p.ctx.Done():
+			}
+			err = p.backend.Stop(place.m)
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if place.err = err; err != nil {
+			return // Close reports it
+		}
+		p.remove(place)
+		p.balance()
+	})
+}
+
+func (p *Pool[C, M]) remove(gone *place[C, M]) {
+	p.places = slices.DeleteFunc(p.places, func(place *place[C, M]) bool { return place == gone })
+}
+
+// Prewarm makes members of class until there are n, and waits until they are there or ctx ends. What is being made then goes
+// on. It makes no room by stopping other members.
+func (p *Pool[C, M]) Prewarm(ctx context.Context, class C, n int) error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return ErrClosed
+	}
+	var coming []*place[C, M]
+	have := 0
+	for _, place := range p.places {
+		if place.class == class && place.state != stopping {
+			have++
+			coming = append(coming, place)
+		}
+	}
+	room := p.maximum - len(p.places)
+	for range min(n-have, room) {
+		coming = append(coming, p.start(class))
+	}
+	p.mu.Unlock()
+
+	var errs []error
+	for _, place := range coming {
+		select {
+		case <-place.done:
+			p.mu.Lock()
+			if place.state == opening {
+				errs = append(errs, place.err)
+			}
+			p.mu.Unlock()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if n-have > room {
+		errs = append(errs, fmt.Errorf("there is room for %d of %d", max(room+have, 0), n))
+	}
+	return errors.Join(errs...)
+}
