@@ -112,7 +112,7 @@ func (f *function) newRun(ctx context.Context, noInput, again bool, opts []MapOp
 	case noInput:
 		err = &OptionError{Option: "the input", Reason: "is nil; give a sequence"}
 	default:
-		config, err = newMapConfig(2*f.session.config.maxSandboxes, opts)
+		config, err = newMapConfig(f.ahead(), opts)
 	}
 	if err == nil && !f.session.enter() {
 		err = ErrClosed
@@ -127,6 +127,11 @@ func (f *function) newRun(ctx context.Context, noInput, again bool, opts []MapOp
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	r.detach = context.AfterFunc(f.session.ctx, func() { r.cancel(ErrClosed) })
 	return r, nil
+}
+
+// ahead is how many inputs keep every sandbox busy, with calls waiting in each.
+func (f *function) ahead() int {
+	return min(f.session.config.maxSandboxes*(f.class.limits.Concurrency+f.class.limits.Ahead), most)
 }
 
 // items takes inputs from source, calls the function on each, and yields what came of them.

@@ -343,7 +343,8 @@ func FailFast() MapOption {
 }
 
 // Ahead bounds how many inputs may be taken whose results have not been handed out. n must be from 1 to 1,000,000. It bounds the
-// memory of a run, and how many calls of it run at a time. Without it that is twice the session's MaxSandboxes.
+// memory of a run, and how many calls of it run at a time. Without it that is nine for each call that can run at a time, so
+// that short calls find the next one waiting in their sandbox.
 func Ahead(n int) MapOption {
 	return mapOption(func(c *mapConfig) {
 		if n < 1 || n > most {

@@ -8,6 +8,7 @@ package sbx_test
 import (
 	"net"
 	"os/exec"
+	"time"
 
 	"github.com/sandboxfn/sbx"
 	"github.com/sandboxfn/sbx/driver"
@@ -17,7 +18,9 @@ import (
 func init() {
 	registry.Function2[string, int, int]("github.com/sandboxfn/sbx_test.Append", Append)
 	registry.Action[string]("github.com/sandboxfn/sbx_test.Check", Check)
+	registry.Function2[string, time.Duration, int]("github.com/sandboxfn/sbx_test.Count", Count)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Double", Double)
+	registry.Function2[string, string, int]("github.com/sandboxfn/sbx_test.End", End)
 	registry.Function0[[]string]("github.com/sandboxfn/sbx_test.Environ", Environ)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Exit", Exit)
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Explode", Explode)
@@ -28,6 +31,8 @@ func init() {
 	registry.Function[[]int, int]("github.com/sandboxfn/sbx_test.Last[int]", Last[int])
 	registry.Function[[]string, string]("github.com/sandboxfn/sbx_test.Last[string]", Last[string])
 	registry.Function2[string, string, int]("github.com/sandboxfn/sbx_test.Mark", Mark)
+	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Meet", Meet)
+	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Meta", Meta)
 	registry.Function0[string]("github.com/sandboxfn/sbx_test.OpenInside", OpenInside)
 	registry.Function[Picky, Picky]("github.com/sandboxfn/sbx_test.Pick", Pick)
 	registry.Action[string]("github.com/sandboxfn/sbx_test.Print", Print)
@@ -35,6 +40,7 @@ func init() {
 	registry.Function[string, Quitter]("github.com/sandboxfn/sbx_test.Quit", Quit)
 	registry.Function[Quitter, string]("github.com/sandboxfn/sbx_test.Quitting", Quitting)
 	registry.Function[string, []byte]("github.com/sandboxfn/sbx_test.ReadFile", ReadFile)
+	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Size", Size)
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Slow", Slow)
 	registry.Function[Job, Report]("github.com/sandboxfn/sbx_test.Train", Train)
 	registry.Function[bool, string]("github.com/sandboxfn/sbx_test.Wait", Wait)
@@ -43,6 +49,7 @@ func init() {
 	registry.Error("github.com/sandboxfn/sbx.ErrInSandbox", sbx.ErrInSandbox)
 	registry.Error("github.com/sandboxfn/sbx.ErrNotRegistered", sbx.ErrNotRegistered)
 	registry.Error("github.com/sandboxfn/sbx.ErrRangedTwice", sbx.ErrRangedTwice)
+	registry.Error("github.com/sandboxfn/sbx.ErrSilent", sbx.ErrSilent)
 	registry.Error("github.com/sandboxfn/sbx.ErrTimeout", sbx.ErrTimeout)
 	registry.Error("github.com/sandboxfn/sbx/driver.ErrStopped", driver.ErrStopped)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrOdd", ErrOdd)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -22,15 +21,17 @@ import (
 const maxStack = 64 << 10
 
 // doomTime is how long a worker waits for its end when a function ignores the end of its context.
-const doomTime = 5 * time.Second
+const doomTime = 2 * wire.Grace
 
 // server serves the one stream of a worker.
 type server struct {
 	wirepb.UnimplementedWorkerServer
 	grpc    *grpc.Server
 	entries []*registry.Entry
-	ledger  *ledger.Ledger // nil if there is none
-	exit    func()         // ends the worker at once
+	ledger  *ledger.Ledger   // nil if there is none
+	exit    func(why string) // ends the worker at once
+	wrap    func(wire.Stream) wire.Stream
+	meter   *wire.Meter
 	opened  sync.Once
 
 	handlers sync.WaitGroup // of the stream; they wait for the calls
@@ -57,7 +58,7 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 	}
 	defer s.handlers.Done()
 	ctx, cancel := context.WithCancel(stream.Context())
-	conn := wire.NewConn(stream, nil)
+	conn := wire.NewConn(s.wrapped(stream), nil)
 	// The handler must not return while the sender uses the stream.
 	defer func() { <-conn.Stopped() }()
 	defer conn.Close()
@@ -98,10 +99,16 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 	}
 }
 
+func (s *server) wrapped(stream wire.Stream) wire.Stream {
+	if s.wrap == nil {
+		return stream
+	}
+	return s.wrap(stream)
+}
+
 // lapsed ends a worker whose session shows no sign of life: nobody waits for its results any more.
 func (s *server) lapsed(lease time.Duration) {
-	fmt.Fprintf(os.Stderr, "sbx: worker: the session gave no sign of life for %v\n", lease)
-	s.exit()
+	s.exit(fmt.Sprintf("the session gave no sign of life for %v", lease))
 }
 
 func (s *server) welcome() *wirepb.Welcome {
@@ -204,21 +211,27 @@ func (c *call) finish() {
 	}
 	c.cancel()
 	c.mu.Lock()
+	sent := c.answer(c.result, c.value)
+	c.mu.Unlock()
+	if sent != nil {
+		// The next call may end the process at once, which must not cost this one its result.
+		c.conn.Flush(sent, c.server.meter)
+	}
+	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.answer(c.result, c.value)
 	c.running--
 	c.next()
 }
 
 // answer sends a result, unless one was sent. Callers hold mu.
-func (c *call) answer(result *wirepb.Result, value []byte) {
+func (c *call) answer(result *wirepb.Result, value []byte) *wire.Ticket {
 	if c.answered {
-		return
+		return nil
 	}
 	c.answered = true
 	delete(c.calls, c.message.GetId())
 	result.Id, result.Attempt = c.message.GetId(), c.message.GetAttempt()
-	c.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Result{Result: result}}, result.GetValue(), value)
+	return c.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Result{Result: result}}, result.GetValue(), value)
 }
 
 // overdue answers for a function that does not return although its time was up a while ago. The session ends the sandbox
@@ -231,7 +244,7 @@ func (c *call) overdue() {
 	}
 	c.doomed = true
 	c.answer(&wirepb.Result{Outcome: &wirepb.Result_TimedOut{TimedOut: &wirepb.TimedOut{Running: true, Deadline: !c.timedOut()}}}, nil)
-	time.AfterFunc(doomTime, c.server.exit)
+	time.AfterFunc(doomTime, func() { c.server.exit("a function did not return when its context ended") })
 }
 
 // timedOut reports whether the function's context ended by its own timeout, and not by the caller's deadline.

@@ -77,7 +77,10 @@ func serveProcess(boot wire.Boot) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	server := &server{ledger: openLedger(), exit: func() { os.Exit(1) }}
+	server := &server{ledger: openLedger(), exit: func(why string) {
+		fmt.Fprintf(os.Stderr, "sbx: worker: %s\n", why)
+		os.Exit(1)
+	}}
 	line, err := negotiate(ctx, boot, server)
 	if err != nil {
 		return err
@@ -133,7 +136,8 @@ func serve(conn net.Conn, handshake io.WriteCloser, line string, server *server)
 	if err := handshake.Close(); err != nil {
 		return fmt.Errorf("close the handshake: %w", err)
 	}
-	listener := newOneListener(conn)
+	server.meter = wire.NewMeter(conn)
+	listener := newOneListener(server.meter)
 	err := server.grpc.Serve(listener)
 	server.grpc.Stop()
 	if err != nil && !listener.ended() {
@@ -143,10 +147,10 @@ func serve(conn net.Conn, handshake io.WriteCloser, line string, server *server)
 }
 
 // Serve serves the functions of this program on conn until conn ends or ctx does. It is for drivers that run a worker
-// in their own process, without isolation. notes is the worker's ledger, nil if it has none. Serve closes conn and
-// handshake, but not notes, and returns when every call has returned.
-func Serve(ctx context.Context, conn net.Conn, handshake io.WriteCloser, notes *os.File) error {
-	server := &server{exit: func() { _ = conn.Close() }}
+// in their own process, without isolation. notes is the worker's ledger, nil if it has none; wrap may put something around
+// the stream, and is nil otherwise. Serve closes conn and handshake, but not notes, and returns when every call has returned.
+func Serve(ctx context.Context, conn net.Conn, handshake io.WriteCloser, notes *os.File, wrap func(wire.Stream) wire.Stream) error {
+	server := &server{exit: func(string) { _ = conn.Close() }, wrap: wrap}
 	if notes != nil {
 		var err error
 		if server.ledger, err = ledger.Map(notes); err != nil {

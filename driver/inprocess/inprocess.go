@@ -19,6 +19,7 @@ import (
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/ledger"
+	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/worker"
 )
 
@@ -29,6 +30,9 @@ type Options struct {
 	Conn func(net.Conn) net.Conn
 	// Start, if not nil, is called before a worker starts; its error makes the start fail.
 	Start func(sandbox string) error
+	// Fault, if not nil, is asked what is to happen to each message of the protocol. It is called by one goroutine of a worker at a
+	// time.
+	Fault func(Message) Fault
 	// NoLedger makes workers as they are where a driver can't share memory with them: it is never certain then that a call
 	// which was sent did not begin, and no call waits in a worker.
 	NoLedger bool
@@ -125,9 +129,15 @@ func (sb *sandbox) StartWorker(ctx context.Context, _ driver.WorkerSpec) (driver
 	if wrap := sb.session.options.Conn; wrap != nil {
 		p.conn = wrap(outer)
 	}
+	var wrapStream func(wire.Stream) wire.Stream
+	if fault := sb.session.options.Fault; fault != nil {
+		wrapStream = func(stream wire.Stream) wire.Stream {
+			return newFaulty(stream, sb.id, fault, inner)
+		}
+	}
 	go func() {
 		defer close(p.done)
-		p.err = worker.Serve(context.Background(), inner, handshakeWriter, p.ledger)
+		p.err = worker.Serve(context.Background(), inner, handshakeWriter, p.ledger, wrapStream)
 		_ = handshakeWriter.Close()
 		_ = inner.Close()
 	}()

@@ -16,6 +16,7 @@ func init() {
 	registry.Error("github.com/sandboxfn/sbx.ErrInSandbox", sbx.ErrInSandbox)
 	registry.Error("github.com/sandboxfn/sbx.ErrNotRegistered", sbx.ErrNotRegistered)
 	registry.Error("github.com/sandboxfn/sbx.ErrRangedTwice", sbx.ErrRangedTwice)
+	registry.Error("github.com/sandboxfn/sbx.ErrSilent", sbx.ErrSilent)
 	registry.Error("github.com/sandboxfn/sbx.ErrTimeout", sbx.ErrTimeout)
 	registry.Error("github.com/sandboxfn/sbx/examples/train.ErrDiverged", ErrDiverged)
 }

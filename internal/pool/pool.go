@@ -185,7 +185,11 @@ type Lease[C comparable, M Member] struct {
 }
 
 // Member is the lease's member. It changes when Moved closes, and never again.
-func (l *Lease[C, M]) Member() M { return l.place.m }
+func (l *Lease[C, M]) Member() M {
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	return l.place.m
+}
 
 // Running is closed when the lease is not, or no longer, ahead.
 func (l *Lease[C, M]) Running() <-chan struct{} { return l.running }

@@ -38,13 +38,14 @@ type Conn struct {
 	mu      sync.Mutex
 	wake    sync.Cond // work for the sender, or the end
 	queue   []*Ticket // small messages, and heads of big ones
-	big     []*outgoing
-	next    int    // index into big: whose turn it is
-	streams uint64 // names given to big values
+	big     []*Ticket // whose chunks are on their way
+	next    int       // index into big: whose turn it is
+	streams uint64    // names given to big values
 	err     error
 	stopped chan struct{} // the sender has ended
 
 	sent     uint64        // frames; of the sender alone
+	bytes    uint64        // of the messages that gRPC was given, as it frames them; guarded by mu
 	received atomic.Uint64 // frames
 
 	// of Recv alone
@@ -57,7 +58,8 @@ type Conn struct {
 type Ticket struct {
 	message *wirepb.Message
 	big     *outgoing
-	handed  bool // to the transport, but for the chunks; guarded by Conn.mu
+	handed  bool   // to the transport, but for the chunks; guarded by Conn.mu
+	end     uint64 // the bytes that were sent with it and before, once it was sent whole; guarded by Conn.mu
 }
 
 type outgoing struct {
@@ -98,7 +100,7 @@ func (c *Conn) Send(message *wirepb.Message, body *wirepb.Body, value []byte) *T
 		ticket.big = &outgoing{stream: c.streams, data: value}
 	}
 	c.queue = append(c.queue, ticket)
-	c.wake.Signal()
+	c.wake.Broadcast()
 	return ticket
 }
 
@@ -120,11 +122,11 @@ func (c *Conn) Abort(ticket *Ticket) bool {
 			return true
 		}
 	}
-	for i, big := range c.big {
-		if big == ticket.big {
+	for i, sending := range c.big {
+		if sending == ticket {
 			c.big = append(c.big[:i], c.big[i+1:]...)
-			c.queue = append(c.queue, &Ticket{message: &wirepb.Message{Kind: &wirepb.Message_Abort{Abort: &wirepb.Abort{Stream: big.stream}}}})
-			c.wake.Signal()
+			c.queue = append(c.queue, &Ticket{message: &wirepb.Message{Kind: &wirepb.Message_Abort{Abort: &wirepb.Abort{Stream: ticket.big.stream}}}})
+			c.wake.Broadcast()
 			return true
 		}
 	}
@@ -159,7 +161,7 @@ func (c *Conn) Fail(err error) {
 func (c *Conn) send() {
 	defer close(c.stopped)
 	for {
-		frame := c.gather()
+		frame, whole := c.gather()
 		if frame == nil {
 			return
 		}
@@ -167,21 +169,49 @@ func (c *Conn) send() {
 			c.Fail(fmt.Errorf("send: %w", err))
 			return
 		}
+		c.account(frame, whole)
 	}
 }
 
-// gather waits for something to send. Small messages go first; then one chunk of each big value in turn.
-func (c *Conn) gather() *wirepb.Frame {
+// grpcPrefix is what gRPC puts before each message: a flag and a length.
+const grpcPrefix = 5
+
+// account notes what was sent with a frame.
+func (c *Conn) account(frame *wirepb.Frame, whole []*Ticket) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bytes += uint64(grpcPrefix + proto.Size(frame))
+	for _, ticket := range whole {
+		ticket.end = c.bytes
+	}
+	c.wake.Broadcast()
+}
+
+// Flush returns when the ticket's message and its value were written to m, which is below the connection's stream, or the
+// connection has ended.
+func (c *Conn) Flush(ticket *Ticket, m *Meter) {
+	c.mu.Lock()
+	for ticket.end == 0 && c.err == nil {
+		c.wake.Wait()
+	}
+	end := ticket.end
+	c.mu.Unlock()
+	m.wait(end)
+}
+
+// gather waits for something to send, and returns the tickets that are sent whole with it. Small messages go first; then one
+// chunk of each big value in turn.
+func (c *Conn) gather() (frame *wirepb.Frame, whole []*Ticket) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.err == nil && len(c.queue) == 0 && len(c.big) == 0 {
 		c.wake.Wait()
 	}
 	if c.err != nil {
-		return nil
+		return nil, nil
 	}
 	c.sent++
-	frame := &wirepb.Frame{Sequence: c.sent}
+	frame = &wirepb.Frame{Sequence: c.sent}
 	size := 0
 	for len(c.queue) > 0 && size < frameTarget {
 		ticket := c.queue[0]
@@ -192,7 +222,9 @@ func (c *Conn) gather() *wirepb.Frame {
 		c.queue = c.queue[1:]
 		ticket.handed = true
 		if ticket.big != nil {
-			c.big = append(c.big, ticket.big)
+			c.big = append(c.big, ticket)
+		} else {
+			whole = append(whole, ticket)
 		}
 		frame.Messages = append(frame.Messages, ticket.message)
 		size += proto.Size(ticket.message)
@@ -202,17 +234,19 @@ func (c *Conn) gather() *wirepb.Frame {
 	}
 	if len(c.big) > 0 && size < frameTarget {
 		c.next %= len(c.big)
-		big := c.big[c.next]
+		ticket := c.big[c.next]
+		big := ticket.big
 		piece := big.data[:min(chunkSize, len(big.data))]
 		big.data = big.data[len(piece):]
 		frame.Messages = append(frame.Messages, &wirepb.Message{Kind: &wirepb.Message_Chunk{Chunk: &wirepb.Chunk{Stream: big.stream, Data: piece}}})
 		if len(big.data) == 0 {
 			c.big = append(c.big[:c.next], c.big[c.next+1:]...)
+			whole = append(whole, ticket)
 		} else {
 			c.next++
 		}
 	}
-	return frame
+	return frame, whole
 }
 
 // Recv returns the next message that is complete: its body, if it has one, holds the whole value in Data. Chunks and

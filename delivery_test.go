@@ -1,0 +1,468 @@
+package sbx_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/driver/inprocess"
+	"github.com/sandboxfn/sbx/driver/local"
+	"github.com/sandboxfn/sbx/driver/process"
+	"github.com/sandboxfn/sbx/sbxtest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// delivery returns what the caller is told of a call that failed.
+func delivery(t *testing.T, err error) sbx.Delivery {
+	t.Helper()
+	var call *sbx.CallError
+	require.ErrorAs(t, err, &call)
+	return call.Delivery
+}
+
+// ways are what a function may do after it has begun, and what its caller must be told.
+var ways = map[string]struct {
+	delivery sbx.Delivery
+	lost     bool
+}{
+	"fail":            {sbx.Failed, false},
+	"panic":           {sbx.Failed, false},
+	"exit":            {sbx.MayHaveRun, true},
+	"panic elsewhere": {sbx.MayHaveRun, true},
+	"kill":            {sbx.MayHaveRun, true},
+	"stop":            {sbx.MayHaveRun, true},
+	"cut":             {sbx.MayHaveRun, true},
+}
+
+func TestTheErrorSaysHowFarTheCallCame(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(2), sbx.Lease(time.Second))
+	end := session.Function2(End)
+	for how, want := range ways {
+		t.Run(how, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "lines")
+			_, err := end.Call(t.Context(), path, how)
+			assert.Equal(t, want.delivery, delivery(t, err), "%v", err)
+			assert.Equal(t, want.lost, errors.As(err, new(*sbx.SandboxLostError)), "%v", err)
+			assert.Equal(t, how == "stop", errors.Is(err, sbx.ErrSilent))
+			assert.Equal(t, 1, lines(path))
+			var call *sbx.CallError
+			require.ErrorAs(t, err, &call)
+			require.Len(t, call.Attempts, 1)
+			assert.Equal(t, call.Sandbox, call.Attempts[0].Sandbox)
+			assert.Equal(t, call.Err, call.Attempts[0].Err)
+		})
+	}
+}
+
+func TestNotBegun(t *testing.T) {
+	session := sbxtest.Open(t, sbx.MaxSandboxes(1))
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := session.Function(Double).Call(cancelled, 1)
+	assert.Equal(t, sbx.NotBegun, delivery(t, err))
+	_, err = session.Function(Pick).Call(t.Context(), Picky{"worse"})
+	assert.Equal(t, sbx.NotBegun, delivery(t, err))
+	_, err = session.Function(Pick).Call(t.Context(), Picky{"bad"})
+	assert.Equal(t, sbx.NotBegun, delivery(t, err))
+	require.NoError(t, session.Close())
+	_, err = session.Function(Double).Call(t.Context(), 1)
+	assert.Equal(t, sbx.NotBegun, delivery(t, err))
+	assert.Equal(t, "not begun, may have run, failed", fmt.Sprintf("%v, %v, %v", sbx.NotBegun, sbx.MayHaveRun, sbx.Failed))
+}
+
+func TestAttemptsAreKept(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()))
+	_, err := session.Function2(End, sbx.Retries(2)).Call(t.Context(), filepath.Join(t.TempDir(), "lines"), "exit")
+	var call *sbx.CallError
+	require.ErrorAs(t, err, &call)
+	assert.Equal(t, 3, call.Attempt)
+	require.Len(t, call.Attempts, 3)
+	seen := map[string]bool{}
+	for _, attempt := range call.Attempts {
+		seen[attempt.Sandbox] = true
+		assert.ErrorContains(t, attempt.Err, "exit status 3")
+		assert.Equal(t, sbx.MayHaveRun, attempt.Delivery)
+	}
+	assert.Len(t, seen, 3)
+}
+
+func TestConcurrency(t *testing.T) {
+	everywhere(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on, sbx.MaxSandboxes(1), sbx.Concurrency(8))
+		outputs, err := session.Function(Meet).MapSlice(t.Context(), slices.Repeat([]int{8}, 8))
+		require.NoError(t, err)
+		assert.Len(t, outputs, 8)
+		assert.Equal(t, 1, session.SandboxCount())
+	})
+}
+
+func TestACallThatWaitsInABusySandboxAndIsCancelledNeverRuns(t *testing.T) {
+	session := sbxtest.Open(t, sbx.MaxSandboxes(1))
+	count := session.Function2(Count)
+	first := count.Spawn(t.Context(), t.Name(), time.Hour)
+	require.Eventually(t, func() bool { return began(t.Name()) == 1 }, 10*time.Second, time.Millisecond)
+	for range 1000 {
+		second := count.Spawn(t.Context(), t.Name(), 0)
+		// It waits in the sandbox, unless that has many to confirm which were withdrawn from there.
+		require.Eventually(t, func() bool { s := session.Stats(); return s.Queued+s.Waiting == 1 }, 10*time.Second, 10*time.Microsecond)
+		second.Cancel()
+		_, err := second.Result(t.Context())
+		require.ErrorIs(t, err, context.Canceled)
+		require.Equal(t, sbx.NotBegun, delivery(t, err))
+	}
+	first.Cancel()
+	<-first.Done()
+	n, err := count.Call(t.Context(), t.Name(), 0)
+	require.NoError(t, err)
+	assert.Equal(t, 2, n)
+}
+
+func TestACallThatWaitsInABusySandboxMovesToAFreeOne(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on, sbx.MaxSandboxes(2))
+		require.NoError(t, session.Prewarm(t.Context(), 2))
+		long := session.Function2(Count).Spawn(t.Context(), "", time.Hour)
+		require.Eventually(t, func() bool { return session.Stats().Running == 1 }, 10*time.Second, time.Millisecond)
+		var others []*sbx.Call[int]
+		for range 20 {
+			others = append(others, session.Function2(Count).Spawn(t.Context(), "", time.Millisecond))
+		}
+		for _, call := range others {
+			_, err := call.Result(t.Context())
+			require.NoError(t, err, "none waits for the long one")
+		}
+		assert.NotZero(t, session.Stats().Moved)
+		long.Cancel()
+		<-long.Done()
+	})
+}
+
+func TestCallsBehindOneThatEndsTheSandboxRunOnce(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(2))
+	dir := t.TempDir()
+	end := session.Function2(End)
+	var calls []*sbx.Call[int]
+	for i := range 120 {
+		how := "return"
+		if i%3 == 0 {
+			how = []string{"exit", "kill"}[i%2]
+		}
+		calls = append(calls, end.Spawn(t.Context(), filepath.Join(dir, fmt.Sprint(i)), how))
+	}
+	for i, call := range calls {
+		_, err := call.Result(t.Context())
+		if i%3 == 0 {
+			assert.Equal(t, sbx.MayHaveRun, delivery(t, err), "%v", err)
+		} else {
+			require.NoError(t, err)
+		}
+		assert.Equal(t, 1, lines(filepath.Join(dir, fmt.Sprint(i))))
+	}
+}
+
+func TestASandboxThatWasStoppedKeepsNoCallWaiting(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on, sbx.MaxSandboxes(1), sbx.Lease(500*time.Millisecond))
+		_, err := session.Function2(End).Call(t.Context(), "/tmp/"+rand(t), "stop")
+		require.ErrorIs(t, err, sbx.ErrSilent)
+		assert.ErrorContains(t, err, "no sign of life for 500ms")
+		n, err := session.Function(Double).Call(t.Context(), 2)
+		require.NoError(t, err)
+		assert.Equal(t, 4, n)
+	})
+}
+
+// rand names a file that no other test has, in a folder that exists in sandboxes too.
+func rand(t *testing.T) string {
+	name := fmt.Sprintf("sbx-test-%d-%d", os.Getpid(), serial.Add(1))
+	t.Cleanup(func() { _ = os.Remove("/tmp/" + name) })
+	return name
+}
+
+var serial atomic.Int64
+
+func TestMaxUses(t *testing.T) {
+	session := sbxtest.Open(t, sbx.MaxSandboxes(2), sbx.MaxUses(1))
+	seen := map[string]bool{}
+	for range 5 {
+		info, err := session.Function0(Where).Call(t.Context())
+		require.NoError(t, err)
+		seen[info.Sandbox] = true
+	}
+	assert.Len(t, seen, 5)
+	infos := session.Function0(Where, sbx.MaxUses(3))
+	for range 3 {
+		_, err := infos.Call(t.Context())
+		require.NoError(t, err)
+	}
+	require.Eventually(t, func() bool { return session.SandboxCount() == 0 }, 10*time.Second, time.Millisecond)
+	assert.EqualValues(t, 6, session.Stats().UsedUp)
+}
+
+func TestPrewarmAndStats(t *testing.T) {
+	session := sbxtest.Open(t, sbx.MaxSandboxes(3))
+	require.NoError(t, session.Prewarm(t.Context(), 2, sbx.Tags("a")))
+	assert.Equal(t, sbx.Stats{MaxSandboxes: 3, Idle: 2, Started: 2}, session.Stats())
+	_, err := session.Function(Double, sbx.Tags("a")).Call(t.Context(), 1)
+	require.NoError(t, err)
+	assert.Equal(t, sbx.Stats{MaxSandboxes: 3, Idle: 2, Started: 2, Sent: 1}, session.Stats())
+	var option *sbx.OptionError
+	require.ErrorAs(t, session.Prewarm(t.Context(), 4), &option)
+	require.ErrorAs(t, session.Prewarm(t.Context(), 1, sbx.Concurrency(0)), &option)
+	require.NoError(t, session.Close())
+	require.ErrorIs(t, session.Prewarm(t.Context(), 1), sbx.ErrClosed)
+}
+
+func TestShutdownDrains(t *testing.T) {
+	session, err := sbx.Open(t.Context(), sbx.Driver(inprocess.New(nil)), sbx.MaxSandboxes(2))
+	require.NoError(t, err)
+	count := session.Function2(Count)
+	var calls []*sbx.Call[int]
+	for range 6 {
+		calls = append(calls, count.Spawn(t.Context(), t.Name(), 20*time.Millisecond))
+	}
+	mapped := make(chan int, 1)
+	started := make(chan struct{})
+	go func() {
+		n := 0
+		inputs := func(yield func(string) bool) {
+			for i := range 100 {
+				if i == 1 {
+					close(started)
+				}
+				if !yield("text") {
+					return
+				}
+			}
+		}
+		for _, err := range session.Function(Size).Map(t.Context(), inputs) {
+			if assert.NoError(t, err) {
+				n++
+			}
+		}
+		mapped <- n
+	}()
+	<-started
+	done := make(chan error, 2)
+	for range 2 {
+		go func() { done <- session.Shutdown(t.Context()) }()
+	}
+	require.Eventually(t, func() bool {
+		_, err := session.Function(Double).Call(t.Context(), 1)
+		return errors.Is(err, sbx.ErrClosed)
+	}, 10*time.Second, time.Millisecond, "new calls are refused")
+	require.NoError(t, <-done)
+	require.NoError(t, <-done)
+	assert.Equal(t, 100, <-mapped, "a map that has begun is done to its end")
+	for _, call := range calls {
+		_, err := call.Result(t.Context())
+		require.NoError(t, err)
+	}
+	assert.Zero(t, session.SandboxCount())
+}
+
+func TestShutdownEndsWithItsContext(t *testing.T) {
+	session, err := sbx.Open(t.Context(), sbx.Driver(inprocess.New(nil)))
+	require.NoError(t, err)
+	call := session.Function2(Count).Spawn(t.Context(), t.Name(), time.Hour)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	err = session.Shutdown(ctx)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.ErrorContains(t, err, "not done (1)")
+	_, err = call.Result(t.Context())
+	require.ErrorIs(t, err, sbx.ErrClosed)
+	assert.Zero(t, session.SandboxCount())
+}
+
+func TestInterceptors(t *testing.T) {
+	var log []string
+	var mu sync.Mutex
+	note := func(name string) sbx.Interceptor {
+		return func(ctx context.Context, call sbx.CallInfo, next func(context.Context) error) error {
+			mu.Lock()
+			log = append(log, name+" "+call.Function[strings.LastIndex(call.Function, ".")+1:])
+			mu.Unlock()
+			err := next(sbx.WithMetadata(ctx, name, "seen"))
+			mu.Lock()
+			defer mu.Unlock()
+			log = append(log, fmt.Sprint(name, " ", err != nil))
+			return err
+		}
+	}
+	refusal := errors.New("not today")
+	guard := func(ctx context.Context, call sbx.CallInfo, next func(context.Context) error) error {
+		switch call.Metadata["guard"] {
+		case "refuse":
+			return refusal
+		case "nothing":
+			return nil
+		case "twice":
+			_ = next(ctx)
+			return next(ctx)
+		}
+		return next(ctx)
+	}
+	session := sbxtest.Open(t, sbx.Intercept(note("outer"), note("inner")), sbx.Intercept(guard), sbx.MaxSandboxes(1))
+	text, err := session.Function(Meta).Call(t.Context(), "inner")
+	require.NoError(t, err)
+	assert.Equal(t, "seen", text)
+	assert.Equal(t, []string{"outer Meta", "inner Meta", "inner false", "outer false"}, log)
+
+	_, err = session.Function(Meta).Call(t.Context(), "none")
+	require.ErrorContains(t, err, "no such metadata")
+	assert.Equal(t, []string{"inner true", "outer true"}, log[len(log)-2:])
+	for what, want := range map[string]string{"refuse": "not today", "nothing": "did not call next", "twice": "called next twice"} {
+		_, err := session.Function(Size).Spawn(sbx.WithMetadata(t.Context(), "guard", what), "x").Result(t.Context())
+		require.ErrorContains(t, err, want)
+		assert.Equal(t, sbx.NotBegun, delivery(t, err))
+		assert.Equal(t, what == "refuse", errors.Is(err, refusal))
+	}
+	outputs, err := session.Function(Size).MapSlice(t.Context(), []string{"a", "bb"})
+	require.NoError(t, err)
+	assert.Equal(t, []int{1, 2}, outputs)
+	assert.Zero(t, session.Stats().Waiting, "who was refused does not wait")
+}
+
+func TestInterceptorsInTheSandbox(t *testing.T) {
+	everywhere(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on)
+		_, err := session.Function(Meta).Call(sbx.WithMetadata(t.Context(), "refuse", "yes"), "refuse")
+		require.ErrorIs(t, err, ErrOdd)
+		assert.Equal(t, sbx.Failed, delivery(t, err))
+		text, err := session.Function(Meta).Call(sbx.WithMetadata(t.Context(), "deeper", "yes"), "deeper")
+		require.NoError(t, err)
+		assert.Equal(t, "yes!", text)
+		_, err = session.Function(Meta).Call(sbx.WithMetadata(t.Context(), "k", strings.Repeat("x", 64<<10)), "k")
+		require.ErrorContains(t, err, "the limit is 65536")
+	})
+}
+
+func TestAThousandCallsAtOnce(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(3), sbx.Concurrency(3))
+	size := session.Function(Size)
+	var calls sync.WaitGroup
+	for i := range 1000 {
+		calls.Go(func() {
+			n, err := size.Call(t.Context(), strings.Repeat("x", i))
+			assert.NoError(t, err)
+			assert.Equal(t, i, n)
+		})
+	}
+	calls.Wait()
+	s := session.Stats()
+	assert.EqualValues(t, 1000, s.Sent)
+	assert.Zero(t, s.Running+s.Queued+s.Waiting)
+}
+
+// TestFaults lets each fault happen to each message in turn, and looks whether what the caller is told is true.
+func TestFaults(t *testing.T) {
+	const key = "TestFaults"
+	faults := []inprocess.Fault{inprocess.Drop, inprocess.Duplicate, inprocess.Cut, inprocess.Freeze, inprocess.Delay(50 * time.Millisecond), inprocess.Delay(time.Hour)}
+	for _, ledger := range []bool{true, false} {
+		for _, fault := range faults {
+			for _, fromWorker := range []bool{false, true} {
+				for number := 1; number <= 8; number++ {
+					t.Run(fmt.Sprintf("%v, ledger %v, from worker %v, message %d", fault, ledger, fromWorker, number), func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) {
+							var once atomic.Bool
+							var kinds []string
+							session, err := sbx.Open(t.Context(), sbx.MaxSandboxes(1), sbx.Lease(time.Minute), sbx.Driver(inprocess.New(&inprocess.Options{
+								NoLedger: !ledger,
+								Fault: func(m inprocess.Message) inprocess.Fault {
+									if m.FromWorker == fromWorker && m.Number == number && !once.Swap(true) {
+										kinds = m.Kinds
+										return fault
+									}
+									return inprocess.Fault{}
+								},
+							})))
+							require.NoError(t, err)
+							defer func() { require.NoError(t, session.Close()) }()
+							failed := faultyCalls(t, session, key)
+							assert.True(t, once.Load(), "there was such a message")
+							if fault == inprocess.Cut && 2 <= number && number <= 4 {
+								// It is certain that a call did not begin which did not arrive, if there is a ledger: it is sent again.
+								assert.Equal(t, fromWorker || !ledger, failed > 0, "%v", kinds)
+							}
+						})
+					})
+				}
+			}
+		}
+	}
+}
+
+// faultyCalls makes calls one after the other, and then some at once, and returns how many failed that should not.
+func faultyCalls(t *testing.T, session *sbx.Session, key string) (failed int) {
+	count := session.Function2(Count)
+	large := strings.Repeat("x", 100<<10)
+	check := func(key string, n int, err error) {
+		if err == nil {
+			assert.Equal(t, 1, n, "a call whose result is there ran once")
+			assert.Equal(t, 1, began(key))
+			return
+		}
+		failed++
+		switch d := delivery(t, err); d {
+		case sbx.NotBegun:
+			assert.Zero(t, began(key), "%v", err)
+		case sbx.MayHaveRun:
+			assert.LessOrEqual(t, began(key), 1)
+		case sbx.Failed:
+			t.Errorf("no function failed: %v", err)
+		}
+	}
+	fresh := func() string { return fmt.Sprint(key, serial.Add(1)) }
+	for range 2 {
+		key := fresh()
+		n, err := count.Call(t.Context(), key, 0)
+		check(key, n, err)
+	}
+	n, err := session.Function(Size).Call(t.Context(), large)
+	if err == nil {
+		assert.Equal(t, len(large), n)
+	} else {
+		failed++
+	}
+	var calls sync.WaitGroup
+	for range 3 {
+		key := fresh()
+		call := count.Spawn(t.Context(), key, time.Second)
+		calls.Go(func() {
+			n, err := call.Result(t.Context())
+			check(key, n, err)
+		})
+	}
+	key2 := fresh()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err = count.Call(ctx, key2, time.Hour)
+	require.Error(t, err)
+	assert.LessOrEqual(t, began(key2), 1)
+	calls.Wait()
+	assert.LessOrEqual(t, failed, 2, "one fault costs at most what was in the sandbox")
+	key3 := fresh()
+	n, err = count.Call(t.Context(), key3, 0)
+	check(key3, n, err)
+	require.NoError(t, err, "the session is whole again")
+	return failed
+}
+
+func TestLocalSandboxesDieWithASilentProgram(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(local.New(nil)), sbx.Lease(300*time.Millisecond))
+	_, err := session.Function(Double).Call(t.Context(), 1)
+	require.NoError(t, err)
+	assert.Equal(t, 1, session.SandboxCount())
+}

@@ -1,0 +1,346 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// ahead queues for a lease that may be ahead, and expects it at once.
+func ahead(t *testing.T, p *Pool[string, *box]) *Lease[string, *box] {
+	t.Helper()
+	turn := p.Queue("x", true)
+	select {
+	case <-turn.w.ready:
+	default:
+		t.Fatal("there is no lease")
+	}
+	l, err := turn.Wait(t.Context())
+	require.NoError(t, err)
+	return l
+}
+
+func TestConcurrency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{limits: Limits{Concurrency: 3}}).pool(1)
+		a, b, c := lease(t, p, "x"), lease(t, p, "x"), lease(t, p, "x")
+		assert.Same(t, a.box, b.box)
+		assert.Same(t, a.box, c.box)
+		turn := p.Queue("x", true)
+		assert.False(t, closed(turn.w.ready), "none ahead is allowed")
+		assert.Equal(t, Stats{Busy: 1, Running: 3, Waiting: 1, Opened: 1, Leases: 3, Waits: 2}, p.Stats())
+		b.release(true)
+		assert.True(t, closed(turn.w.ready))
+		a.release(false) // of no use: the others lose it too
+		synctest.Wait()
+		assert.Zero(t, p.Count())
+		c.release(true)
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestTheLeastBusyMemberIsLeased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{limits: Limits{Concurrency: 2}}).pool(2)
+		require.NoError(t, p.Prewarm(t.Context(), "x", 2))
+		a, b := lease(t, p, "x"), lease(t, p, "x")
+		assert.NotSame(t, a.box, b.box)
+		lease(t, p, "x")
+		lease(t, p, "x")
+		assert.Equal(t, 4, p.Stats().Running)
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestALeaseAheadRunsWhenTheOneBeforeIsReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{limits: Limits{Ahead: 2}}).pool(1)
+		a := lease(t, p, "x")
+		assert.True(t, closed(a.lease.Running()))
+		assert.Nil(t, a.lease.Moved())
+		b, c := ahead(t, p), ahead(t, p)
+		last := p.Queue("x", true)
+		assert.False(t, closed(last.w.ready), "two wait, no more")
+		assert.False(t, closed(b.Running()))
+		a.release(true)
+		assert.True(t, closed(b.Running()))
+		assert.False(t, closed(c.Running()))
+		assert.True(t, closed(last.w.ready))
+		assert.False(t, closed(b.Moved()))
+		c.Release(true) // given up before it ran
+		d, err := last.Wait(t.Context())
+		require.NoError(t, err)
+		b.Release(true)
+		assert.True(t, closed(d.Running()))
+		assert.Equal(t, 1, p.Stats().Running)
+		d.Release(true)
+		assert.Equal(t, 1, p.Stats().Idle)
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestAnIdleMemberTakesALeaseOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{limits: Limits{Ahead: 3}}).pool(2)
+		require.NoError(t, p.Prewarm(t.Context(), "x", 2))
+		a, b := lease(t, p, "x"), lease(t, p, "x")
+		var waiting []*Lease[string, *box]
+		for range 4 {
+			waiting = append(waiting, ahead(t, p))
+		}
+		recalled := 0
+		var mine []*Lease[string, *box] // ahead in a
+		for _, l := range waiting {
+			if l.Member() == a.box {
+				mine = append(mine, l)
+			}
+		}
+		require.Len(t, mine, 2, "they are spread")
+		mine[0].OnRecall(func() bool { recalled++; return false }) // it has just begun
+		mine[1].OnRecall(func() bool { recalled++; return true })
+		b.release(true)
+		for _, l := range waiting {
+			if l.Member() == b.box {
+				l.Release(true)
+			}
+		}
+		assert.Equal(t, 2, recalled)
+		assert.False(t, closed(mine[0].Moved()))
+		assert.True(t, closed(mine[1].Moved()))
+		assert.True(t, closed(mine[1].Running()))
+		assert.Same(t, b.box, mine[1].Member())
+		assert.EqualValues(t, 1, p.Stats().TakenOver)
+		assert.False(t, mine[1].Drop(a.box), "the lease is no longer of that member")
+		assert.True(t, mine[1].Drop(b.box))
+		synctest.Wait()
+		assert.Equal(t, 1, p.Count())
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestARecallThatIsSetLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{limits: Limits{Ahead: 1}}).pool(2)
+		require.NoError(t, p.Prewarm(t.Context(), "x", 2))
+		a, b := lease(t, p, "x"), lease(t, p, "x")
+		l := ahead(t, p)
+		other := b
+		if l.Member() == b.box {
+			other = a
+		}
+		other.release(true)
+		assert.False(t, closed(l.Moved()), "its holder is about to send the call")
+		l.OnRecall(func() bool { return true })
+		assert.True(t, closed(l.Moved()))
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestALeaseAheadKeepsNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{limits: Limits{Ahead: 4}}).pool(1)
+		a := lease(t, p, "x")
+		b := ahead(t, p)
+		other := p.Queue("y", true)
+		late := p.Queue("x", true)
+		assert.False(t, closed(late.w.ready), "the member is wanted by who came before")
+		a.release(true)
+		b.Release(true)
+		synctest.Wait()
+		l, err := other.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, "y", l.Member().class)
+		l.Release(true)
+		l, err = late.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, "x", l.Member().class)
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestWhoLostItsLeaseIsFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{limits: Limits{Ahead: 4}}).pool(1)
+		a := lease(t, p, "x")
+		later := p.Queue("x", false)
+		first := p.QueueFirst("x")
+		assert.False(t, closed(first.w.ready), "not ahead")
+		a.release(true)
+		assert.True(t, closed(first.w.ready))
+		assert.False(t, closed(later.w.ready))
+		require.NoError(t, p.Close())
+		_, err := later.Wait(t.Context())
+		require.ErrorIs(t, err, ErrClosed)
+	})
+}
+
+func TestUses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{limits: Limits{Uses: 2, Ahead: 5}}
+		p := y.pool(1)
+		a := lease(t, p, "x")
+		b := ahead(t, p)
+		third := p.Queue("x", true)
+		assert.False(t, closed(third.w.ready), "the second is its last")
+		a.release(true)
+		b.Release(true)
+		l, err := third.Wait(t.Context())
+		require.NoError(t, err)
+		assert.NotSame(t, a.box, l.Member())
+		assert.EqualValues(t, 1, p.Stats().UsedUp)
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestIdleTimeAndAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{limits: Limits{Idle: time.Minute, Age: 3 * time.Minute}}
+		p := y.pool(2)
+		a := lease(t, p, "x")
+		time.Sleep(2 * time.Minute)
+		a.release(true)
+		time.Sleep(59 * time.Second)
+		synctest.Wait()
+		assert.Equal(t, 1, p.Count())
+		b := lease(t, p, "x")
+		assert.Same(t, a.box, b.box, "a lease ends the idle time")
+		time.Sleep(time.Minute)
+		assert.Equal(t, 1, p.Count(), "a lease is not cut short")
+		b.release(true)
+		synctest.Wait()
+		assert.Zero(t, p.Count())
+		assert.EqualValues(t, 1, p.Stats().TooOld)
+
+		lease(t, p, "x").release(true)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		assert.Zero(t, p.Count())
+		assert.EqualValues(t, 1, p.Stats().IdleTooLong)
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestAMemberThatWasIdleIsCheckedFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{}
+		p := y.pool(1)
+		a := lease(t, p, "x")
+		a.release(true)
+		b := lease(t, p, "x")
+		assert.Zero(t, y.checked, "it was used just now")
+		b.release(true)
+		time.Sleep(checkAfter)
+		c := lease(t, p, "x")
+		assert.Same(t, a.box, c.box)
+		assert.Equal(t, 1, y.checked)
+		c.release(true)
+		time.Sleep(time.Hour)
+		y.checkErr = errors.New("no answer")
+		d := lease(t, p, "x")
+		assert.NotSame(t, a.box, d.box, "one that does not answer is replaced")
+		assert.EqualValues(t, 1, p.Stats().Lost)
+		require.NoError(t, p.Close())
+		assert.Zero(t, y.alive)
+	})
+}
+
+func TestPrewarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{openTime: time.Second}
+		p := y.pool(3)
+		begin := time.Now()
+		require.NoError(t, p.Prewarm(t.Context(), "x", 2))
+		assert.Equal(t, time.Second, time.Since(begin))
+		assert.Equal(t, 2, p.Stats().Idle)
+		require.NoError(t, p.Prewarm(t.Context(), "x", 2), "they are there")
+		assert.Equal(t, 2, y.made)
+		require.ErrorContains(t, p.Prewarm(t.Context(), "y", 2), "room for 1 of 2")
+		assert.Equal(t, 3, p.Count())
+
+		y.openErr = errors.New("no disk")
+		lease(t, p, "y").release(false)
+		time.Sleep(time.Second)
+		require.ErrorIs(t, p.Prewarm(t.Context(), "x", 3), y.openErr)
+		y.openErr = nil
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		require.ErrorIs(t, p.Prewarm(ctx, "x", 3), context.DeadlineExceeded)
+		time.Sleep(time.Second)
+		assert.Equal(t, 3, p.Stats().Idle, "what was begun goes on")
+		require.NoError(t, p.Close())
+		require.ErrorIs(t, p.Prewarm(t.Context(), "x", 1), ErrClosed)
+		assert.Zero(t, y.alive)
+	})
+}
+
+// TestNothingIsLostAmongLeases lets many holders do everything at random, and counts.
+func TestNothingIsLostAmongLeases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{openTime: time.Millisecond, stopTime: time.Millisecond, limits: Limits{Concurrency: 2, Ahead: 3, Uses: 20, Age: 50 * time.Millisecond, Idle: 5 * time.Millisecond}}
+		p := y.pool(4)
+		running := map[*box]int{}
+		var mu sync.Mutex
+		var ran atomic.Int32
+		var holders sync.WaitGroup
+		for range 500 {
+			holders.Go(func() {
+				time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond)
+				class := []string{"x", "y"}[rand.IntN(2)]
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(400))*time.Millisecond)
+				defer cancel()
+				l, err := p.Queue(class, rand.IntN(4) > 0).Wait(ctx)
+				if err != nil {
+					return
+				}
+				var sent atomic.Bool // what a ledger would know
+				l.OnRecall(func() bool { return !sent.Swap(true) })
+				select {
+				case <-l.Running():
+				case <-l.Member().Done():
+					l.Release(false)
+					return
+				case <-ctx.Done():
+					l.Release(true)
+					return
+				}
+				m := l.Member()
+				mu.Lock()
+				running[m]++
+				assert.LessOrEqual(t, running[m], 2)
+				mu.Unlock()
+				assert.Equal(t, class, m.class)
+				time.Sleep(time.Duration(rand.IntN(10)) * time.Millisecond)
+				mu.Lock()
+				running[m]--
+				mu.Unlock()
+				ran.Add(1)
+				l.Release(rand.IntN(20) > 0)
+			})
+		}
+		holders.Wait()
+		time.Sleep(time.Second)
+		s := p.Stats()
+		assert.Zero(t, s.Running+s.Ahead+s.Waiting+s.Busy+s.Idle+s.Stopping+s.Opening, "%+v", s)
+		assert.Greater(t, ran.Load(), int32(200))
+		require.NoError(t, p.Close())
+		assert.LessOrEqual(t, y.most, 4)
+		assert.Zero(t, y.alive)
+	})
+}
