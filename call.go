@@ -179,7 +179,7 @@ func (f *function) do(r *request) ([]byte, error) {
 			if resent++; resent <= maxResend {
 				continue
 			}
-			err = &StartError{Err: fmt.Errorf("%d sandboxes ended before the call began: %w", resent, notBegun.lost)}
+			err = startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, notBegun.lost))
 		case errors.As(err, &lost) && attempt <= f.config.retries && r.ctx.Err() == nil:
 			attempt++
 			continue
@@ -196,7 +196,7 @@ func leaseError(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return contextError(ctx)
 	default:
-		return &StartError{Err: err}
+		return startError(err)
 	}
 }
 

@@ -48,6 +48,10 @@ var Handshake = plugin.HandshakeConfig{
 // it before user code that runs after package worker's init could see it.
 const BootVariable = "SBX_WORKER"
 
+// StreamEnded is what a worker writes on its handshake descriptor before it exits because its stream has ended, so that
+// this can be told from user code that exits.
+const StreamEnded = "sbx: the stream has ended\n"
+
 // Boot is what a worker must know before its stream opens.
 type Boot struct {
 	// Divert is the number of the call of worker.Divert at which the program becomes a worker.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -21,6 +20,7 @@ type Worker struct {
 	grpc    *grpc.ClientConn
 	process driver.Process
 	output  *output
+	report  *report
 
 	conn      *wire.Conn
 	closeConn context.CancelFunc
@@ -48,6 +48,10 @@ type LostError struct {
 	Err error
 	// Exit is how the process ended; nil if nobody knows.
 	Exit *driver.Exit
+	// Crash is what the Go runtime said when it ended the process; nil if that was not how it ended.
+	Crash *Crash
+	// Cut says that the worker's own side of the stream broke, upon which it exited.
+	Cut bool
 	// LastLines are the last lines that it printed.
 	LastLines []string
 }
@@ -59,10 +63,10 @@ func (e *LostError) Error() string {
 	} else {
 		text += e.Err.Error()
 	}
-	if len(e.LastLines) > 0 {
-		text += "; last output:\n\t" + strings.Join(e.LastLines, "\n\t")
+	if e.Crash != nil {
+		text += ": " + e.Crash.String()
 	}
-	return text
+	return text + printed(e.LastLines)
 }
 
 func (e *LostError) Unwrap() error { return e.Err }
@@ -151,7 +155,9 @@ func (w *Worker) receive() {
 	}
 	begun := w.readLedger(ended)
 	w.output.settle()
-	lost.LastLines = w.output.last()
+	lost.Crash = w.report.crash(exit, w.output.fatalError())
+	lost.Cut = w.report.streamEnded()
+	lost.LastLines = w.output.last(lost.Crash)
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -282,7 +288,7 @@ func (w *Worker) Close() {
 	w.closeConn()
 	<-w.done
 	_ = w.grpc.Close()
-	_ = w.process.Handshake().Close()
+	w.report.close()
 	if file := w.process.Ledger(); file != nil {
 		_ = file.Close()
 	}
