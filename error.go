@@ -26,10 +26,6 @@ var (
 	// ErrStackOverflow is wrapped by a [*SandboxLostError] if a goroutine's stack outgrew the limit of runtime/debug.SetMaxStack.
 	ErrStackOverflow = errors.New("stack overflow")
 
-	// ErrDeadlock is wrapped if all goroutines of the process were asleep. The Go runtime sees that only before the worker
-	// serves calls, so that it is wrapped by a [*StartError]. A call that blocks for ever ends by its context or [Timeout].
-	ErrDeadlock = errors.New("deadlock: all goroutines are asleep")
-
 	// ErrNotRegistered is wrapped by the error of a call of a function that generated code did not register.
 	ErrNotRegistered = errors.New("function is not registered")
 

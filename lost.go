@@ -140,12 +140,13 @@ func crashed(crash *launch.Crash) ending {
 	message := wire.Clip(crash.Message, maxHeadline)
 	switch crash.Kind {
 	case launch.CrashPanic:
-		e.what = "panic in a goroutine that the function started: " + message
+		headline, more, _ := strings.Cut(message, "\n")
+		e.what = "panic in a goroutine that the function started: " + headline
+		if more != "" {
+			e.stack = more + "\n\n" + e.stack
+		}
 		e.advice = "recover there and hand the function an error: a panic in such a goroutine ends the process"
 		e.cause = &PanicError{Value: crash.Message, Stack: crash.Stack, Elsewhere: true}
-	case launch.CrashDeadlock:
-		e.what, e.cause = message, ErrDeadlock
-		e.advice = "the stack shows what a goroutine waits for"
 	case launch.CrashStackOverflow:
 		e.what = "stack overflow"
 		e.advice = "recursion without an end? A goroutine's stack has a limit (1 GB on 64-bit systems, see runtime/debug.SetMaxStack)"
@@ -161,8 +162,11 @@ func crashed(crash *launch.Crash) ending {
 		if message != "" {
 			e.what += ": " + message
 		}
-		if strings.HasPrefix(message, "concurrent ") {
+		switch {
+		case strings.HasPrefix(message, "concurrent "):
 			e.advice = "guard the map with a mutex; go test -race finds such places"
+		case e.stack != "":
+			e.advice = "see the stack"
 		}
 	}
 	return e

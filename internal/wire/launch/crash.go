@@ -15,7 +15,6 @@ type CrashKind int
 const (
 	CrashFatal         CrashKind = iota // any fatal error that is none of those below
 	CrashPanic                          // a panic that nothing recovered
-	CrashDeadlock                       // all goroutines were asleep
 	CrashStackOverflow                  // a goroutine's stack outgrew its limit
 	CrashOutOfMemory                    // the system refused the runtime more memory
 	CrashSignal                         // a signal that Go programs crash from, of a fault in C code too
@@ -50,9 +49,6 @@ var memoryFunctions = []string{
 	"runtime.(*mcache).allocLarge", "runtime.getempty", "runtime.recordspan", "runtime.newArenaMayUnlock", "runtime.(*pageAlloc).grow",
 	"runtime.stkbucket", "runtime.stackpoolalloc", "runtime.stackalloc", "runtime.rawruneslice",
 }
-
-// deadlock is how the texts of fatal errors end that say so.
-const deadlock = " - deadlock!"
 
 // parseCrash reads what the runtime wrote to its crash output; nil if that is no crash. The runtime prints panics there
 // whole; of fatal errors it prints the stacks there, and the text to standard error alone. fatal is that text, as far as
@@ -108,7 +104,6 @@ func goroutine(blocks []string) string {
 // fatalKind tells fatal errors apart by how the first stack begins, and by the text where that says nothing.
 func fatalKind(stack, fatal string) (kind CrashKind, message string) {
 	header, _, _ := strings.Cut(stack, "\n")
-	asleep := strings.HasPrefix(header, "goroutine ") && !strings.Contains(header, "running")
 	frames := functions(stack)
 	thrown := len(frames) > 1 && frames[0] == "runtime.throw"
 	switch {
@@ -116,12 +111,12 @@ func fatalKind(stack, fatal string) (kind CrashKind, message string) {
 		return CrashStackOverflow, "stack overflow"
 	case thrown && slices.Contains(memoryFunctions, frames[1]):
 		return CrashOutOfMemory, "out of memory"
-	case asleep && (fatal == "" || strings.HasSuffix(fatal, deadlock)):
-		return CrashDeadlock, cmp.Or(fatal, "all goroutines are asleep"+deadlock)
 	case strings.Contains(fatal, "out of memory") || strings.Contains(fatal, "cannot allocate memory"):
 		return CrashOutOfMemory, fatal
 	case fatal == "" && len(frames) > 0 && frames[0] == "internal/runtime/maps.fatal":
 		return CrashFatal, "concurrent use of a map"
+	case fatal == "" && strings.HasPrefix(header, "goroutine ") && !strings.Contains(header, "running"):
+		return CrashFatal, "all goroutines are asleep - deadlock!"
 	}
 	return CrashFatal, fatal
 }

@@ -43,7 +43,7 @@ func TestParseCrash(t *testing.T) {
 		{"goexit", CrashPanic, "in goexit", "in goexit", "runtime.Goexit()"},
 		{"nilptr", CrashPanic, "runtime error: invalid memory address or nil pointer dereference", "runtime error: invalid memory address or nil pointer dereference", "/src/main.go:38"},
 		{"index", CrashPanic, "runtime error: index out of range [3] with length 0", "runtime error: index out of range [3] with length 0", "/src/main.go:39"},
-		{"deadlock", CrashDeadlock, "all goroutines are asleep - deadlock!", "all goroutines are asleep - deadlock!", "goroutine 1 [select (no cases)]:\nmain.main()"},
+		{"deadlock", CrashFatal, "all goroutines are asleep - deadlock!", "all goroutines are asleep - deadlock!", "goroutine 1 [select (no cases)]:\nmain.main()"},
 		{"overflow", CrashStackOverflow, "stack overflow", "stack overflow", "main.recurse("},
 		{"oom", CrashOutOfMemory, "out of memory", "out of memory", "main.main()\n\t/src/main.go:48"},
 		{"oomsmall", CrashOutOfMemory, "out of memory", "out of memory", "main.main()"},

@@ -33,7 +33,7 @@ type output struct {
 	mu     sync.Mutex
 	lines  []string
 	fatal  string   // the text of the last fatal error on stderr
-	before []string // the last lines before what may be a crash
+	before []string // the last lines that are not of what may be a crash; nil if nothing looks like one
 }
 
 func readOutput(process driver.Process, emit func(stream, line string)) *output {
@@ -83,13 +83,20 @@ func (o *output) keep(stream, line string) {
 			o.fatal = message
 		}
 		if fatal || strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "SIG") {
-			o.before = slices.Clone(o.lines)
+			o.before = append([]string{}, o.lines...)
 		}
+	} else if o.before != nil { // it may have been printed before the crash
+		o.before = push(o.before, line)
 	}
-	if len(o.lines) == keptLines {
-		o.lines = append(o.lines[:0], o.lines[1:]...)
+	o.lines = push(o.lines, line)
+}
+
+// push adds a line, and drops the first one if there are enough.
+func push(lines []string, line string) []string {
+	if len(lines) == keptLines {
+		lines = append(lines[:0], lines[1:]...)
 	}
-	o.lines = append(o.lines, line)
+	return append(lines, line)
 }
 
 // fatalError returns the text of the last fatal error that stderr had.
@@ -103,7 +110,7 @@ func (o *output) fatalError() string {
 func (o *output) last(crash *Crash) []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if crash == nil {
+	if crash == nil || o.before == nil {
 		return slices.Clone(o.lines)
 	}
 	theirs := map[string]bool{}
