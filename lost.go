@@ -33,7 +33,7 @@ type SandboxLostError struct {
 func (e *SandboxLostError) Error() string {
 	text := "the sandbox was lost while the function may have been running: " + e.ending.what
 	if e.ending.advice != "" {
-		text += ": " + e.ending.advice
+		text += "; " + e.ending.advice
 	}
 	if !e.retries && (e.Exit == nil || e.Exit.Signal != 0) { // what it does itself it will do again
 		text += " (sbx.Retries lets such calls run again, where that does no harm)"
@@ -115,13 +115,13 @@ func endingOf(lost *launch.LostError) ending {
 		return ending{what: "the kernel killed its process because memory ran out (signal: killed)", advice: moreMemory, cause: ErrOutOfMemory}
 	case lost.Crash != nil:
 		return crashed(lost.Crash)
-	case exit == nil:
-		return ending{what: lost.Err.Error()}
 	case lost.Cut:
 		return ending{
-			what:   "the worker lost its connection and ended (" + exit.String() + ")",
+			what:   "the worker lost its connection, and ended",
 			advice: "this happens to user code that closes or uses descriptors which it did not open",
 		}
+	case exit == nil:
+		return ending{what: lost.Err.Error()}
 	case exit.Signal == syscall.SIGKILL:
 		return ending{what: exit.String(), advice: "something killed it, and not for lack of memory as far as is known"}
 	case exit.Signal != 0:
@@ -143,13 +143,13 @@ func crashed(crash *launch.Crash) ending {
 		headline, more, _ := strings.Cut(message, "\n")
 		e.what = "panic in a goroutine that the function started: " + headline
 		if more != "" {
-			e.stack = more + "\n\n" + e.stack
+			e.stack = strings.Trim(more, "\n") + "\n\n" + e.stack
 		}
 		e.advice = "recover there and hand the function an error: a panic in such a goroutine ends the process"
 		e.cause = &PanicError{Value: crash.Message, Stack: crash.Stack, Elsewhere: true}
 	case launch.CrashStackOverflow:
 		e.what = "stack overflow"
-		e.advice = "recursion without an end? A goroutine's stack has a limit (1 GB on 64-bit systems, see runtime/debug.SetMaxStack)"
+		e.advice = "look for recursion without an end: a goroutine's stack may have 1 GB on 64-bit systems (see runtime/debug.SetMaxStack)"
 		e.cause = ErrStackOverflow
 	case launch.CrashOutOfMemory:
 		e.what, e.cause = "the system refused its process more memory ("+message+")", ErrOutOfMemory

@@ -23,11 +23,13 @@ func Now() Mark { return Mark{kills()} }
 
 // Killed reports whether the kernel has killed for lack of memory since m, and no earlier call has reported that kill. Ask only
 // about a child that SIGKILL ended, and that nobody is known to have sent one.
-func (m Mark) Killed() bool {
+func (m Mark) Killed() bool { return m.explainedBy(kills()) }
+
+func (m Mark) explainedBy(count uint64) bool {
 	mu.Lock()
 	defer mu.Unlock()
 	from := max(m.count, explained)
-	if kills() <= from {
+	if count <= from {
 		return false
 	}
 	explained = from + 1

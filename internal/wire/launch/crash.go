@@ -65,7 +65,11 @@ func parseCrash(text, fatal string) *Crash {
 		}
 		if at := lineWith(block, "SIG"); at >= 0 && strings.Contains(block[at:], "\nPC=") {
 			message, _, _ := strings.Cut(block[at:], "\n")
-			return &Crash{Kind: CrashSignal, Message: message, Stack: goroutine(blocks[i+1:]), Text: text}
+			crash := &Crash{Kind: CrashSignal, Message: message, Text: text}
+			if i+1 < len(blocks) { // what follows goroutine 0 has nothing to do with the signal
+				crash.Stack = goroutine(blocks[i+1 : i+2])
+			}
+			return crash
 		}
 		if isStack(block) {
 			kind, message := fatalKind(block, fatal)

@@ -53,8 +53,9 @@ func TestParseCrash(t *testing.T) {
 		{"fault", CrashFatal, "fault", "", "/src/main.go:66"},
 		{"threads", CrashFatal, "thread exhaustion", "", "goroutine "},
 		{"segv", CrashSignal, "SIGSEGV: segmentation violation", "SIGSEGV: segmentation violation", "syscall.Kill("},
+		{"cgo", CrashSignal, "SIGSEGV: segmentation violation", "SIGSEGV: segmentation violation", "main._Cfunc_crash()"},
 		{"quit", CrashSignal, "SIGQUIT: quit", "SIGQUIT: quit", "syscall.Kill("},
-		{"abrt", CrashSignal, "SIGABRT: abort", "SIGABRT: abort", ""},
+		{"abrt", CrashSignal, "SIGABRT: abort", "SIGABRT: abort", ""}, // sent while goroutine 0 ran
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text, fatal := readCrash(t, c.name)
@@ -63,6 +64,7 @@ func TestParseCrash(t *testing.T) {
 			assert.Equal(t, c.kind, crash.Kind)
 			assert.Equal(t, c.message, crash.Message)
 			assert.Contains(t, crash.Stack, c.stack)
+			assert.Equal(t, c.stack == "", crash.Stack == "", crash.Stack)
 			assert.NotContains(t, crash.Stack, "\n\n", "one goroutine")
 			assert.True(t, crash.Stack == "" || strings.HasPrefix(crash.Stack, "goroutine "), crash.Stack)
 			assert.Contains(t, crash.Text, text)

@@ -2,6 +2,7 @@ package launch
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"strings"
 	"sync"
@@ -54,7 +55,7 @@ func (r *report) read() {
 	r.mu.Unlock()
 	r.arrive()
 	piece := make([]byte, 4<<10)
-	for left := maxReport - len(slice); left > 0 && (err == nil || err == bufio.ErrBufferFull); {
+	for left := maxReport - len(slice); left > 0 && (err == nil || errors.Is(err, bufio.ErrBufferFull)); {
 		var n int
 		n, err = reader.Read(piece[:min(left, len(piece))])
 		left -= n

@@ -156,7 +156,7 @@ func (w *Worker) receive() {
 	begun := w.readLedger(ended)
 	w.output.settle()
 	lost.Crash = w.report.crash(exit, w.output.fatalError())
-	lost.Cut = w.report.streamEnded()
+	lost.Cut = !broken && w.report.streamEnded()
 	lost.LastLines = w.output.last(lost.Crash)
 
 	w.mu.Lock()
