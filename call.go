@@ -214,7 +214,7 @@ func (f *function) do(r *request) ([]byte, error) {
 				r.turn = f.session.pool.QueueFirst(f.class)
 				continue
 			}
-			err = &StartError{Err: fmt.Errorf("%d sandboxes ended before the call began: %w", resent, notBegun.err)}
+			err = startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, notBegun.err))
 		case errors.As(err, &lost) && r.attempt <= f.config.retries && r.ctx.Err() == nil:
 			f.queue(r)
 			continue
@@ -231,7 +231,7 @@ func leaseError(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return contextError(ctx)
 	default:
-		return &StartError{Err: err}
+		return startError(err)
 	}
 }
 

@@ -391,7 +391,9 @@ func TestFaults(t *testing.T) {
 							require.NoError(t, err)
 							defer func() { require.NoError(t, session.Close()) }()
 							failed := faultyCalls(t, session, key)
-							assert.True(t, once.Load(), "there was such a message")
+							if number <= 4 { // how many more there are depends on what goes into one frame
+								assert.True(t, once.Load(), "there was such a message")
+							}
 							if fault == inprocess.Cut && 2 <= number && number <= 4 {
 								// It is certain that a call did not begin which did not arrive, if there is a ledger: it is sent again.
 								assert.Equal(t, fromWorker || !ledger, failed > 0, "%v", kinds)

@@ -39,6 +39,7 @@
 //   - The function's own: [*FunctionError] around the error that it returned, in which errors.Is finds sentinels (those
 //     of the standard library, and package-level error variables of the program that sbxgen registered), and
 //     [*PanicError] with the stack of the sandbox's side.
-//   - The system's: [*SandboxLostError], [*StartError], [ErrTimeout] and the context's own errors.
+//   - The system's: [*SandboxLostError], [*StartError], [ErrTimeout] and the context's own errors. What ended a sandbox
+//     is wrapped: [ErrExited], [ErrOutOfMemory], [ErrStackOverflow], or a [*PanicError] of another goroutine.
 //   - Wrong use: [ErrClosed], [ErrNotRegistered], [*ArgumentError], [*ResultError], [*OptionError].
 package sbx

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/callinfo"
 	"github.com/sandboxfn/sbx/internal/wire/launch"
 )
@@ -17,6 +16,16 @@ var (
 	// ErrTimeout is wrapped by the error of a call that ran longer than its [Timeout] allows, and is the cause of the end of
 	// the function's context there. The caller's own deadline is context.DeadlineExceeded instead.
 	ErrTimeout = callinfo.ErrTimeout
+
+	// ErrExited is wrapped by a [*SandboxLostError] if the function ended its process: by os.Exit, log.Fatal or the like.
+	ErrExited = errors.New("the function ended its process")
+
+	// ErrOutOfMemory is wrapped by a [*SandboxLostError] if the process got no more memory: the Go runtime gave up, or the
+	// kernel killed it, as far as the driver can tell (see driver.Exit).
+	ErrOutOfMemory = errors.New("out of memory")
+
+	// ErrStackOverflow is wrapped by a [*SandboxLostError] if a goroutine's stack outgrew the limit of runtime/debug.SetMaxStack.
+	ErrStackOverflow = errors.New("stack overflow")
 
 	// ErrNotRegistered is wrapped by the error of a call of a function that generated code did not register.
 	ErrNotRegistered = errors.New("function is not registered")
@@ -87,7 +96,7 @@ func (e *FunctionError) Error() string { return e.Err.Error() }
 
 func (e *FunctionError) Unwrap() error { return e.Err }
 
-// PanicError says that the function panicked in the sandbox. The sandbox lives on.
+// PanicError says that the function panicked in the sandbox. The sandbox lives on, unless Elsewhere is true.
 type PanicError struct {
 	// Value is the panic's value, printed; empty if Goexit is true.
 	Value string
@@ -95,6 +104,10 @@ type PanicError struct {
 	Stack string
 	// Goexit says that the function did not panic but ended its goroutine by runtime.Goexit.
 	Goexit bool
+	// Elsewhere says that it was not the call's goroutine that panicked but another one, which ends the process. The error is
+	// within a [*SandboxLostError] then, or within a [*StartError] if an init function panicked, and Value and Stack are
+	// read from what the Go runtime printed: Value is as it prints values, with nested panics below it.
+	Elsewhere bool
 }
 
 func (e *PanicError) Error() string {
@@ -119,49 +132,6 @@ type ResultError struct{ Err error }
 func (e *ResultError) Error() string { return "the function's result can't be sent: " + e.Err.Error() }
 
 func (e *ResultError) Unwrap() error { return e.Err }
-
-// SandboxLostError says that the sandbox ended while the function may have been running in it: the function called
-// os.Exit or crashed, or something killed it. Whether the function did its work is not known.
-type SandboxLostError struct {
-	// Exit is how the worker's process ended; nil if that is not known.
-	Exit *driver.Exit
-	// LastLines are the last lines that the program printed there, at most 20, and before them the first lines of a
-	// crash if they are not among these.
-	LastLines []string
-	// Err is how the loss showed.
-	Err error
-	// retries says that the function was wrapped with Retries.
-	retries bool
-}
-
-func (e *SandboxLostError) Error() string {
-	text := "the sandbox was lost while the function may have been running: "
-	if e.Exit != nil {
-		text += e.Exit.String()
-	} else {
-		text += e.Err.Error()
-	}
-	if !e.retries {
-		text += " (sbx.Retries lets such calls run again, where that does no harm)"
-	}
-	if len(e.LastLines) > 0 {
-		text += "; last output:\n\t" + strings.Join(e.LastLines, "\n\t")
-	}
-	return text
-}
-
-func (e *SandboxLostError) Unwrap() error { return e.Err }
-
-func lostError(lost *launch.LostError, retries bool) *SandboxLostError {
-	return &SandboxLostError{Exit: lost.Exit, LastLines: lost.LastLines, Err: lost.Err, retries: retries}
-}
-
-// StartError says that no sandbox could be started for a call, so that the function did not begin.
-type StartError struct{ Err error }
-
-func (e *StartError) Error() string { return "no sandbox could be started: " + e.Err.Error() }
-
-func (e *StartError) Unwrap() error { return e.Err }
 
 // OptionError says that an option's value makes no sense.
 type OptionError struct {

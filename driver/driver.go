@@ -85,7 +85,8 @@ type WorkerSpec struct {
 const (
 	// ConnFD is the connected byte stream that carries the protocol.
 	ConnFD = 3
-	// HandshakeFD is the write end of a pipe for the one line with which the worker says that it is ready.
+	// HandshakeFD is the write end of a pipe. The worker writes one line there when it is ready, keeps it open, and has the
+	// Go runtime print a crash there, whatever user code did to standard error.
 	HandshakeFD = 4
 	// LedgerFD is a file of LedgerSize zero bytes that both sides map, and in which they agree on which calls have begun. A
 	// driver that can't share memory with its workers leaves it closed.
@@ -99,7 +100,7 @@ const LedgerSize = 16 << 10
 type Process interface {
 	// Conn is the other end of the worker's [ConnFD].
 	Conn() net.Conn
-	// Handshake is the other end of the worker's [HandshakeFD].
+	// Handshake is the other end of the worker's [HandshakeFD]. It ends with the worker.
 	Handshake() io.ReadCloser
 	// Stdout and Stderr end when no process holds the other end any more.
 	Stdout() io.ReadCloser
@@ -123,12 +124,21 @@ type Exit struct {
 	Code int
 	// Signal is the signal that ended the process; 0 if none did.
 	Signal syscall.Signal
+	// OutOfMemory says that the kernel killed the process because memory ran out, as far as the driver can tell. Signal is
+	// SIGKILL then, and a driver that killed the process itself leaves this false. Where the driver sees no more than that the kernel
+	// killed some process of the same group or machine at that time, it can be mistaken in both ways: a driver's own
+	// documentation says where.
+	OutOfMemory bool
 }
 
-// String is "exit status 1" or "signal: killed", as os/exec has it.
+// String is "exit status 1" or "signal: killed", as os/exec has it, and says so if memory ran out.
 func (e Exit) String() string {
 	if e.Signal != 0 {
-		return "signal: " + e.Signal.String()
+		text := "signal: " + e.Signal.String()
+		if e.OutOfMemory {
+			text += " (out of memory)"
+		}
+		return text
 	}
 	return fmt.Sprintf("exit status %d", e.Code)
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/sandboxfn/sbx/internal/ledger"
 )
 
-func keepDescriptors() {}
+func keepDescriptors() *os.File { return nil }
 
 func openLedger() *ledger.Ledger { return nil }
 
-func openDescriptors() (net.Conn, *os.File, error) {
-	return nil, nil, errors.New("this system can't inherit descriptors; use a driver that runs workers elsewhere")
+func openConn() (net.Conn, error) {
+	return nil, errors.New("this system can't inherit descriptors; use a driver that runs workers elsewhere")
 }

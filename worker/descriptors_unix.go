@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/sandboxfn/sbx/internal/ledger"
@@ -18,11 +19,16 @@ const (
 	ledgerFD    = 5
 )
 
-// keepDescriptors keeps the protocol's descriptors from processes that user code starts.
-func keepDescriptors() {
+// keepDescriptors keeps the protocol's descriptors from processes that user code starts, and returns the handshake's. From
+// here on the Go runtime prints a crash there too, whatever becomes of standard error.
+func keepDescriptors() *os.File {
 	syscall.CloseOnExec(connFD)
 	syscall.CloseOnExec(handshakeFD)
 	syscall.CloseOnExec(ledgerFD)
+	handshake := os.NewFile(handshakeFD, "handshake")
+	// If this fails, a crash looks like any other exit with status 2.
+	_ = debug.SetCrashOutput(handshake, debug.CrashOptions{})
+	return handshake
 }
 
 // openLedger returns nil where the driver gives no ledger.
@@ -36,12 +42,12 @@ func openLedger() *ledger.Ledger {
 	return l
 }
 
-func openDescriptors() (net.Conn, *os.File, error) {
+func openConn() (net.Conn, error) {
 	file := os.NewFile(connFD, "connection")
 	defer func() { _ = file.Close() }() // FileConn duplicates it
 	conn, err := net.FileConn(file)
 	if err != nil {
-		return nil, nil, fmt.Errorf("descriptor %d is not the session's connection: %w", connFD, err)
+		return nil, fmt.Errorf("descriptor %d is not the session's connection: %w", connFD, err)
 	}
-	return conn, os.NewFile(handshakeFD, "handshake"), nil
+	return conn, nil
 }

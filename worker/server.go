@@ -29,7 +29,7 @@ type server struct {
 	grpc    *grpc.Server
 	entries []*registry.Entry
 	ledger  *ledger.Ledger   // nil if there is none
-	exit    func(why string) // ends the worker at once
+	exit    func(why string) // ends the worker at once; why is one of package wire's
 	wrap    func(wire.Stream) wire.Stream
 	meter   *wire.Meter
 	opened  sync.Once
@@ -76,8 +76,8 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 	conn.Send(&wirepb.Message{Kind: &wirepb.Message_Welcome{Welcome: s.welcome()}}, nil, nil)
 
 	d := &dispatch{ctx: ctx, conn: conn, hello: hello, server: s, calls: map[uint64]*call{}}
-	if lease := time.Duration(hello.GetLeaseNanos()); lease > 0 {
-		s.calls.Go(func() { conn.Watch(ctx, lease, func() {}, func() { s.lapsed(lease) }) })
+	if lease := time.Duration(hello.GetLeaseNanos()); lease > 0 { // nobody waits for the results of a session that is gone
+		s.calls.Go(func() { conn.Watch(ctx, lease, func() {}, func() { s.exit(wire.LeaseEnded) }) })
 	}
 	for {
 		message, err := conn.Recv()
@@ -104,11 +104,6 @@ func (s *server) wrapped(stream wire.Stream) wire.Stream {
 		return stream
 	}
 	return s.wrap(stream)
-}
-
-// lapsed ends a worker whose session shows no sign of life: nobody waits for its results any more.
-func (s *server) lapsed(lease time.Duration) {
-	s.exit(fmt.Sprintf("the session gave no sign of life for %v", lease))
 }
 
 func (s *server) welcome() *wirepb.Welcome {
@@ -244,7 +239,7 @@ func (c *call) overdue() {
 	}
 	c.doomed = true
 	c.answer(&wirepb.Result{Outcome: &wirepb.Result_TimedOut{TimedOut: &wirepb.TimedOut{Running: true, Deadline: !c.timedOut()}}}, nil)
-	time.AfterFunc(doomTime, func() { c.server.exit("a function did not return when its context ended") })
+	time.AfterFunc(doomTime, func() { c.server.exit(wire.FunctionHeld) })
 }
 
 // timedOut reports whether the function's context ended by its own timeout, and not by the caller's deadline.

@@ -24,17 +24,18 @@ import (
 	"google.golang.org/grpc"
 )
 
-// boot is what the session tells this process; nil in a program that is no worker.
-var boot = takeBoot()
+// boot is what the session tells this process; nil in a program that is no worker. handshake is where this process tells
+// the session that it is ready, and how it ends; nobody closes it.
+var boot, handshake = takeBoot()
 
 // diverts counts the calls of Divert.
 var diverts int
 
 // takeBoot reads the marker and removes it, so that neither user code nor what it starts takes itself for a worker.
-func takeBoot() *wire.Boot {
+func takeBoot() (*wire.Boot, *os.File) {
 	value, ok := os.LookupEnv(wire.BootVariable)
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	_ = os.Unsetenv(wire.BootVariable)
 	b, err := wire.DecodeBoot(value)
@@ -42,8 +43,7 @@ func takeBoot() *wire.Boot {
 		fmt.Fprintf(os.Stderr, "sbx: %v: this variable is set by a session when it starts a worker; unset it\n", err)
 		os.Exit(2)
 	}
-	keepDescriptors()
-	return &b
+	return &b, keepDescriptors()
 }
 
 // Active reports whether this process is a worker.
@@ -71,21 +71,23 @@ func Divert() {
 
 // serveProcess serves on the descriptors that a driver leaves open, until the session is gone.
 func serveProcess(boot wire.Boot) error {
-	conn, handshake, err := openDescriptors()
+	conn, err := openConn()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	server := &server{ledger: openLedger(), exit: func(why string) {
-		fmt.Fprintf(os.Stderr, "sbx: worker: %s\n", why)
+		_, _ = io.WriteString(handshake, why)
 		os.Exit(1)
 	}}
 	line, err := negotiate(ctx, boot, server)
 	if err != nil {
 		return err
 	}
-	return serve(conn, handshake, line, server)
+	err = serve(conn, handshake, line, server)
+	_, _ = io.WriteString(handshake, wire.StreamEnded) // if the session is gone, nobody needs it
+	return err
 }
 
 // negotiate lets go-plugin choose the protocol's version, and returns the line that tells the session.
@@ -129,12 +131,9 @@ func handshakeLine(version int) string {
 
 // serve says that the worker is ready and serves conn until it ends. It does not wait for calls: what ignores its
 // context ends with the process.
-func serve(conn net.Conn, handshake io.WriteCloser, line string, server *server) error {
+func serve(conn net.Conn, handshake io.Writer, line string, server *server) error {
 	if _, err := io.WriteString(handshake, line); err != nil {
 		return fmt.Errorf("write the handshake: %w", err)
-	}
-	if err := handshake.Close(); err != nil {
-		return fmt.Errorf("close the handshake: %w", err)
 	}
 	server.meter = wire.NewMeter(conn)
 	listener := newOneListener(server.meter)
@@ -150,11 +149,12 @@ func serve(conn net.Conn, handshake io.WriteCloser, line string, server *server)
 // in their own process, without isolation. notes is the worker's ledger, nil if it has none; wrap may put something around
 // the stream, and is nil otherwise. Serve closes conn and handshake, but not notes, and returns when every call has returned.
 func Serve(ctx context.Context, conn net.Conn, handshake io.WriteCloser, notes *os.File, wrap func(wire.Stream) wire.Stream) error {
+	defer func() { _ = handshake.Close() }()
 	server := &server{exit: func(string) { _ = conn.Close() }, wrap: wrap}
 	if notes != nil {
 		var err error
 		if server.ledger, err = ledger.Map(notes); err != nil {
-			return errors.Join(err, conn.Close(), handshake.Close())
+			return errors.Join(err, conn.Close())
 		}
 		defer server.ledger.Close()
 	}

@@ -60,6 +60,7 @@ func Run(t *testing.T, d driver.Driver, has Features) {
 		{"close ends what is left", true, (*suite).closeSession},
 		{"kill ends the worker", true, (*suite).kill},
 		{"exit codes are reported", has.Processes, (*suite).exitCode},
+		{"a crash is reported whatever became of standard error", has.Processes, (*suite).crashReported},
 		{"signals are reported", has.Processes, (*suite).signal},
 		{"output arrives, each stream in order", has.Processes, (*suite).output},
 		{"the environment is what the spec gives", has.Processes, (*suite).environment},
@@ -310,6 +311,21 @@ func (s *suite) exitCode() {
 	s.await(w.Done(), "end of the worker")
 	require.NotNil(s, w.Lost().Exit, "%v", w.Lost())
 	assert.Equal(s, driver.Exit{Code: 7}, *w.Lost().Exit)
+}
+
+func (s *suite) crashReported() {
+	for _, stderr := range []string{"kept", "closed", "another"} {
+		w, _ := s.launch(s.create())
+		call(s, w, "panicElsewhere", stderr)
+		s.await(w.Done(), "end of the worker")
+		lost := w.Lost()
+		require.NotNil(s, lost.Exit, "%v", lost)
+		assert.Equal(s, driver.Exit{Code: 2}, *lost.Exit, stderr)
+		require.NotNil(s, lost.Crash, "%s: what the worker writes on driver.HandshakeFD arrives until its end", stderr)
+		assert.Equal(s, stderr, lost.Crash.Message)
+		assert.Contains(s, lost.Crash.Stack, "drivertest.panicElsewhere")
+		assert.Contains(s, lost.Crash.Stack, "functions.go:")
+	}
 }
 
 func (s *suite) signal() {

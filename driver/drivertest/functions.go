@@ -19,6 +19,7 @@ func init() {
 	registry.Function(name("printLines"), printLines)
 	registry.Function(name("exit"), exit)
 	registry.Function(name("crash"), crash)
+	registry.Function(name("panicElsewhere"), panicElsewhere)
 	registry.Function(name("orphan"), orphan)
 	registry.Function(name("block"), block)
 	registry.Function(name("standardInput"), standardInput)
@@ -53,6 +54,25 @@ func crash(_ context.Context, signal int) (int, error) {
 	if err := signalSelf(signal); err != nil {
 		return 0, err
 	}
+	select {}
+}
+
+// panicElsewhere panics in a goroutine of its own, with standard error as it was, closed, or another file.
+func panicElsewhere(_ context.Context, stderr string) (int, error) {
+	if stderr != "kept" {
+		if err := os.Stderr.Close(); err != nil {
+			return 0, err
+		}
+	}
+	if stderr == "another" {
+		// The lowest free descriptor is the next file's.
+		null, err := os.Open(os.DevNull)
+		if err != nil {
+			return 0, err
+		}
+		defer func() { _ = null.Close() }()
+	}
+	go func() { panic(stderr) }()
 	select {}
 }
 

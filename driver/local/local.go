@@ -41,6 +41,10 @@
 // Memory and CPU are not limited (no cgroups), neither are pipe and socket buffers; processes, open files, core dumps
 // and the size of writable folders are. An ordinary user's supplementary groups stay with the sandbox: they count for
 // files below the folders named above. Whatever is readable below /usr for the user can be read. There is no Landlock.
+//
+// Since sandboxes have no memory cgroup of their own, driver.Exit tells a kill for lack of memory from another one by
+// the kernel's count of such kills in the memory cgroup of the program, which its sandboxes share, or on the whole machine
+// where that can't be read. It is wrong about a worker that is killed otherwise while memory runs out for another process.
 package local
 
 import (

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/ledger"
+	"github.com/sandboxfn/sbx/internal/oom"
 )
 
 // killGrace is how long a cancelled start waits at most for its sandbox to die, which has run nothing that resists.
@@ -31,9 +32,13 @@ type sandbox struct {
 	mu      sync.Mutex
 	begun   bool // StartWorker was called
 	stopped bool // Stop was called
+	killed  bool // the launcher was told to kill it, or all
 	pidfd   int  // of process 1; -1 if it does not run
 	last    event
 	cause   error // why no more is known of the end
+
+	mark        oom.Mark
+	outOfMemory bool // the kernel killed the worker; set with last
 }
 
 func (b *sandbox) setStarted(pidfd int) {
@@ -47,12 +52,23 @@ func (b *sandbox) setStarted(pidfd int) {
 func (b *sandbox) setEnded(last event, cause error) {
 	b.mu.Lock()
 	b.last, b.cause = last, cause
+	select {
+	case <-b.started:
+		b.outOfMemory = !b.killed && cause == nil && wasKilled(last) && b.mark.Killed()
+	default:
+	}
 	if b.pidfd >= 0 {
 		_ = syscall.Close(b.pidfd)
 		b.pidfd = -1
 	}
 	b.mu.Unlock()
 	close(b.ended)
+}
+
+// wasKilled tells whether SIGKILL ended the worker, or process 1 and so the worker.
+func wasKilled(last event) bool {
+	status := syscall.WaitStatus(last.Exit)
+	return last.Step == "" && (!last.Exited || status.Signaled() && status.Signal() == syscall.SIGKILL)
 }
 
 // awaitDeath returns when the sandbox is dead, for when the launcher, who would say so, is. The kernel has killed
@@ -78,6 +94,9 @@ func (b *sandbox) kill() {
 	select {
 	case <-b.ended: // by now the id may be another sandbox's
 	default:
+		b.mu.Lock()
+		b.killed = true
+		b.mu.Unlock()
 		_ = send(b.session.control, request{Op: opKill, Sandbox: b.spec.ID})
 	}
 }
@@ -92,7 +111,7 @@ func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 	}
 	b.mu.Lock()
 	begun, stopped := b.begun, b.stopped
-	b.begun = true
+	b.begun, b.mark = true, oom.Now()
 	b.mu.Unlock()
 	switch {
 	case stopped:
@@ -213,14 +232,14 @@ func (p *process) Wait(ctx context.Context) (driver.Exit, error) {
 	status := syscall.WaitStatus(p.sandbox.last.Exit)
 	switch {
 	case p.sandbox.last.Exited && status.Signaled():
-		return driver.Exit{Code: -1, Signal: status.Signal()}, nil
+		return driver.Exit{Code: -1, Signal: status.Signal(), OutOfMemory: p.sandbox.outOfMemory}, nil
 	case p.sandbox.last.Exited:
 		return driver.Exit{Code: status.ExitStatus()}, nil
 	case p.sandbox.cause != nil && !errors.Is(p.sandbox.cause, driver.ErrStopped):
 		return driver.Exit{}, fmt.Errorf("local: wait for the worker of sandbox %s: %w", p.sandbox.spec.ID, p.sandbox.cause)
 	}
 	// Process 1 died first, and took the worker with it as the kernel does it.
-	return driver.Exit{Code: -1, Signal: syscall.SIGKILL}, nil
+	return driver.Exit{Code: -1, Signal: syscall.SIGKILL, OutOfMemory: p.sandbox.outOfMemory}, nil
 }
 
 // Kill ends the whole sandbox.

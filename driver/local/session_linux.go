@@ -206,6 +206,11 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 func (s *session) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
+	for _, b := range s.sandboxes {
+		b.mu.Lock()
+		b.killed = true
+		b.mu.Unlock()
+	}
 	s.mu.Unlock()
 	_ = s.control.CloseWrite() // again: no harm
 	select {

@@ -4,6 +4,10 @@
 // It is for machines without a driver that isolates, where the code that runs is the user's own. Each worker is the
 // leader of a process group, which ends with it; processes that leave the group are not found again. A worker exits
 // when its session's program does, even by kill -9; what the worker itself has started may outlive that.
+//
+// On Linux, driver.Exit tells a kill for lack of memory from another one by the kernel's count of such kills in the memory
+// cgroup of the session's program, or on the whole machine where that can't be read. It is wrong about a worker that
+// moved to another group, and about one that is killed otherwise while memory runs out for another process.
 package process
 
 import (

@@ -12,10 +12,12 @@ import (
 	"os/exec"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/ledger"
+	"github.com/sandboxfn/sbx/internal/oom"
 )
 
 func open(spec driver.SessionSpec) (driver.Session, error) {
@@ -114,8 +116,10 @@ type process struct {
 	handshake, stdout, stderr *os.File
 	ledger                    *os.File
 
-	done    chan struct{}
-	waitErr error // read after done
+	killed      atomic.Bool // by Kill
+	done        chan struct{}
+	waitErr     error // read after done, as is:
+	outOfMemory bool
 }
 
 func start(worker string, env []string) (_ *process, err error) {
@@ -158,6 +162,7 @@ func start(worker string, env []string) (_ *process, err error) {
 	cmd.Stdout, cmd.Stderr = stdoutWriter, stderrWriter
 	cmd.ExtraFiles = []*os.File{driver.ConnFD - 3: inner, driver.HandshakeFD - 3: handshakeWriter, driver.LedgerFD - 3: notes}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	mark := oom.Now()
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -168,6 +173,9 @@ func start(worker string, env []string) (_ *process, err error) {
 	go func() {
 		defer close(p.done)
 		p.waitErr = cmd.Wait()
+		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+			p.outOfMemory = status.Signal() == syscall.SIGKILL && !p.killed.Load() && mark.Killed()
+		}
 		// What the worker started and left behind in its group ends with it.
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}()
@@ -217,7 +225,7 @@ func (p *process) Wait(ctx context.Context) (driver.Exit, error) {
 		return driver.Exit{}, fmt.Errorf("process: wait: %w", p.waitErr)
 	}
 	if status.Signaled() {
-		return driver.Exit{Code: -1, Signal: status.Signal()}, nil
+		return driver.Exit{Code: -1, Signal: status.Signal(), OutOfMemory: p.outOfMemory}, nil
 	}
 	return driver.Exit{Code: status.ExitStatus()}, nil
 }
@@ -229,6 +237,7 @@ func (p *process) Kill() error {
 		return nil // the group's number may be another's by now
 	default:
 	}
+	p.killed.Store(true)
 	group := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	// The worker may have left its group.
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {

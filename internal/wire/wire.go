@@ -52,6 +52,14 @@ var Handshake = plugin.HandshakeConfig{
 // it before user code that runs after package worker's init could see it.
 const BootVariable = "SBX_WORKER"
 
+// What a worker writes on its handshake descriptor before it exits by its own decision, so that this can be told from user
+// code that exits.
+const (
+	StreamEnded  = "sbx: the stream has ended\n"
+	LeaseEnded   = "sbx: the session gave no sign of life\n"
+	FunctionHeld = "sbx: a function did not return\n" // although its context had ended
+)
+
 // Boot is what a worker must know before its stream opens.
 type Boot struct {
 	// Divert is the number of the call of worker.Divert at which the program becomes a worker.

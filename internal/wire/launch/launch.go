@@ -3,7 +3,8 @@
 // runner here.
 //
 // A [Worker] owns these goroutines, and [Worker.Close] waits for them: the connection's sender, the receiver, one reader
-// each for standard output and error, and the watcher that learns how the process ended; go-plugin adds its own.
+// each for standard output, standard error and the handshake's pipe, and the watcher that learns how the process ended;
+// go-plugin adds its own.
 package launch
 
 import (
@@ -95,7 +96,7 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	worker := &Worker{grpc: conn, process: adapter.process, output: adapter.output, calls: map[uint64]*Pending{}, done: make(chan struct{})}
+	worker := &Worker{grpc: conn, process: adapter.process, output: adapter.output, report: adapter.report, calls: map[uint64]*Pending{}, done: make(chan struct{})}
 	if err := worker.open(config); err != nil {
 		_ = conn.Close()
 		return nil, err
@@ -112,6 +113,7 @@ type processRunner struct {
 
 	process driver.Process
 	output  *output
+	report  *report
 
 	mu     sync.Mutex
 	dialed bool
@@ -130,7 +132,7 @@ func (r *processRunner) Start(context.Context) error {
 		return err
 	}
 	r.mu.Lock()
-	r.process = process
+	r.process, r.report = process, readReport(process.Handshake())
 	r.mu.Unlock()
 	r.output = readOutput(process, r.config.Output)
 	if r.ctx.Err() != nil {
@@ -150,7 +152,8 @@ func (r *processRunner) dial(context.Context, string) (net.Conn, error) {
 	return r.process.Conn(), nil
 }
 
-// abandon kills the process and closes its streams, so that whoever waits for them goes on.
+// abandon kills the process and closes its streams, so that whoever waits for them goes on. What it may have said of its
+// end is for explain to read.
 func (r *processRunner) abandon() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -158,7 +161,7 @@ func (r *processRunner) abandon() {
 		return
 	}
 	_ = r.process.Kill()
-	_ = r.process.Handshake().Close()
+	_ = r.report.Close()
 	if file := r.process.Ledger(); file != nil {
 		_ = file.Close()
 	}
@@ -172,6 +175,7 @@ func (r *processRunner) explain(ctx context.Context, err error) error {
 	if r.process == nil {
 		return err
 	}
+	defer r.report.close()
 	if ctx.Err() != nil {
 		r.output.close()
 		return context.Cause(ctx)
@@ -181,16 +185,18 @@ func (r *processRunner) explain(ctx context.Context, err error) error {
 	exit, waitErr := r.process.Wait(waitCtx)
 	r.output.settle()
 	r.output.close()
-	startErr := &StartError{Err: err, LastLines: r.output.last()}
+	startErr := &StartError{Err: err}
 	if waitErr == nil {
 		startErr.Exit = &exit
 	}
+	startErr.Crash = r.report.crash(startErr.Exit, r.output.fatalError())
+	startErr.LastLines = r.output.last(startErr.Crash)
 	return startErr
 }
 
 func (r *processRunner) Diagnose(context.Context) string { return "" }
 
-func (r *processRunner) Stdout() io.ReadCloser { return r.process.Handshake() }
+func (r *processRunner) Stdout() io.ReadCloser { return r.report }
 
 // Stderr is empty: what user code prints is not go-plugin's.
 func (r *processRunner) Stderr() io.ReadCloser { return io.NopCloser(strings.NewReader("")) }
@@ -230,6 +236,8 @@ type StartError struct {
 	Err error
 	// Exit is how the process ended; nil if it had to be killed or nobody knows.
 	Exit *driver.Exit
+	// Crash is what the Go runtime said when it ended the process; nil if that was not how it ended.
+	Crash *Crash
 	// LastLines are the last lines that it printed.
 	LastLines []string
 }
@@ -238,6 +246,9 @@ func (e *StartError) Error() string {
 	text := "the worker did not start"
 	if e.Exit != nil {
 		text += " (" + e.Exit.String() + ")"
+	}
+	if e.Crash != nil {
+		return text + ": it crashed in a package variable's or init function's code, which runs in the sandbox too: " + e.Crash.String() + printed(e.LastLines)
 	}
 	// go-plugin's text tells a plugin's author what to do, which does not help here.
 	reason, _, _ := strings.Cut(e.Err.Error(), "\n")
@@ -248,11 +259,15 @@ func (e *StartError) Error() string {
 	case unrecognized:
 		reason = fmt.Sprintf("instead of its handshake it wrote %q", wire.Clip(said, 200))
 	}
-	text += ": " + reason
-	if len(e.LastLines) > 0 {
-		text += fmt.Sprintf("; last output:\n\t%s", strings.Join(e.LastLines, "\n\t"))
+	return text + ": " + reason + printed(e.LastLines)
+}
+
+// printed is how an error's text ends that tells the last lines.
+func printed(lastLines []string) string {
+	if len(lastLines) == 0 {
+		return ""
 	}
-	return text
+	return "; last output:\n\t" + strings.Join(lastLines, "\n\t")
 }
 
 func (e *StartError) Unwrap() error { return e.Err }

@@ -3,6 +3,7 @@ package launch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -197,7 +198,7 @@ func TestWorkersThatDoNotStart(t *testing.T) {
 		{"the driver refuses", &fake{start: refused}, "no room"},
 		{"no line", &fake{script: good, stdout: "panic: in init\n"}, "last output:\n\tpanic: in init"},
 		{"another line", &fake{line: "hello\n", script: good}, `wrote "hello"`},
-		{"an endless line", &fake{line: strings.Repeat("x", 1<<20), script: good}, "it ended before it could serve calls"},
+		{"an endless line", &fake{line: strings.Repeat("x", 1<<20), script: good}, `wrote "xxx`},
 		{"another version", &fake{line: "1|7|unix|sandbox|grpc|\n", script: good}, "Plugin version: 7"},
 		{"another protocol", &fake{line: "1|1|unix|sandbox|netrpc|\n", script: good}, "unsupported plugin protocol"},
 		{"the stream ends", &fake{line: goodLine, script: func(grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error { return errors.New("not today") }}, "not today"},
@@ -300,21 +301,23 @@ func TestLongLinesArriveInPieces(t *testing.T) {
 	}
 }
 
-func TestACrashKeepsItsFirstLines(t *testing.T) {
+func TestLastLinesAreThoseBeforeTheCrash(t *testing.T) {
 	o := &output{}
-	for range 100 {
-		o.keep("stderr", "before")
+	o.keep("stderr", "panic: forged")
+	for i := range 100 {
+		o.keep("stdout", fmt.Sprint("line ", i))
 	}
-	o.keep("stderr", "panic: boom")
-	assert.Len(t, o.last(), keptLines)
-	for range 100 {
-		o.keep("stderr", "goroutine")
-		o.keep("stdout", "noise")
+	text := "panic: boom\n\ngoroutine 7 [running]:\nmain.f()\n\t/src/main.go:1 +0x1\n"
+	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
+		o.keep("stderr", line)
 	}
-	last := o.last()
-	require.Len(t, last, crashLines+1+keptLines)
-	assert.Equal(t, []string{"panic: boom", "goroutine"}, last[:2])
-	assert.Equal(t, "…", last[crashLines])
-	o.keep("stderr", "fatal error: worse")
-	assert.Equal(t, "fatal error: worse", o.last()[keptLines-1], "a later crash counts")
+	last := o.last(&Crash{Text: text})
+	require.Len(t, last, keptLines)
+	assert.Equal(t, "line 80", last[0])
+	assert.Equal(t, "line 99", last[keptLines-1])
+	assert.Contains(t, o.last(nil), "panic: boom", "without a crash nothing is the runtime's")
+	assert.Empty(t, o.fatalError())
+	o.keep("stdout", "fatal error: on the wrong stream")
+	o.keep("stderr", "fatal error: concurrent map writes")
+	assert.Equal(t, "concurrent map writes", o.fatalError())
 }

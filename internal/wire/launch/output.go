@@ -16,11 +16,9 @@ import (
 const (
 	// maxLine is the longest line of user output that is kept whole; a longer one arrives in pieces.
 	maxLine = 64 << 10
-	// keptLines, crashLines and keptLine bound what is remembered for the error of a lost sandbox: the last lines, and the
-	// first ones of a crash, which says what happened before it prints every goroutine.
-	keptLines  = 20
-	crashLines = 10
-	keptLine   = 1 << 10
+	// keptLines and keptLine bound what is remembered for the error of a lost sandbox: its last lines.
+	keptLines = 20
+	keptLine  = 1 << 10
 	// settleTime is how long to wait, after a process ended, for the rest of its output. A process that it left behind
 	// may hold the pipes open; the sandbox's stop ends that one too.
 	settleTime = 500 * time.Millisecond
@@ -32,11 +30,10 @@ type output struct {
 	streams []io.Closer
 	ended   chan struct{}
 
-	mu    sync.Mutex
-	count int // of lines
-	lines []string
-	crash []string
-	first int // the number of crash's first line
+	mu     sync.Mutex
+	lines  []string
+	fatal  string   // the text of the last fatal error on stderr
+	before []string // the last lines that are not of what may be a crash; nil if nothing looks like one
 }
 
 func readOutput(process driver.Process, emit func(stream, line string)) *output {
@@ -80,28 +77,47 @@ func (o *output) keep(stream, line string) {
 	line = wire.Clip(line, keptLine)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.count++
-	if len(o.lines) == keptLines {
-		o.lines = append(o.lines[:0], o.lines[1:]...)
+	if stream == "stderr" {
+		message, fatal := strings.CutPrefix(line, "fatal error: ")
+		if fatal {
+			o.fatal = message
+		}
+		if fatal || strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "SIG") {
+			o.before = append([]string{}, o.lines...)
+		}
+	} else if o.before != nil { // it may have been printed before the crash
+		o.before = push(o.before, line)
 	}
-	o.lines = append(o.lines, line)
-	switch {
-	case stream != "stderr":
-	case strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: "):
-		o.crash, o.first = []string{line}, o.count
-	case len(o.crash) > 0 && len(o.crash) < crashLines:
-		o.crash = append(o.crash, line)
-	}
+	o.lines = push(o.lines, line)
 }
 
-// last returns the last lines, and before them the first lines of a crash if they are not among them.
-func (o *output) last() []string {
+// push adds a line, and drops the first one if there are enough.
+func push(lines []string, line string) []string {
+	if len(lines) == keptLines {
+		lines = append(lines[:0], lines[1:]...)
+	}
+	return append(lines, line)
+}
+
+// fatalError returns the text of the last fatal error that stderr had.
+func (o *output) fatalError() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.crash) == 0 || o.first > o.count-len(o.lines) {
+	return o.fatal
+}
+
+// last returns the last lines that are not the runtime's about crash, which may be nil.
+func (o *output) last(crash *Crash) []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if crash == nil || o.before == nil {
 		return slices.Clone(o.lines)
 	}
-	return slices.Concat(o.crash, []string{"…"}, o.lines)
+	theirs := map[string]bool{}
+	for line := range strings.SplitSeq(crash.Text, "\n") {
+		theirs[wire.Clip(line, keptLine)] = true
+	}
+	return slices.DeleteFunc(slices.Clone(o.before), func(line string) bool { return theirs[line] })
 }
 
 // settle waits until all output was read, or settleTime has passed.

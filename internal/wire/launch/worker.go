@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +20,7 @@ type Worker struct {
 	grpc    *grpc.ClientConn
 	process driver.Process
 	output  *output
+	report  *report
 
 	conn      *wire.Conn
 	closeConn context.CancelFunc
@@ -54,6 +54,10 @@ type LostError struct {
 	Err error
 	// Exit is how the process ended; nil if nobody knows.
 	Exit *driver.Exit
+	// Crash is what the Go runtime said when it ended the process; nil if that was not how it ended.
+	Crash *Crash
+	// Decided is why the worker ended itself, one of package wire's reasons; empty if that was not its decision.
+	Decided string
 	// LastLines are the last lines that it printed.
 	LastLines []string
 }
@@ -65,10 +69,10 @@ func (e *LostError) Error() string {
 	} else {
 		text += e.Err.Error()
 	}
-	if len(e.LastLines) > 0 {
-		text += "; last output:\n\t" + strings.Join(e.LastLines, "\n\t")
+	if e.Crash != nil {
+		text += ": " + e.Crash.String()
 	}
-	return text
+	return text + printed(e.LastLines)
 }
 
 func (e *LostError) Unwrap() error { return e.Err }
@@ -201,7 +205,11 @@ func (w *Worker) receive() {
 		lost.Exit = exit // else the end says nothing about the worker
 	}
 	w.output.settle()
-	lost.LastLines = w.output.last()
+	lost.Crash = w.report.crash(exit, w.output.fatalError())
+	if !ours {
+		lost.Decided = w.report.decided()
+	}
+	lost.LastLines = w.output.last(lost.Crash)
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -379,7 +387,7 @@ func (w *Worker) Close() {
 	<-w.done
 	w.watch.Wait()
 	_ = w.grpc.Close()
-	_ = w.process.Handshake().Close()
+	w.report.close()
 	if file := w.process.Ledger(); file != nil {
 		_ = file.Close()
 	}
