@@ -70,11 +70,11 @@ var standardSentinelNames = sync.OnceValue(func() map[error]string {
 })
 
 // Error registers an error variable, so that an error which is (or wraps) it still is after it crossed the wire. The
-// name is that of the variable: "example.com/m.ErrDiverged". A nil err is ignored, and so is one that can't be
-// compared, since nothing can find it by ==. Two names for one error are fine: the first is the one that
-// [SentinelName] gives. It panics if name is taken by another error.
+// name is that of the variable: "example.com/m.ErrDiverged". A nil err is ignored, and a nil pointer, and one that can't
+// be compared, since nothing can find it by ==. Two names for one error are fine. It panics if name is taken by another
+// error.
 func Error(name string, err error) {
-	if !canCompare(err) {
+	if v := reflect.ValueOf(err); !canCompare(err) || v.Kind() == reflect.Pointer && v.IsNil() {
 		return
 	}
 	sentinels.Lock()
@@ -88,8 +88,8 @@ func Error(name string, err error) {
 	}
 }
 
-// SentinelName gives the name of the variable that err is, by ==. It does not look at what err wraps.
-func SentinelName(err error) (string, bool) {
+// sentinelName gives the name of the variable that err is, by ==. It does not look at what err wraps.
+func sentinelName(err error) (string, bool) {
 	if !canCompare(err) {
 		return "", false
 	}
@@ -102,8 +102,8 @@ func SentinelName(err error) (string, bool) {
 	return name, ok
 }
 
-// Sentinel gives the error variable of that name.
-func Sentinel(name string) (error, bool) {
+// sentinelNamed gives the error variable of that name.
+func sentinelNamed(name string) (error, bool) {
 	if err, ok := standardSentinels()[name]; ok {
 		return err, true
 	}
