@@ -8,9 +8,11 @@ package sbx_test
 import (
 	"net"
 	"os/exec"
+	"path/filepath"
 
 	"github.com/sandboxfn/sbx"
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local"
 	"github.com/sandboxfn/sbx/registry"
 )
 
@@ -39,17 +41,25 @@ func init() {
 	registry.Function[Job, Report]("github.com/sandboxfn/sbx_test.Train", Train)
 	registry.Function[bool, string]("github.com/sandboxfn/sbx_test.Wait", Wait)
 	registry.Function0[sbx.CallInfo]("github.com/sandboxfn/sbx_test.Where", Where)
-	registry.Error("github.com/sandboxfn/sbx.ErrClosed", sbx.ErrClosed)
-	registry.Error("github.com/sandboxfn/sbx.ErrInSandbox", sbx.ErrInSandbox)
-	registry.Error("github.com/sandboxfn/sbx.ErrNotRegistered", sbx.ErrNotRegistered)
-	registry.Error("github.com/sandboxfn/sbx.ErrRangedTwice", sbx.ErrRangedTwice)
-	registry.Error("github.com/sandboxfn/sbx.ErrTimeout", sbx.ErrTimeout)
 	registry.Error("github.com/sandboxfn/sbx/driver.ErrStopped", driver.ErrStopped)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrOdd", ErrOdd)
 	registry.Error("github.com/sandboxfn/sbx_test.errEarly", errEarly)
 	registry.Error("github.com/sandboxfn/sbx_test.errPrivate", errPrivate)
 	registry.Error("net.ErrClosed", net.ErrClosed)
+	registry.Error("net.ErrWriteToConnected", net.ErrWriteToConnected)
 	registry.Error("os/exec.ErrDot", exec.ErrDot)
 	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
 	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
+	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
+	registry.ErrorType[driver.UnavailableError]()
+	registry.ErrorType[local.SetupError]()
+	registry.ErrorType[panicError]()
+	registry.ErrorType[quitError]()
+	registry.ErrorType[net.AddrError]()
+	registry.ErrorType[net.DNSConfigError]()
+	registry.ErrorType[net.DNSError]()
+	registry.ErrorType[net.InvalidAddrError]()
+	registry.ErrorType[net.ParseError]()
+	registry.ErrorType[net.UnknownNetworkError]()
+	registry.ErrorType[exec.Error]()
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // An errorType is a registered type of errors.
@@ -38,6 +39,7 @@ func init() {
 	ErrorType[os.SyscallError]()
 	ErrorType[strconv.NumError]()
 	ErrorType[syscall.Errno]()
+	ErrorType[time.ParseError]()
 }
 
 // ErrorType registers an error type, so that [errors.As] finds a value of it, with all its state, in what a function

@@ -23,9 +23,8 @@ var sentinels = struct {
 	names:  map[error]string{},
 }
 
-// standardSentinels are the standard library's error variables which every program knows without registration. net,
-// net/http and database/sql are left out: nothing here imports them, and every worker would carry them. A program that
-// uses them registers them like its own.
+// standardSentinels are the standard library's error variables which every program knows without registration: those of
+// packages that are linked anyway. Generated code registers those of other packages where a program uses them.
 var standardSentinels = sync.OnceValue(func() map[string]error {
 	return map[string]error{
 		"bufio.ErrAdvanceTooFar":     bufio.ErrAdvanceTooFar,
@@ -55,6 +54,7 @@ var standardSentinels = sync.OnceValue(func() map[string]error {
 		"io/fs.SkipDir":              fs.SkipDir,
 		"os.ErrDeadlineExceeded":     os.ErrDeadlineExceeded,
 		"os.ErrNoDeadline":           os.ErrNoDeadline,
+		"os.ErrNoHandle":             os.ErrNoHandle,
 		"os.ErrProcessDone":          os.ErrProcessDone,
 		"strconv.ErrRange":           strconv.ErrRange,
 		"strconv.ErrSyntax":          strconv.ErrSyntax,
