@@ -7,6 +7,7 @@ package sbx_test
 
 import (
 	"net"
+	"net/url"
 	"os/exec"
 	"path/filepath"
 
@@ -27,9 +28,11 @@ func init() {
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Getenv", Getenv)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Half", Half)
 	registry.Function2[[]string, string, string]("github.com/sandboxfn/sbx_test.Join", Join)
+	registry.Function[Outcome, Outcome]("github.com/sandboxfn/sbx_test.Judge", Judge)
 	registry.Function[[]int, int]("github.com/sandboxfn/sbx_test.Last[int]", Last[int])
 	registry.Function[[]string, string]("github.com/sandboxfn/sbx_test.Last[string]", Last[string])
 	registry.Function2[string, string, int]("github.com/sandboxfn/sbx_test.Mark", Mark)
+	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Misbehave", Misbehave)
 	registry.Function0[string]("github.com/sandboxfn/sbx_test.OpenInside", OpenInside)
 	registry.Function[Picky, Picky]("github.com/sandboxfn/sbx_test.Pick", Pick)
 	registry.Action[string]("github.com/sandboxfn/sbx_test.Print", Print)
@@ -39,10 +42,13 @@ func init() {
 	registry.Function[string, []byte]("github.com/sandboxfn/sbx_test.ReadFile", ReadFile)
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Slow", Slow)
 	registry.Function[Job, Report]("github.com/sandboxfn/sbx_test.Train", Train)
+	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Typed", Typed)
 	registry.Function[bool, string]("github.com/sandboxfn/sbx_test.Wait", Wait)
 	registry.Function0[sbx.CallInfo]("github.com/sandboxfn/sbx_test.Where", Where)
 	registry.Error("github.com/sandboxfn/sbx/driver.ErrStopped", driver.ErrStopped)
+	registry.Error("github.com/sandboxfn/sbx_test.ErrAlias", ErrAlias)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrOdd", ErrOdd)
+	registry.Error("github.com/sandboxfn/sbx_test.ErrStage", ErrStage)
 	registry.Error("github.com/sandboxfn/sbx_test.errEarly", errEarly)
 	registry.Error("github.com/sandboxfn/sbx_test.errPrivate", errPrivate)
 	registry.Error("net.ErrClosed", net.ErrClosed)
@@ -53,13 +59,29 @@ func init() {
 	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
 	registry.ErrorType[driver.UnavailableError]()
 	registry.ErrorType[local.SetupError]()
+	registry.ErrorType[registry.DataError]()
+	// registry.RemoteError arrives as text: RemoteError.value: the field is unexported, so it would be lost.
+	registry.ErrorType[registry.TypeError]()
+	registry.ErrorType[registry.ValueError]()
+	registry.ErrorType[StageError]()
+	// hiddenError arrives as text: hiddenError.line: the field is unexported, so it would be lost.
+	registry.ErrorType[lineError]()
+	registry.ErrorType[manyError]()
+	registry.ErrorType[matchError]()
+	registry.ErrorType[misbehavingError]()
+	registry.ErrorType[nestedError]()
+	// nilError arrives as text: nilError.text: the field is unexported, so it would be lost.
 	registry.ErrorType[panicError]()
 	registry.ErrorType[quitError]()
+	registry.ErrorType[status]()
 	registry.ErrorType[net.AddrError]()
 	registry.ErrorType[net.DNSConfigError]()
 	registry.ErrorType[net.DNSError]()
 	registry.ErrorType[net.InvalidAddrError]()
 	registry.ErrorType[net.ParseError]()
 	registry.ErrorType[net.UnknownNetworkError]()
+	registry.ErrorType[url.Error]()
+	registry.ErrorType[url.EscapeError]()
+	registry.ErrorType[url.InvalidHostError]()
 	registry.ErrorType[exec.Error]()
 }
