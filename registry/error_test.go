@@ -413,6 +413,31 @@ func TestErrorsAreSentOn(t *testing.T) {
 	assert.Equal(t, AppendError(nil, sent), AppendError(nil, again))
 }
 
+// Much code asks any error whether it is a net.Error that timed out.
+func TestNetErrorsAnswerAsText(t *testing.T) {
+	dial := &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{Port: 1}, Err: os.NewSyscallError("connect", syscall.ETIMEDOUT)}
+	refused := &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{Port: 1}, Err: syscall.ECONNREFUSED}
+	for _, sent := range []error{dial, refused, fmt.Errorf("x: %w", dial), &stageError{"s", refused}, context.DeadlineExceeded, io.EOF} {
+		for _, got := range []error{remote(t, sent), remote(t, remote(t, sent))} {
+			var before, after net.Error
+			is := errors.As(sent, &before)
+			require.Equal(t, is, errors.As(got, &after), "%v", sent)
+			if is {
+				assert.Equal(t, before.Timeout(), after.Timeout(), "%v", sent)
+				assert.Equal(t, before.Error(), after.Error())
+				assert.Equal(t, before.(interface{ Temporary() bool }).Temporary(), after.(interface{ Temporary() bool }).Temporary())
+			}
+			assert.Equal(t, errors.Is(sent, syscall.ECONNREFUSED), errors.Is(got, syscall.ECONNREFUSED))
+		}
+	}
+	path := &fs.PathError{}
+	require.ErrorAs(t, remote(t, &fs.PathError{Op: "read", Path: "x", Err: dial}), &path)
+	assert.True(t, path.Timeout(), "it asks its field, which is text")
+	var found *RemoteError
+	require.ErrorAs(t, path.Err, &found)
+	assert.Equal(t, "*net.OpError", found.Type)
+}
+
 // A field of type error is a value like any other.
 func TestErrorsInValues(t *testing.T) {
 	type report struct {
@@ -544,7 +569,7 @@ func node(text, variable string, children, causes []any, state any) []any {
 	if causes == nil {
 		causes = []any{}
 	}
-	return []any{text, "T", variable, children, causes, state}
+	return []any{text, "T", variable, 0, children, causes, state}
 }
 
 func state(name string, data []byte) []any { return []any{name, data} }
@@ -563,8 +588,8 @@ func TestHostileErrors(t *testing.T) {
 		"too many":               node("", "", slices.Repeat([]any{leaf}, maxErrorNodes), nil, nil),
 		"nil child":              node("", "", []any{nil}, nil, nil),
 		"state of one part":      node("", "", nil, nil, []any{"x"}),
-		"number for a text":      {1, "T", "", []any{}, []any{}, nil},
-		"five parts":             {"", "T", "", []any{}, []any{}},
+		"number for a text":      {1, "T", "", 0, []any{}, []any{}, nil},
+		"five parts":             {"", "T", "", 0, []any{}},
 	} {
 		_, err := DecodeError(errorBytes(t, hostile...))
 		var data *DataError

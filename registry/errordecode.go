@@ -6,7 +6,7 @@ import (
 )
 
 // minErrorNode is the least number of bytes that a node of a tree of errors takes.
-const minErrorNode = 7
+const minErrorNode = 8
 
 // DecodeError reads what [AppendError] wrote of an error, which is not nil. The error is a *[DataError]. An error type
 // whose state can't be read is no reason to fail: that error is text then. data may be reused afterwards.
@@ -39,7 +39,7 @@ func (r *errorReader) node(depth int) (*RemoteError, error) {
 	if r.nodes++; r.nodes > maxErrorNodes || depth > maxErrorDepth {
 		return nil, d.fail("a tree of more than %d errors or %d levels", maxErrorNodes, maxErrorDepth)
 	}
-	if err := d.tuple(6); err != nil {
+	if err := d.tuple(7); err != nil {
 		return nil, err
 	}
 	e := &RemoteError{}
@@ -51,6 +51,11 @@ func (r *errorReader) node(depth int) (*RemoteError, error) {
 		}
 		*s = string(text)
 	}
+	a, err := d.uint64()
+	if err != nil {
+		return nil, err
+	}
+	e.answers = answers(a) & allAnswers
 	children, err := r.children(depth)
 	if err != nil {
 		return nil, err

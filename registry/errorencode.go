@@ -30,7 +30,7 @@ func AppendError(dst []byte, err error) []byte {
 
 // An errorTree is a tree of errors while it is written. It counts what the tree may still take.
 //
-// A node is [text, type, variable, children, causes, state]. Its children are the errors that its state holds, in the
+// A node is [text, type, variable, answers, children, causes, state]. Its children are the errors that its state holds, in the
 // order of the fields, and then all others that it wraps; causes says which of them those are that it wraps. So an error
 // that both a field holds and Unwrap returns is sent once: twice would double with each link of a chain. State is nil or
 // [type name, bytes]; these are bytes of their own, so that a state that can't be read harms nothing else.
@@ -55,15 +55,17 @@ func (t *errorTree) string(s string) { _ = t.e.wire.EncodeString(s) }
 func (t *errorTree) node(err error, depth int) {
 	t.nodes++
 	goType, held := fmt.Sprintf("%T", err), err
-	if remote, ok := err.(*RemoteError); ok && remote != nil {
-		goType, held = remote.Type, remote.value
+	answers := answersOf(err)
+	if remote := asRemote(err); remote != nil {
+		goType, held, answers = remote.Type, remote.value, remote.answers
 	}
 	variable, _ := sentinelName(held)
 
-	t.array(6)
+	t.array(7)
 	t.string(t.clip(errorText(err)))
 	t.string(t.clip(goType))
 	t.string(variable)
+	_ = t.e.wire.EncodeUint(uint64(answers))
 	name, state, inState := t.state(held)
 	children, causes := t.family(inState, unwrap(err))
 	sent := t.children(children, depth)
@@ -150,7 +152,7 @@ func (t *errorTree) family(inState, wrapped []error) (children []error, causes [
 
 // sameError reports whether two errors can't be told apart.
 func sameError(a, b error) bool {
-	if remote, ok := b.(*RemoteError); ok && remote != nil {
+	if remote := asRemote(b); remote != nil {
 		b = remote.plain() // as a field holds it
 	}
 	switch {

@@ -14,8 +14,9 @@ type RemoteError struct {
 	// value is the error itself, as far as it exists here: a registered variable, or a value made from the state.
 	value error
 	// whole says that nothing is lost if value stands in for all of this.
-	whole  bool
-	causes []error
+	whole   bool
+	answers answers
+	causes  []error
 }
 
 func (e *RemoteError) Error() string { return e.Text }
@@ -37,15 +38,20 @@ func (e *RemoteError) Is(target error) (is bool) {
 	return ok && x.Is(target)
 }
 
-// As sets target to the value that e is, if it is one of target's type, or lets a method As of its own do it.
+// As sets target to the value that e is, if it is one of target's type, or lets a method As of its own do it. Text that
+// was a net.Error is one here, too.
 func (e *RemoteError) As(target any) (as bool) {
-	if e.value == nil {
-		return false
-	}
 	defer func() { as = recover() == nil && as }()
-	if to := reflect.ValueOf(target).Elem(); reflect.TypeOf(e.value).AssignableTo(to.Type()) {
-		to.Set(reflect.ValueOf(e.value))
-		return true
+	self := e.value
+	if self == nil {
+		self = e.plain()
+	}
+	to := reflect.ValueOf(target).Elem()
+	for _, candidate := range []error{self, e} {
+		if reflect.TypeOf(candidate).AssignableTo(to.Type()) {
+			to.Set(reflect.ValueOf(candidate))
+			return true
+		}
 	}
 	x, ok := e.value.(interface{ As(any) bool })
 	return ok && x.As(target)
@@ -54,8 +60,68 @@ func (e *RemoteError) As(target any) (as bool) {
 // plain is the error as a field holds it: the very value if that is all of it, so that code which compares the field or
 // looks at its type finds what it would have found in the other process.
 func (e *RemoteError) plain() error {
-	if e.whole {
+	switch {
+	case e.whole:
 		return e.value
+	case e.answers&isTimeouter == 0:
+		return e
+	case e.answers&isTemporary == 0:
+		return timeoutError{e}
 	}
-	return e
+	return netError{timeoutError{e}}
+}
+
+// answers are what an error says by the methods of a net.Error, which much code asks errors of unknown types for. The
+// types that have them are rarely exported.
+type answers uint8
+
+const (
+	isTimeouter answers = 1 << iota // has the method Timeout
+	timeout                         // which returned true
+	isTemporary                     // has the method Temporary
+	temporary                       // which returned true
+	allAnswers  = 1<<iota - 1
+)
+
+// answersOf asks an error. One that panics has not answered.
+func answersOf(err error) (a answers) {
+	defer func() {
+		if recover() != nil {
+			a = 0
+		}
+	}()
+	if e, ok := err.(interface{ Timeout() bool }); ok {
+		if a |= isTimeouter; e.Timeout() {
+			a |= timeout
+		}
+	}
+	if e, ok := err.(interface{ Temporary() bool }); ok {
+		if a |= isTemporary; e.Temporary() {
+			a |= temporary
+		}
+	}
+	return a
+}
+
+// A timeoutError is text that was an error with the method Timeout.
+type timeoutError struct{ *RemoteError }
+
+func (e timeoutError) Timeout() bool { return e.answers&timeout != 0 }
+
+// A netError is text that was a net.Error.
+type netError struct{ timeoutError }
+
+func (e netError) Temporary() bool { return e.answers&temporary != 0 }
+
+// asRemote returns the RemoteError that an error is; nil if it is none.
+func asRemote(err error) *RemoteError {
+	switch e := err.(type) {
+	case *RemoteError:
+		return e
+	case timeoutError:
+		return e.RemoteError
+	case netError:
+		return e.RemoteError
+	}
+	return nil
 }
