@@ -18,8 +18,8 @@
 // Besides functions, a package's files register error variables and error types, so that errors.Is and errors.As work on
 // what comes back: all of the package that wraps, and the exported ones of the packages that declare the wrapped
 // functions, of the main module's packages which those import directly, and of the standard library's which either
-// import. Generic types and those declared inside functions are left out. A type whose state can't be sent isn't
-// registered, and its errors arrive as text; a comment in its place says why:
+// import. Generic types, those declared inside functions and what files for some platforms only declare are left out. A
+// type whose state can't be sent isn't registered, and its errors arrive as text; a comment in its place says why:
 //
 //	// ParseError arrives as text: ParseError.line: the field is unexported, so it would be lost.
 //

@@ -2,7 +2,9 @@ package codegen
 
 import (
 	"fmt"
+	"go/build"
 	"go/types"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -17,9 +19,12 @@ type errorNames struct {
 
 // errorPackages returns what a unit registers with its wraps so that errors keep their identity: all of its own package,
 // what is exported of the packages that declare the wrapped functions and of the module's packages which those import, and
-// what standardErrors has of the standard library's packages that either imports.
+// what standardErrors has of the standard library's packages that either imports. What only some platforms have is left
+// out, so that the same is written on all of them.
 func errorPackages(u *unit) []errorNames {
-	found := []errorNames{errorNamesOf(u.pkg.Types, func(types.Object) bool { return true })}
+	everywhere := func(object types.Object) bool { return builtEverywhere(u.pkg.Fset.Position(object.Pos()).Filename) }
+	exported := func(object types.Object) bool { return object.Exported() && everywhere(object) }
+	found := []errorNames{errorNamesOf(u.pkg.Types, everywhere)}
 	seen := map[string]bool{u.pkg.PkgPath: true}
 	add := func(pkg *packages.Package, choose func(types.Object) bool) {
 		// An error of sbx says how a call went; a function's own must not be taken for it.
@@ -39,7 +44,7 @@ func errorPackages(u *unit) []errorNames {
 		declaring := u.pkg
 		if imported := u.pkg.Imports[wrap.Func.Pkg().Path()]; imported != nil {
 			declaring = imported
-			add(declaring, types.Object.Exported)
+			add(declaring, exported)
 		}
 		if !sameModule(declaring, u.pkg) {
 			continue // not all that it imports was loaded
@@ -47,12 +52,32 @@ func errorPackages(u *unit) []errorNames {
 		addStandard(declaring)
 		for _, imported := range declaring.Imports {
 			if sameModule(imported, u.pkg) {
-				add(imported, types.Object.Exported)
+				add(imported, exported)
 				addStandard(imported)
 			}
 		}
 	}
 	return found
+}
+
+// platforms are those whose builds a name must be part of, each with something that sets it apart.
+var platforms = []build.Context{
+	{GOOS: "linux", GOARCH: "amd64"}, {GOOS: "linux", GOARCH: "arm64"}, {GOOS: "darwin", GOARCH: "arm64"}, {GOOS: "windows", GOARCH: "amd64"},
+}
+
+// builtEverywhere reports whether a file is part of the build on each platform or on none: a generated file that names
+// what only one platform has would break the build on the others. What else a file asks for, tags say, is the user's to
+// give each time, and a file that isn't there any more can be told nothing of.
+func builtEverywhere(file string) bool {
+	dir, name := filepath.Split(file)
+	built := 0
+	for _, platform := range platforms {
+		platform.Compiler, platform.ReleaseTags, platform.CgoEnabled = "gc", build.Default.ReleaseTags, true
+		if ok, err := platform.MatchFile(dir, name); ok && err == nil {
+			built++
+		}
+	}
+	return built == 0 || built == len(platforms)
 }
 
 func sameModule(a, b *packages.Package) bool {
@@ -63,17 +88,13 @@ func sameModule(a, b *packages.Package) bool {
 func errorNamesOf(pkg *types.Package, choose func(types.Object) bool) errorNames {
 	var names errorNames
 	for _, name := range pkg.Scope().Names() {
-		object := pkg.Scope().Lookup(name)
-		if name == "_" || !choose(object) {
-			continue
-		}
-		switch object := object.(type) {
+		switch object := pkg.Scope().Lookup(name).(type) {
 		case *types.Var:
-			if isError(object.Type()) {
+			if isError(object.Type()) && choose(object) {
 				names.variables = append(names.variables, object)
 			}
 		case *types.TypeName:
-			if isErrorType(object) {
+			if isErrorType(object) && choose(object) {
 				names.types = append(names.types, object)
 			}
 		}
