@@ -99,7 +99,7 @@ func Typed(_ context.Context, what string) (int, error) {
 	case "number":
 		return strconv.Atoi("x1")
 	case "url":
-		_, err := url.Parse("%zz")
+		_, err := url.PathUnescape("%zz")
 		return 0, &url.Error{Op: "Get", URL: "http://x", Err: err}
 	case "standard":
 		return 0, errors.Join(
@@ -108,7 +108,7 @@ func Typed(_ context.Context, what string) (int, error) {
 			&os.LinkError{Op: "link", Old: "a", New: "b", Err: fs.ErrExist},
 		)
 	case "deep":
-		err := error(ErrOdd)
+		err := ErrOdd
 		for i := range 20 {
 			err = errors.Join(io.ErrShortWrite, &StageError{strconv.Itoa(i), fmt.Errorf("at %d: %w", i, err)})
 		}

@@ -50,7 +50,7 @@ func TestErrorsCrossWhole(t *testing.T) {
 
 		stage := found[*StageError](t, fails("stage"))
 		assert.Equal(t, "load", stage.Stage)
-		inner, ok := stage.Err.(*StageError)
+		inner, ok := any(stage.Err).(*StageError) // and nothing around it
 		require.True(t, ok)
 		assert.Equal(t, "open", inner.Stage)
 		assert.EqualError(t, inner.Err, "first: odd\nio: read/write on closed pipe")
@@ -65,7 +65,7 @@ func TestErrorsCrossWhole(t *testing.T) {
 
 		many := found[manyError](t, fails("many"))
 		require.Len(t, many.Errs, 4)
-		assert.True(t, many.Errs[0] == io.EOF, "the variable itself")
+		assert.Same(t, io.EOF, many.Errs[0], "the variable itself")
 		assert.NoError(t, many.Errs[1])
 		assert.Equal(t, &StageError{Stage: "x"}, many.Errs[2])
 		assert.Equal(t, manyError{[]error{status(1), ErrStage}}, many.Errs[3])
@@ -137,14 +137,16 @@ func TestErrorsAsValues(t *testing.T) {
 		judge := sbxtest.Open(t, on).Function(Judge)
 		got, err := judge.Call(t.Context(), Outcome{Err: ErrOdd})
 		require.NoError(t, err)
-		assert.True(t, got.Err == ErrOdd && got.Errs["was"] == ErrOdd && got.Errs["odd"] == ErrOdd, "%v", got)
+		for _, err := range []error{got.Err, got.Errs["was"], got.Errs["odd"]} {
+			assert.Same(t, ErrOdd, err, "the variable itself")
+		}
 		assert.EqualError(t, got.Errs["around"], "judged: odd")
 		assert.ErrorIs(t, got.Errs["around"], ErrOdd)
 
 		stage := &StageError{"a", status(3)}
 		got, err = judge.Call(t.Context(), Outcome{Err: fmt.Errorf("sent: %w", stage)})
 		require.NoError(t, err)
-		assert.Nil(t, got.Errs["odd"])
+		assert.NoError(t, got.Errs["odd"])
 		assert.Equal(t, stage, found[*StageError](t, got.Errs["around"]))
 		assert.EqualError(t, got.Err, "sent: stage a: status 3")
 		assert.Contains(t, got.Errs, "odd", "nil is there, and nil")

@@ -182,7 +182,7 @@ func TestErrorValuesCross(t *testing.T) {
 			assert.Equal(t, sent.Error(), got.Error())
 			assert.Equal(t, fmt.Sprintf("%T", sent), got.Type)
 			to := reflect.New(reflect.TypeOf(err))
-			require.True(t, errors.As(got, to.Interface()), "%T", err)
+			require.ErrorAs(t, got, to.Interface(), "%T", err)
 			assert.Equal(t, err, to.Elem().Interface())
 			if to.Kind() == reflect.Pointer && to.Elem().Kind() == reflect.Pointer && reflect.TypeOf(err).Elem().Size() > 0 {
 				assert.NotSame(t, err, to.Elem().Interface())
@@ -232,12 +232,12 @@ func TestErrorsInErrors(t *testing.T) {
 	list, ok := two.Err.(listError)
 	require.True(t, ok)
 	require.Len(t, list, 4)
-	assert.True(t, list[0] == io.EOF, "the variable itself")
+	assert.Same(t, io.EOF, list[0], "the variable itself")
 	assert.NoError(t, list[1], "nil stays nil")
 	assert.EqualError(t, list[2], inner.Error())
 	var path *fs.PathError
 	require.ErrorAs(t, list[2], &path)
-	assert.True(t, path.Err == syscall.ENOENT)
+	assert.Equal(t, syscall.ENOENT, path.Err)
 	for _, from := range []error{got, one, one.Err, two.Err, list} {
 		assert.ErrorIs(t, from, io.EOF)
 		assert.ErrorIs(t, from, errDiverged)
@@ -265,7 +265,7 @@ func TestSentinelsCross(t *testing.T) {
 	var number interface{ Timeout() bool }
 	require.ErrorAs(t, remote(t, context.DeadlineExceeded), &number)
 	assert.True(t, number.Timeout())
-	assert.True(t, errors.Is(remote(t, syscall.ENOENT), fs.ErrNotExist))
+	assert.ErrorIs(t, remote(t, syscall.ENOENT), fs.ErrNotExist)
 }
 
 func TestMethodsOfErrorsAnswerAsBefore(t *testing.T) {
@@ -278,7 +278,7 @@ func TestMethodsOfErrorsAnswerAsBefore(t *testing.T) {
 	require.ErrorAs(t, got, &code)
 	assert.Equal(t, codeError(4), code)
 	var text textError
-	assert.False(t, errors.As(got, &text))
+	assert.NotErrorAs(t, got, &text)
 }
 
 // What can't be sent arrives as text, and what it wraps arrives all the same.
@@ -298,7 +298,7 @@ func TestErrorsThatArriveAsText(t *testing.T) {
 		got := remote(t, fmt.Errorf("a: %w", errors.Join(err, io.EOF)))
 		assert.ErrorIs(t, got, io.EOF)
 		to := reflect.New(reflect.TypeOf(err))
-		assert.False(t, errors.As(got, to.Interface()), "%T", err)
+		assert.NotErrorAs(t, got, to.Interface(), "%T", err)
 		assert.Zero(t, to.Elem().Interface())
 		alone := remote(t, err)
 		assert.Equal(t, clip(errorText(err), maxErrorText), alone.Text)
@@ -334,7 +334,7 @@ func TestErrorsThatPanic(t *testing.T) {
 		require.ErrorAs(t, got, &found)
 		assert.Equal(t, in, found.What)
 		var other *stageError
-		assert.False(t, errors.As(got, &other))
+		assert.NotErrorAs(t, got, &other)
 		assert.Equal(t, in == "Error", strings.Contains(got.Error(), "panicked: in Error"), got.Error())
 	}
 	assert.Contains(t, remote(t, (*valueError)(nil)).Text, "Error() of *registry.valueError panicked")
@@ -377,7 +377,7 @@ func TestErrorTreesAreBounded(t *testing.T) {
 		assert.ErrorIs(t, got, io.EOF)
 		require.ErrorAs(t, got, &stage)
 		var list listError
-		assert.False(t, errors.As(got, &list), "not with some of its errors")
+		assert.NotErrorAs(t, got, &list, "not with some of its errors")
 	}
 	fits := listError(wide[:maxErrorNodes/2-1])
 	var list listError
@@ -394,7 +394,7 @@ func TestErrorTreesAreBounded(t *testing.T) {
 	assert.ErrorIs(t, remote(t, errors.Join(append(heavy, io.EOF)...)), io.EOF)
 
 	// Errors in errors are sent once, also those that can't be compared.
-	var doubling error = io.EOF
+	doubling := io.EOF
 	for range maxErrorDepth {
 		doubling = listError{doubling}
 	}
@@ -617,7 +617,7 @@ func TestHostileErrors(t *testing.T) {
 		require.NoError(t, err, name)
 		assert.EqualError(t, got, "text", name)
 		assert.ErrorIs(t, got, io.EOF, name)
-		assert.Nil(t, got.value, name)
+		assert.NoError(t, got.value, name)
 		assert.NotErrorIs(t, got, fs.ErrNotExist, name)
 	}
 }

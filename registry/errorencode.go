@@ -161,7 +161,7 @@ func sameError(a, b error) bool {
 	case canCompare(a):
 		return a == b
 	default:
-		return reflect.DeepEqual(a, b)
+		return reflect.DeepEqual(a, b) //nolint:govet // not what they mean is asked, but what they are
 	}
 }
 
