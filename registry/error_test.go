@@ -4,6 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/importer"
+	"go/parser"
+	"go/token"
+	"go/types"
 	"io"
 	"io/fs"
 	"math/rand"
@@ -645,4 +650,45 @@ func FuzzDecodeError(f *testing.F) {
 		require.NoError(t, err)
 		assert.Equal(t, clip(got.Text, maxErrorText), again.Text)
 	})
+}
+
+// Each name in the table of variables is the variable's own, and no exported one of those packages is missing.
+func TestStandardSentinelsAreWhatTheySay(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "sentinel.go", nil, 0)
+	require.NoError(t, err)
+	imported := map[string]string{}
+	for _, spec := range file.Imports {
+		path, err := strconv.Unquote(spec.Path.Value)
+		require.NoError(t, err)
+		imported[path[strings.LastIndex(path, "/")+1:]] = path
+	}
+	named := 0
+	ast.Inspect(file, func(n ast.Node) bool {
+		entry, ok := n.(*ast.KeyValueExpr)
+		if !ok {
+			return true
+		}
+		if variable, ok := entry.Value.(*ast.SelectorExpr); ok {
+			named++
+			assert.Equal(t, strconv.Quote(imported[types.ExprString(variable.X)]+"."+variable.Sel.Name), types.ExprString(entry.Key))
+		}
+		return true
+	})
+	assert.Len(t, standardSentinels(), named)
+
+	t.Setenv("GOFLAGS", "") // the importer asks go list outside of this module
+	for _, path := range []string{"bufio", "context", "errors", "io", "io/fs", "os", "strconv"} {
+		pkg, err := importer.Default().Import(path)
+		require.NoError(t, err)
+		for _, name := range pkg.Scope().Names() {
+			v, ok := pkg.Scope().Lookup(name).(*types.Var)
+			if !ok || !v.Exported() || v.Type().String() != "error" {
+				continue
+			}
+			_, known := standardSentinels()[path+"."+name]
+			_, alias := standardSentinels()["io/fs."+name]
+			alias = alias && path == "os"
+			assert.NotEqual(t, alias, known, "%s.%s", path, name)
+		}
+	}
 }
