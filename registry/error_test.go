@@ -267,6 +267,19 @@ func TestSentinelsCross(t *testing.T) {
 	var stage *stageError
 	require.ErrorAs(t, remote(t, errStage), &stage)
 	assert.Same(t, errStage, stage, "a variable is itself")
+	changed := &stageError{"before", io.EOF}
+	Error("m.changed", changed)
+	data := AppendError(nil, &stageError{"outer", changed})
+	changed.Stage = "after"
+	got, err := DecodeError(data)
+	require.NoError(t, err)
+	assert.ErrorIs(t, got, changed)
+	require.ErrorAs(t, got, &stage)
+	assert.ErrorIs(t, stage, changed)
+	require.ErrorAs(t, stage.Err, &stage)
+	assert.Equal(t, "before", stage.Stage, "what it was there, and not what it is here")
+	assert.Equal(t, got, remote(t, got))
+
 	var number interface{ Timeout() bool }
 	require.ErrorAs(t, remote(t, context.DeadlineExceeded), &number)
 	assert.True(t, number.Timeout())

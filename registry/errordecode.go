@@ -1,8 +1,10 @@
 package registry
 
 import (
+	"bytes"
 	"fmt"
 	"reflect"
+	"slices"
 )
 
 // minErrorNode is the least number of bytes that a node of a tree of errors takes.
@@ -64,13 +66,14 @@ func (r *errorReader) node(depth int) (*RemoteError, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.variable, _ = sentinelNamed(variable)
 	if !d.isNil() {
 		if err := r.state(e, children, last); err != nil {
 			return nil, err
 		}
 	}
-	if sentinel, ok := sentinelNamed(variable); ok {
-		e.value, e.whole = sentinel, true
+	if e.value == nil && e.variable != nil {
+		e.value, e.whole = e.variable, true
 	}
 	return e, nil
 }
@@ -139,6 +142,12 @@ func (r *errorReader) state(e *RemoteError, children []*RemoteError, lastCause i
 	if err != nil || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil
 	}
+	if e.variable != nil {
+		if !kind.holds(e.variable, data, children) {
+			e.value = v.Interface().(error)
+		}
+		return nil
+	}
 	e.value = v.Interface().(error)
 	wrapped := 0
 	for _, cause := range unwrap(e.value) {
@@ -148,6 +157,17 @@ func (r *errorReader) state(e *RemoteError, children []*RemoteError, lastCause i
 	}
 	e.whole = !kind.partial() && lastCause < inner.inState.read && wrapped == len(e.causes)
 	return nil
+}
+
+// holds reports whether the state of an error is what arrived. It may say no where there is a map or a pointer.
+func (t *errorType) holds(err error, data []byte, children []*RemoteError) bool {
+	if reflect.TypeOf(err) != t.typ {
+		return false
+	}
+	inState := []error{}
+	state, failed := encodeValue(nil, t.codec(), addressable(reflect.ValueOf(err)), &inState)
+	return failed == nil && bytes.Equal(state, data) && len(inState) <= len(children) &&
+		slices.EqualFunc(inState, children[:len(inState)], func(a error, b *RemoteError) bool { return sameError(a, b) })
 }
 
 // A childReader gives the errors that a state holds, each once.

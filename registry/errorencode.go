@@ -54,12 +54,12 @@ func (t *errorTree) string(s string) { _ = t.e.wire.EncodeString(s) }
 
 func (t *errorTree) node(err error, depth int) {
 	t.nodes++
-	goType, held := fmt.Sprintf("%T", err), err
+	goType, held, itself := fmt.Sprintf("%T", err), err, err
 	answers := answersOf(err)
 	if remote := asRemote(err); remote != nil {
-		goType, held, answers = remote.Type, remote.value, remote.answers
+		goType, held, itself, answers = remote.Type, remote.value, remote.variable, remote.answers
 	}
-	variable, _ := sentinelName(held)
+	variable, _ := sentinelName(itself)
 
 	t.array(7)
 	t.string(t.clip(errorText(err)))

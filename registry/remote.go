@@ -11,7 +11,10 @@ type RemoteError struct {
 	// Type is the error's Go type there, as %T prints it.
 	Type string
 
-	// value is the error itself, as far as it exists here: a registered variable, or a value made from the state.
+	// variable is the registered variable that the error was.
+	variable error
+	// value is the error itself, as far as it exists here: the variable, or a value made from the state. They differ where
+	// the state of a variable had changed in the other process.
 	value error
 	// whole says that nothing is lost if value stands in for all of this.
 	whole   bool
@@ -27,11 +30,8 @@ func (e *RemoteError) Unwrap() []error { return e.causes }
 // Is reports whether e is target, or says so by a method Is of its own. What e wraps is errors.Is's to ask. A method that
 // panics has said no: it may meet a state here that the other process made up.
 func (e *RemoteError) Is(target error) (is bool) {
-	if e.value == nil {
-		return false
-	}
 	defer func() { is = recover() == nil && is }()
-	if canCompare(target) && e.value == target {
+	if canCompare(target) && (e.value == target || e.variable == target) {
 		return true
 	}
 	x, ok := e.value.(interface{ Is(error) bool })
