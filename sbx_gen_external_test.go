@@ -60,7 +60,7 @@ func init() {
 	registry.ErrorType[driver.UnavailableError]()
 	registry.ErrorType[local.SetupError]()
 	registry.ErrorType[registry.DataError]()
-	// registry.RemoteError arrives as text: RemoteError.value: the field is unexported, so it would be lost.
+	// registry.RemoteError arrives as text: RemoteError.variable: the field is unexported, so it would be lost.
 	registry.ErrorType[registry.TypeError]()
 	registry.ErrorType[registry.ValueError]()
 	registry.ErrorType[StageError]()
