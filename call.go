@@ -421,8 +421,13 @@ func refusedError(ctx context.Context, refused *wirepb.Refusal) error {
 	return fmt.Errorf("%w: %s", ErrNotRegistered, refused.GetText())
 }
 
-func functionError(remote *wirepb.Error) *FunctionError {
-	return &FunctionError{Type: wire.Clip(remote.GetType(), 1<<10), Err: wire.DecodeError(remote)}
+// functionError reads the error that a function returned.
+func functionError(data []byte) error {
+	remote, err := registry.DecodeError(data)
+	if err != nil {
+		return fmt.Errorf("the worker sent an error that can't be read: %w", err)
+	}
+	return &FunctionError{Type: wire.Clip(remote.Type, 1<<10), Err: remote}
 }
 
 // decode reads the encoded result into out, a pointer.

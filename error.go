@@ -86,9 +86,10 @@ func (e *CallError) Unwrap() error { return e.Err }
 type FunctionError struct {
 	// Type is the error's Go type in the sandbox, as %T prints it.
 	Type string
-	// Err prints as the error did there, and wraps what that wrapped: errors.Is finds in it the sentinels of the standard
-	// library and the package-level error variables that sbxgen registered. Error types don't cross: errors.As does not
-	// find them.
+	// Err prints as the error did there, and wraps what that wrapped. errors.Is finds in it the error variables of the
+	// standard library and those that sbxgen registered; errors.As finds the error types of the standard library and those
+	// that sbxgen registered, with all their state, and calls their Is and As methods as ever. An error of another type, or
+	// whose state can't be sent, is text: a *registry.RemoteError, which has its type's name. So is a nil pointer.
 	Err error
 }
 

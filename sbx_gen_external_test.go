@@ -7,11 +7,14 @@ package sbx_test
 
 import (
 	"net"
+	"net/url"
 	"os/exec"
+	"path/filepath"
 	"time"
 
 	"github.com/sandboxfn/sbx"
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local"
 	"github.com/sandboxfn/sbx/registry"
 )
 
@@ -29,11 +32,13 @@ func init() {
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Getenv", Getenv)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Half", Half)
 	registry.Function2[[]string, string, string]("github.com/sandboxfn/sbx_test.Join", Join)
+	registry.Function[Outcome, Outcome]("github.com/sandboxfn/sbx_test.Judge", Judge)
 	registry.Function[[]int, int]("github.com/sandboxfn/sbx_test.Last[int]", Last[int])
 	registry.Function[[]string, string]("github.com/sandboxfn/sbx_test.Last[string]", Last[string])
 	registry.Function2[string, string, int]("github.com/sandboxfn/sbx_test.Mark", Mark)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Meet", Meet)
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Meta", Meta)
+	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Misbehave", Misbehave)
 	registry.Function0[string]("github.com/sandboxfn/sbx_test.OpenInside", OpenInside)
 	registry.Function[Picky, Picky]("github.com/sandboxfn/sbx_test.Pick", Pick)
 	registry.Action[string]("github.com/sandboxfn/sbx_test.Print", Print)
@@ -44,23 +49,46 @@ func init() {
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Size", Size)
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Slow", Slow)
 	registry.Function[Job, Report]("github.com/sandboxfn/sbx_test.Train", Train)
+	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Typed", Typed)
 	registry.Function[bool, string]("github.com/sandboxfn/sbx_test.Wait", Wait)
 	registry.Function0[sbx.CallInfo]("github.com/sandboxfn/sbx_test.Where", Where)
-	registry.Error("github.com/sandboxfn/sbx.ErrClosed", sbx.ErrClosed)
-	registry.Error("github.com/sandboxfn/sbx.ErrExited", sbx.ErrExited)
-	registry.Error("github.com/sandboxfn/sbx.ErrInSandbox", sbx.ErrInSandbox)
-	registry.Error("github.com/sandboxfn/sbx.ErrNotRegistered", sbx.ErrNotRegistered)
-	registry.Error("github.com/sandboxfn/sbx.ErrOutOfMemory", sbx.ErrOutOfMemory)
-	registry.Error("github.com/sandboxfn/sbx.ErrRangedTwice", sbx.ErrRangedTwice)
-	registry.Error("github.com/sandboxfn/sbx.ErrSilent", sbx.ErrSilent)
-	registry.Error("github.com/sandboxfn/sbx.ErrStackOverflow", sbx.ErrStackOverflow)
-	registry.Error("github.com/sandboxfn/sbx.ErrTimeout", sbx.ErrTimeout)
 	registry.Error("github.com/sandboxfn/sbx/driver.ErrStopped", driver.ErrStopped)
+	registry.Error("github.com/sandboxfn/sbx_test.ErrAlias", ErrAlias)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrOdd", ErrOdd)
+	registry.Error("github.com/sandboxfn/sbx_test.ErrStage", ErrStage)
 	registry.Error("github.com/sandboxfn/sbx_test.errEarly", errEarly)
 	registry.Error("github.com/sandboxfn/sbx_test.errPrivate", errPrivate)
 	registry.Error("net.ErrClosed", net.ErrClosed)
+	registry.Error("net.ErrWriteToConnected", net.ErrWriteToConnected)
 	registry.Error("os/exec.ErrDot", exec.ErrDot)
 	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
 	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
+	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
+	registry.ErrorType[driver.UnavailableError]()
+	registry.ErrorType[local.SetupError]()
+	registry.ErrorType[registry.DataError]()
+	// registry.RemoteError arrives as text: RemoteError.variable: the field is unexported, so it would be lost.
+	registry.ErrorType[registry.TypeError]()
+	registry.ErrorType[registry.ValueError]()
+	registry.ErrorType[StageError]()
+	// hiddenError arrives as text: hiddenError.line: the field is unexported, so it would be lost.
+	registry.ErrorType[lineError]()
+	registry.ErrorType[manyError]()
+	registry.ErrorType[matchError]()
+	registry.ErrorType[misbehavingError]()
+	registry.ErrorType[nestedError]()
+	// nilError arrives as text: nilError.text: the field is unexported, so it would be lost.
+	registry.ErrorType[panicError]()
+	registry.ErrorType[quitError]()
+	registry.ErrorType[status]()
+	registry.ErrorType[net.AddrError]()
+	registry.ErrorType[net.DNSConfigError]()
+	registry.ErrorType[net.DNSError]()
+	registry.ErrorType[net.InvalidAddrError]()
+	registry.ErrorType[net.ParseError]()
+	registry.ErrorType[net.UnknownNetworkError]()
+	registry.ErrorType[url.Error]()
+	registry.ErrorType[url.EscapeError]()
+	registry.ErrorType[url.InvalidHostError]()
+	registry.ErrorType[exec.Error]()
 }

@@ -61,6 +61,9 @@ func (c *typeCheck) check(path string, t types.Type) {
 			c.refuse(path, t, "it guards memory of one process; leave the field out with the tag `msgpack:\"-\"`")
 			return
 		}
+		if pkg := named.Obj().Pkg(); pkg != nil && pkg.Path() == "syscall" && named.Obj().Name() == "Errno" {
+			return // the codec knows it
+		}
 		if c.visited.Set(named, true) != nil {
 			return
 		}
@@ -82,7 +85,7 @@ func (c *typeCheck) check(path string, t types.Type) {
 		c.check(path+"[]", u.Elem())
 	case *types.Map:
 		if pointer := pointerIn(u.Key()); pointer != nil {
-			c.refuse(path+"[key]", u.Key(), "as a map key a pointer is found by its address, which changes on the way; use what it points to")
+			c.refuse(path+"[key]", u.Key(), "as a map key a pointer or an error is found by its address, which changes on the way; use what it points to")
 		} else {
 			c.check(path+"[key]", u.Key())
 		}
@@ -101,8 +104,8 @@ func (c *typeCheck) check(path string, t types.Type) {
 func (c *typeCheck) iface(path string, t types.Type, u *types.Interface) {
 	named, _ := t.(*types.Named)
 	switch {
-	case types.Implements(u, errorType.Underlying().(*types.Interface)):
-		c.refuse(path, t, "an error crosses only as the function's own error; return it, or send its text")
+	case isError(u) && u.NumMethods() > 1:
+		c.refuse(path, t, "an error may arrive as text, which has no other methods; use the type error")
 	case named != nil && named.Obj().Pkg() != nil && named.Obj().Pkg().Path() == "context" && named.Obj().Name() == "Context":
 		c.refuse(path, t, "the sandbox makes a context of its own, the function's first parameter; send the values that it carries")
 	}
@@ -141,7 +144,7 @@ func isPlainEmbedded(field *types.Var) bool {
 	return ok
 }
 
-// pointerIn returns the pointer type that keeps a type from being the key of a map, or nil.
+// pointerIn returns the pointer type, or the error, that keeps a type from being the key of a map, or nil.
 func pointerIn(key types.Type) types.Type {
 	key = types.Unalias(key)
 	if named, ok := key.(*types.Named); ok && wholePair(named) {
@@ -150,6 +153,10 @@ func pointerIn(key types.Type) types.Type {
 	switch u := key.Underlying().(type) {
 	case *types.Pointer:
 		return key
+	case *types.Interface:
+		if isError(u) {
+			return key
+		}
 	case *types.Array:
 		return pointerIn(u.Elem())
 	case *types.Struct:

@@ -70,8 +70,8 @@ func TestCheckTypeTellsAll(t *testing.T) {
 		paths = append(paths, problem.Path)
 	}
 	assert.Equal(t, []string{
-		"sample.Uintptr", "sample.Unsafe", "sample.Chan", "sample.Func", "sample.NamedFunc", "sample.Error",
-		"sample.ErrorLike", "sample.Context", "sample.Mutex", "sample.Once", "sample.Atomic", "sample.Unexported.n",
+		"sample.Uintptr", "sample.Unsafe", "sample.Chan", "sample.Func", "sample.NamedFunc",
+		"sample.ErrorLike", "sample.ErrorKey[key]", "sample.Context", "sample.Mutex", "sample.Once", "sample.Atomic", "sample.Unexported.n",
 		"sample.Half", "sample.HalfOther", "sample.PointerKey[key]", "sample.PointerInKey[key]", "sample.FuncInKey[key].C",
 		"sample.EmbedsPtr.plain", "sample.EmbedsHidden.number", "sample.EmbedsHalf.text", "sample.Timer.C",
 		"sample.Timer.initTimer", "sample.BadTree.Bad",

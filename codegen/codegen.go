@@ -15,9 +15,13 @@
 //	zz_sbx_gen_test.go              the diverting init of in-package tests
 //	zz_sbx_gen_external_test.go     the diverting init of package x_test
 //
-// Besides functions, a package's files register error variables (those declared as error), so that errors.Is works on
+// Besides functions, a package's files register error variables and error types, so that errors.Is and errors.As work on
 // what comes back: all of the package that wraps, and the exported ones of the packages that declare the wrapped
-// functions and of the main module's packages which those import directly.
+// functions, of the main module's packages which those import directly, and of the standard library's which either
+// import. Generic types, those declared inside functions and what files for some platforms only declare are left out. A
+// type whose state can't be sent isn't registered, and its errors arrive as text; a comment in its place says why:
+//
+//	// ParseError arrives as text: ParseError.line: the field is unexported, so it would be lost.
 //
 // Every generated file carries the build constraint !sbxgen, and the packages are loaded with the tag sbxgen: old
 // output, however stale or broken, is never looked at. Only the files that the current platform and the tags select are
@@ -31,6 +35,7 @@ import (
 	"context"
 	"fmt"
 	"go/ast"
+	"go/types"
 	"os"
 	"path"
 	"path/filepath"
@@ -192,6 +197,14 @@ func (u *unit) find() []Diagnostic {
 	var diagnostics []Diagnostic
 	u.wraps, diagnostics = Find(u.pkg.Fset, u.pkg.Types, u.pkg.TypesInfo, u.files)
 	return diagnostics
+}
+
+// qualifier writes types in comments, for which nothing is imported.
+func (u *unit) qualifier(pkg *types.Package) string {
+	if pkg.Path() == u.pkg.PkgPath {
+		return ""
+	}
+	return pkg.Name()
 }
 
 func isTestFile(name string) bool { return strings.HasSuffix(name, "_test.go") }

@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"golang.org/x/tools/go/packages"
 )
 
 // The beginning of every generated file: header is the first line, advice the second and hiding the fourth.
@@ -30,29 +28,43 @@ func empty(packageName string) []byte {
 
 // A statement registers one thing.
 type statement struct {
-	key   string // the same for the same thing
-	write func(*writer) string
+	key     string // the same for the same thing
+	write   func(*writer) string
+	comment bool // it says only why the thing isn't registered
 }
 
-// statements returns what a unit registers: functions first, each sorted by name.
+// statements returns what a unit registers: functions first, then error variables, then error types, each sorted by name.
 func statements(u *unit) []statement {
-	var functions, sentinels []statement
+	var functions, variables, kinds []statement
 	for _, wrap := range u.wraps {
 		functions = append(functions, statement{
 			key:   "function " + wrap.instanceName(),
 			write: func(w *writer) string { return w.function(wrap) },
 		})
 	}
-	for _, v := range errorVariables(u) {
-		sentinels = append(sentinels, statement{
-			key:   "error " + v.Pkg().Path() + "." + v.Name(),
-			write: func(w *writer) string { return w.errorVariable(v) },
-		})
+	for _, pkg := range errorPackages(u) {
+		for _, v := range pkg.variables {
+			variables = append(variables, statement{
+				key:   "error " + v.Pkg().Path() + "." + v.Name(),
+				write: func(w *writer) string { return w.errorVariable(v) },
+			})
+		}
+		for _, t := range pkg.types {
+			s := statement{key: "error type " + t.Pkg().Path() + "." + t.Name()}
+			if problems := CheckType(t.Type(), u.qualifier); len(problems) > 0 {
+				s.comment = true
+				s.write = func(*writer) string { return arrivesAsText(types.TypeString(t.Type(), u.qualifier), problems[0]) }
+			} else {
+				s.write = func(w *writer) string { return w.errorType(t) }
+			}
+			kinds = append(kinds, s)
+		}
 	}
-	byKey := func(a, b statement) int { return strings.Compare(a.key, b.key) }
-	slices.SortFunc(functions, byKey)
-	slices.SortFunc(sentinels, byKey)
-	return slices.CompactFunc(append(functions, sentinels...), func(a, b statement) bool { return a.key == b.key })
+	for _, list := range [][]statement{functions, variables, kinds} {
+		slices.SortFunc(list, func(a, b statement) int { return strings.Compare(a.key, b.key) })
+	}
+	all := slices.Concat(functions, variables, kinds)
+	return slices.CompactFunc(all, func(a, b statement) bool { return a.key == b.key })
 }
 
 // registration returns the source that registers what the unit wraps, but for the statements that are in already, to
@@ -63,13 +75,15 @@ func registration(u *unit, already map[string]bool, taken func(string) bool) []b
 	}
 	w := &writer{pkg: u.pkg.Types, taken: taken, aliases: map[string]string{}}
 	var lines []string
+	registers := false
 	for _, s := range statements(u) {
 		if !already[s.key] {
 			already[s.key] = true
+			registers = registers || !s.comment
 			lines = append(lines, s.write(w))
 		}
 	}
-	if len(lines) == 0 {
+	if !registers {
 		return nil
 	}
 	return w.file(lines)
@@ -132,6 +146,10 @@ func (w *writer) function(wrap Wrap) string {
 
 func (w *writer) errorVariable(v *types.Var) string {
 	return fmt.Sprintf("%s.Error(%q, %s)", w.use(sbxPath+"/registry", "registry"), v.Pkg().Path()+"."+v.Name(), w.name(v))
+}
+
+func (w *writer) errorType(t *types.TypeName) string {
+	return fmt.Sprintf("%s.ErrorType[%s]()", w.use(sbxPath+"/registry", "registry"), w.name(t))
 }
 
 func (w *writer) typeTexts(list []types.Type) string {
@@ -252,68 +270,6 @@ func (w *writer) file(statements []string) []byte {
 		panic(fmt.Sprintf("codegen: wrote what isn't Go: %v\n%s", err, b.Bytes()))
 	}
 	return source
-}
-
-// standardErrors are error variables of the standard library which package registry doesn't know by itself, so as not to
-// link their packages into every program.
-var standardErrors = map[string][]string{
-	"database/sql": {"ErrConnDone", "ErrNoRows", "ErrTxDone"},
-	"net":          {"ErrClosed"},
-	"net/http":     {"ErrBodyNotAllowed", "ErrHandlerTimeout", "ErrServerClosed", "ErrUseLastResponse"},
-	"os/exec":      {"ErrDot", "ErrNotFound", "ErrWaitDelay"},
-}
-
-// errorVariables returns the error variables that a unit registers with its wraps: all of its own package, the exported
-// ones of the packages that declare the wrapped functions and of the module's packages which those import, and those of
-// standardErrors if they import them.
-func errorVariables(u *unit) []*types.Var {
-	vars := variablesOfTypeError(u.pkg.Types, true)
-	seen := map[string]bool{u.pkg.PkgPath: true}
-	add := func(pkg *packages.Package, only []string) {
-		if seen[pkg.PkgPath] || !pkg.Types.Complete() || !canImport(u.pkg.PkgPath, pkg.Types) {
-			return
-		}
-		seen[pkg.PkgPath] = true
-		for _, v := range variablesOfTypeError(pkg.Types, false) {
-			if only == nil || slices.Contains(only, v.Name()) {
-				vars = append(vars, v)
-			}
-		}
-	}
-	for _, wrap := range u.wraps {
-		declaring := u.pkg
-		if imported := u.pkg.Imports[wrap.Func.Pkg().Path()]; imported != nil {
-			declaring = imported
-			add(declaring, nil)
-		}
-		if !sameModule(declaring, u.pkg) {
-			continue // not all that it imports was loaded
-		}
-		for importPath, imported := range declaring.Imports {
-			switch {
-			case sameModule(imported, u.pkg):
-				add(imported, nil)
-			case standardErrors[importPath] != nil:
-				add(imported, standardErrors[importPath])
-			}
-		}
-	}
-	return vars
-}
-
-func sameModule(a, b *packages.Package) bool {
-	return a.Module != nil && b.Module != nil && a.Module.Path == b.Module.Path
-}
-
-func variablesOfTypeError(pkg *types.Package, unexported bool) []*types.Var {
-	var vars []*types.Var
-	for _, name := range pkg.Scope().Names() {
-		v, ok := pkg.Scope().Lookup(name).(*types.Var)
-		if ok && (v.Exported() || unexported) && types.Identical(v.Type(), errorType) {
-			vars = append(vars, v)
-		}
-	}
-	return vars
 }
 
 // declaredNames are the names that a file declares at package level.

@@ -5,6 +5,7 @@ import (
 	"math/big"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 )
@@ -44,17 +45,21 @@ type sample struct {
 	Generic    box[map[string]int]
 	Alias      aliased
 	Strange    strangeMarshal
+	Error      error
+	NamedError failure
+	Errors     map[string][]*error
+	Errno      syscall.Errno
 
 	Uintptr   uintptr
 	Unsafe    unsafe.Pointer
 	Chan      chan int
 	Func      func()
 	NamedFunc callback
-	Error     error
 	ErrorLike interface {
 		error
 		Code() int
 	}
+	ErrorKey     map[[1]error]int
 	Context      context.Context
 	Mutex        sync.Mutex
 	Once         *sync.Once
@@ -103,6 +108,7 @@ type (
 	inBinary       struct{ n int }
 	text           struct{ n int }
 	number         int
+	failure        error
 
 	callback      func(int)
 	unexported    struct{ n int }

@@ -44,7 +44,7 @@ func (c *Codec) Append(dst []byte, v reflect.Value) ([]byte, error) {
 	if !v.CanInterface() {
 		return dst, c.misuse(v, "it was read from an unexported field")
 	}
-	return encodeValue(dst, c, addressable(v))
+	return encodeValue(dst, c, addressable(v), nil)
 }
 
 // Decode sets v, which has the codec's type and can be set, from data, all of it. What v held before is lost. The
@@ -55,14 +55,7 @@ func (c *Codec) Decode(data []byte, v reflect.Value) error {
 	}
 	v.SetZero()
 	d := decoder{data: data}
-	err := d.claim(c.min, 1, "a value")
-	if err == nil {
-		d.claimed = 0
-		err = c.decode(&d, v)
-	}
-	if err == nil {
-		err = d.end()
-	}
+	err := d.value(c, v)
 	if err != nil {
 		v.SetZero()
 	}
@@ -155,7 +148,11 @@ func (c *compiler) build(codec *Codec) error {
 	case reflect.Struct:
 		return c.structure(codec)
 	case reflect.Interface:
-		dynamic(codec)
+		if isErrorField(t) {
+			errorField(codec)
+		} else {
+			dynamic(codec)
+		}
 		return nil
 	default:
 		scalar(codec)
@@ -164,8 +161,8 @@ func (c *compiler) build(codec *Codec) error {
 }
 
 var (
-	errorType   = reflect.TypeFor[error]()
-	contextType = reflect.TypeFor[context.Context]()
+	errorInterface = reflect.TypeFor[error]()
+	contextType    = reflect.TypeFor[context.Context]()
 )
 
 // refusal says why values of a type can't be sent whatever they hold; it is empty if they can.
@@ -187,8 +184,8 @@ func refusal(t reflect.Type) string {
 		}
 	case reflect.Interface:
 		switch {
-		case t.Implements(errorType):
-			return "an error loses its identity inside a value; return it from the function, or send its text"
+		case t.Implements(errorInterface) && !isErrorField(t):
+			return "an error may arrive as text, which has no other methods; use the type error"
 		case t == contextType:
 			return "a context doesn't cross; take it as the function's first parameter"
 		}

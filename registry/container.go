@@ -321,6 +321,10 @@ func keyRefusal(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Pointer:
 		return "a pointer as a map key is found by its address, which changes on the way; use what it points to"
+	case reflect.Interface:
+		if isErrorField(t) {
+			return "an error as a map key is found by its address, which changes on the way; use its text"
+		}
 	case reflect.Array:
 		return keyRefusal(t.Elem())
 	case reflect.Struct:

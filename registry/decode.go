@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"reflect"
 )
 
 // The codes of MessagePack, https://github.com/msgpack/msgpack/blob/master/spec.md.
@@ -49,6 +50,20 @@ type decoder struct {
 	claimed int
 	depth   int
 	zones   int // how many times a time zone was looked for on disk
+	// inState gives the errors in what is read, if that is the state of an error.
+	inState *childReader
+}
+
+// value reads a value that is all of the data.
+func (d *decoder) value(c *Codec, v reflect.Value) error {
+	if err := d.claim(c.min, 1, "a value"); err != nil {
+		return err
+	}
+	d.claimed = 0
+	if err := c.decode(d, v); err != nil {
+		return err
+	}
+	return d.end()
 }
 
 func (d *decoder) fail(format string, args ...any) error {

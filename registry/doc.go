@@ -2,7 +2,7 @@
 // worker that runs it.
 //
 // Its audience is generated code, and the packages sbx and worker. sbxgen writes the calls of [Function], [Error] and
-// [Type]; authors of applications only ever write [Type], for a concrete type that travels inside an interface.
+// [ErrorType]; authors of applications only ever write [Type], for a concrete type that travels inside an interface.
 //
 // # Identity
 //
@@ -36,6 +36,17 @@
 // Every other type does, named or not, and exactly as the interface holds it: a pointer to a registered type, a slice of
 // it and a type defined from it are types of their own. A value of a type that isn't registered is refused where it is
 // sent, with a *[ValueError]; its name is refused where it arrives, with a *[DataError].
+//
+// # Errors
+//
+// An error travels as the tree of all that it wraps, be it what a function returned ([AppendError], [DecodeError]) or in a
+// field of type error. It prints as it did. [errors.Is] finds the variables that were registered with [Error], and
+// [errors.As] values of the types that were registered with [ErrorType], complete with the errors in their fields; a
+// field holds the very variable or value where it can. Everything else is a [RemoteError]: text, with the type's name.
+//
+// These need no registration: the variables of bufio, context, errors, io, io/fs, os and strconv, *fs.PathError,
+// *os.LinkError, *os.SyscallError, *strconv.NumError, *time.ParseError, and syscall.Errno, whose number is kept on the same
+// system only.
 //
 // # Bytes
 //

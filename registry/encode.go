@@ -25,6 +25,8 @@ type encoder struct {
 	wire  *msgpack.Encoder
 	depth int
 	path  map[visit]struct{} // what contains the present value; nil while cycles aren't looked for
+	// inState collects the errors in what is written, if that is the state of an error.
+	inState *[]error
 }
 
 // A visit identifies a pointer, slice or map.
@@ -55,18 +57,22 @@ func (e *encoder) WriteByte(b byte) error {
 // errDeep asks for another try with a look at cycles.
 var errDeep = errors.New("deep value")
 
-func encodeValue(dst []byte, c *Codec, v reflect.Value) ([]byte, error) {
+// encodeValue appends the encoding of v. If v is an error whose state is to be written, inState takes the errors in it.
+func encodeValue(dst []byte, c *Codec, v reflect.Value, inState *[]error) ([]byte, error) {
 	e := encoders.Get().(*encoder)
-	e.buf = dst
+	e.buf, e.inState = dst, inState
 	err := c.encode(e, v)
 	if err == errDeep {
 		// Following the path from the start finds the shortest cycle, and so the shortest message.
 		root := visit{v.Addr().Pointer(), 0, reflect.PointerTo(c.typ)}
 		e.buf, e.depth, e.path = dst, 0, map[visit]struct{}{root: {}}
+		if inState != nil {
+			*inState = (*inState)[:0]
+		}
 		err = c.encode(e, v)
 	}
 	out := e.buf
-	e.buf, e.depth, e.path = nil, 0, nil
+	e.buf, e.depth, e.path, e.inState = nil, 0, nil, nil
 	encoders.Put(e)
 	if failed, ok := err.(*failure); ok {
 		failed.Path = joinPath(rootName(c.typ), failed.segments)

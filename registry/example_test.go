@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 
 	"github.com/sandboxfn/sbx/registry"
@@ -54,10 +55,30 @@ func ExampleFunction() {
 func ExampleError() {
 	registry.Error("example.com/m.ErrDiverged", ErrDiverged)
 
-	name, _ := registry.SentinelName(ErrDiverged)
-	err, _ := registry.Sentinel(name)
-	fmt.Println(name, err == ErrDiverged)
-	// Output: example.com/m.ErrDiverged true
+	data := registry.AppendError(nil, fmt.Errorf("step 3: %w", ErrDiverged))
+	err, _ := registry.DecodeError(data)
+	fmt.Println(err, errors.Is(err, ErrDiverged))
+	// Output: step 3: training diverged true
+}
+
+type StepError struct {
+	Step int
+	Err  error
+}
+
+func (e *StepError) Error() string { return fmt.Sprintf("step %d: %v", e.Step, e.Err) }
+
+func ExampleErrorType() {
+	registry.ErrorType[StepError]()
+
+	data := registry.AppendError(nil, fmt.Errorf("training: %w", &StepError{3, io.ErrUnexpectedEOF}))
+	err, _ := registry.DecodeError(data)
+	fmt.Println(err)
+	var step *StepError
+	fmt.Println(errors.As(err, &step), step.Step, step.Err == io.ErrUnexpectedEOF)
+	// Output:
+	// training: step 3: unexpected EOF
+	// true 3 true
 }
 
 type Circle struct{ Radius float64 }

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"math/big"
 	"reflect"
+	"runtime"
 	"sync"
+	"syscall"
 	"time"
 )
 
-// A leaf is how a type of the standard library travels that needs more care than its own methods take: a time's keep
-// no zone's name, a big.Float's no precision.
+// A leaf is how a type of the standard library travels that needs more care than its own methods or its kind take: a
+// time's keep no zone's name, a big.Float's no precision, an error number no system.
 type leaf struct {
 	min    int
 	encode func(*encoder, reflect.Value) error
@@ -21,6 +23,8 @@ var leaves = map[reflect.Type]leaf{
 	reflect.TypeFor[big.Int]():   bigLeaf((*big.Int).GobEncode, (*big.Int).GobDecode, checkInt),
 	reflect.TypeFor[big.Rat]():   bigLeaf((*big.Rat).GobEncode, (*big.Rat).GobDecode, checkRat),
 	reflect.TypeFor[big.Float](): bigLeaf((*big.Float).GobEncode, (*big.Float).GobDecode, checkFloat),
+
+	reflect.TypeFor[syscall.Errno](): {min: 3, encode: encodeErrno, decode: decodeErrno},
 }
 
 // mostOffset bounds a zone's seconds from UTC. time.FixedZone takes any number, but nobody's clock is 34 years off.
@@ -228,6 +232,36 @@ func checkFloat(b []byte) string {
 		return "its mantissa isn't normalized"
 	}
 	return ""
+}
+
+// The number of a system call's error means what it means on one system only: it is [number, GOOS].
+func encodeErrno(e *encoder, v reflect.Value) error {
+	if err := e.wire.EncodeArrayLen(2); err != nil {
+		return err
+	}
+	if err := e.wire.EncodeUint(v.Uint()); err != nil {
+		return err
+	}
+	return e.wire.EncodeString(runtime.GOOS)
+}
+
+func decodeErrno(d *decoder, v reflect.Value) error {
+	if err := d.tuple(2); err != nil {
+		return err
+	}
+	n, err := d.uint64()
+	if err != nil {
+		return err
+	}
+	system, err := d.text()
+	if err != nil {
+		return err
+	}
+	if string(system) != runtime.GOOS || v.OverflowUint(n) {
+		return d.fail("error number %d of %.20q", n, system)
+	}
+	v.SetUint(n)
+	return nil
 }
 
 func allZero(b []byte) bool {

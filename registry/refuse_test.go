@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/url"
 	"reflect"
 	"strings"
@@ -53,7 +54,8 @@ func TestTypesThatAreRefused(t *testing.T) {
 		{reflect.TypeFor[struct{ N atomic.Int64 }](), "struct { N atomic.Int64 }.N: atomic.Int64 can't be sent: it guards"},
 		{reflect.TypeFor[*secret](), "*registry.secret.key: string can't be sent: the field isn't exported"},
 		{reflect.TypeFor[badEmbed](), "badEmbed.hiddenText: registry.hiddenText can't be sent: the field isn't exported"},
-		{reflect.TypeFor[struct{ Err error }](), "struct { Err error }.Err: error can't be sent: an error loses"},
+		{reflect.TypeFor[struct{ Err net.Error }](), "struct { Err net.Error }.Err: net.Error can't be sent: an error may arrive as text"},
+		{reflect.TypeFor[map[error]int](), "map[error]int[key]: error can't be sent: an error as a map key"},
 		{reflect.TypeFor[struct{ Ctx context.Context }](), "struct { Ctx context.Context }.Ctx: context.Context can't be sent: a context"},
 		{reflect.TypeFor[map[*int]bool](), "map[*int]bool[key]: *int can't be sent: a pointer as a map key"},
 		{reflect.TypeFor[map[struct{ P *int }]bool](), "map[struct { P *int }]bool[key]: struct { P *int } can't be sent: a pointer"},

@@ -37,7 +37,7 @@ func act(_ context.Context, in *int) error                { *in++; return nil }
 func now(context.Context) (string, error)                 { return "now", nil }
 func add(_ context.Context, a int, b string) (any, error) { return fmt.Sprint(a, b), nil }
 func bad(context.Context, chan int) (int, error)          { return 0, nil }
-func badResult(context.Context, int) (error, error)       { return nil, nil }
+func badResult(context.Context, int) (func(), error)      { return nil, nil }
 
 func init() {
 	Function[job, int]("m.train", train)
@@ -45,7 +45,7 @@ func init() {
 	Function0[string]("m.now", now)
 	Function2[int, string, any]("m.add", add)
 	Function[chan int, int]("m.bad", bad)
-	Function[int, error]("m.badResult", badResult)
+	Function[int, func()]("m.badResult", badResult)
 	Error("m.errDiverged", errDiverged)
 }
 
@@ -157,7 +157,7 @@ func TestEntryErr(t *testing.T) {
 	require.ErrorAs(t, entry(t, bad).Err(), &typ)
 	assert.Equal(t, reflect.TypeFor[chan int](), typ.Type)
 	require.ErrorAs(t, entry(t, badResult).Err(), &typ)
-	assert.Contains(t, typ.Error(), "return it")
+	assert.Contains(t, typ.Error(), "a function is code")
 	_, err := entry(t, bad).EncodeArgs(nil, new(chan int))
 	assert.ErrorAs(t, err, &typ)
 	_, err = entry(t, bad).DecodeArgs(nil)
@@ -231,10 +231,10 @@ func TestSentinels(t *testing.T) {
 		"io/fs.ErrNotExist":        os.ErrNotExist,
 		"os.ErrDeadlineExceeded":   os.ErrDeadlineExceeded,
 	} {
-		got, ok := SentinelName(err)
+		got, ok := sentinelName(err)
 		assert.True(t, ok, name)
 		assert.Equal(t, name, got)
-		back, ok := Sentinel(name)
+		back, ok := sentinelNamed(name)
 		assert.True(t, ok, name)
 		identical := back == err
 		assert.True(t, identical, name)
@@ -243,21 +243,21 @@ func TestSentinels(t *testing.T) {
 
 	for _, err := range []error{nil, errors.New("x"), unequal{}, holdsAny{[]int{}}, &fs.PathError{Err: io.EOF},
 		fmt.Errorf("wrapped: %w", errDiverged)} {
-		_, ok := SentinelName(err)
+		_, ok := sentinelName(err)
 		assert.False(t, ok, "%v", err)
 	}
-	_, ok := Sentinel("m.nobody")
+	_, ok := sentinelNamed("m.nobody")
 	assert.False(t, ok)
 
 	Error("m.nil", nil)
 	Error("m.unequal", unequal{})
-	_, ok = Sentinel("m.nil")
+	_, ok = sentinelNamed("m.nil")
 	assert.False(t, ok)
 	Error("m.errDiverged", errDiverged)
 	Error("m.alias", errDiverged)
-	name, _ := SentinelName(errDiverged)
+	name, _ := sentinelName(errDiverged)
 	assert.Equal(t, "m.errDiverged", name)
-	alias, ok := Sentinel("m.alias")
+	alias, ok := sentinelNamed("m.alias")
 	assert.True(t, ok && alias == errDiverged)
 	assert.Panics(t, func() { Error("m.errDiverged", errors.New("another")) })
 }
@@ -296,7 +296,7 @@ func TestConcurrentUse(t *testing.T) {
 			e, _ := Lookup(train)
 			assert.NoError(t, e.Err())
 			assert.NotEmpty(t, CurrentManifest().Functions)
-			_, ok := SentinelName(errDiverged)
+			_, ok := sentinelName(errDiverged)
 			assert.True(t, ok)
 			in := fresh{A: []map[string]*fresh{{"x": {B: fresh{B: 1}}}}}
 			assert.Equal(t, in, crossed(t, in))

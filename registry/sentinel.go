@@ -23,9 +23,8 @@ var sentinels = struct {
 	names:  map[error]string{},
 }
 
-// standardSentinels are the standard library's error variables which every program knows without registration. net,
-// net/http and database/sql are left out: nothing here imports them, and every worker would carry them. A program that
-// uses them registers them like its own.
+// standardSentinels are the standard library's error variables which every program knows without registration: those of
+// packages that are linked anyway. Generated code registers those of other packages where a program uses them.
 var standardSentinels = sync.OnceValue(func() map[string]error {
 	return map[string]error{
 		"bufio.ErrAdvanceTooFar":     bufio.ErrAdvanceTooFar,
@@ -55,6 +54,7 @@ var standardSentinels = sync.OnceValue(func() map[string]error {
 		"io/fs.SkipDir":              fs.SkipDir,
 		"os.ErrDeadlineExceeded":     os.ErrDeadlineExceeded,
 		"os.ErrNoDeadline":           os.ErrNoDeadline,
+		"os.ErrNoHandle":             os.ErrNoHandle,
 		"os.ErrProcessDone":          os.ErrProcessDone,
 		"strconv.ErrRange":           strconv.ErrRange,
 		"strconv.ErrSyntax":          strconv.ErrSyntax,
@@ -70,11 +70,11 @@ var standardSentinelNames = sync.OnceValue(func() map[error]string {
 })
 
 // Error registers an error variable, so that an error which is (or wraps) it still is after it crossed the wire. The
-// name is that of the variable: "example.com/m.ErrDiverged". A nil err is ignored, and so is one that can't be
-// compared, since nothing can find it by ==. Two names for one error are fine: the first is the one that
-// [SentinelName] gives. It panics if name is taken by another error.
+// name is that of the variable: "example.com/m.ErrDiverged". A nil err is ignored, and a nil pointer, and one that can't
+// be compared, since nothing can find it by ==. Two names for one error are fine. It panics if name is taken by another
+// error.
 func Error(name string, err error) {
-	if !canCompare(err) {
+	if v := reflect.ValueOf(err); !canCompare(err) || v.Kind() == reflect.Pointer && v.IsNil() {
 		return
 	}
 	sentinels.Lock()
@@ -88,8 +88,8 @@ func Error(name string, err error) {
 	}
 }
 
-// SentinelName gives the name of the variable that err is, by ==. It does not look at what err wraps.
-func SentinelName(err error) (string, bool) {
+// sentinelName gives the name of the variable that err is, by ==. It does not look at what err wraps.
+func sentinelName(err error) (string, bool) {
 	if !canCompare(err) {
 		return "", false
 	}
@@ -102,8 +102,8 @@ func SentinelName(err error) (string, bool) {
 	return name, ok
 }
 
-// Sentinel gives the error variable of that name.
-func Sentinel(name string) (error, bool) {
+// sentinelNamed gives the error variable of that name.
+func sentinelNamed(name string) (error, bool) {
 	if err, ok := standardSentinels()[name]; ok {
 		return err, true
 	}

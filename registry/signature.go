@@ -111,7 +111,7 @@ func (r *renderer) definition(t reflect.Type) {
 	case reflect.Struct:
 		r.fields(t)
 	case reflect.Interface, reflect.Chan, reflect.Func:
-		if t.Name() == "" {
+		if t.PkgPath() == "" { // error, or one without a name
 			r.WriteString(typeName(t))
 		} else {
 			r.WriteString(t.Kind().String())

@@ -295,11 +295,11 @@ func (c *call) run() *wirepb.Result {
 	case err != nil && errors.Is(c.ctx.Err(), context.DeadlineExceeded):
 		timedOut := &wirepb.TimedOut{Deadline: !c.timedOut()}
 		if !errors.Is(err, context.DeadlineExceeded) {
-			timedOut.Error = wire.EncodeError(err)
+			timedOut.Error = registry.AppendError(nil, err)
 		}
 		return &wirepb.Result{Outcome: &wirepb.Result_TimedOut{TimedOut: timedOut}}
 	case err != nil:
-		return &wirepb.Result{Outcome: &wirepb.Result_FunctionError{FunctionError: wire.EncodeError(err)}}
+		return &wirepb.Result{Outcome: &wirepb.Result_FunctionError{FunctionError: registry.AppendError(nil, err)}}
 	}
 	c.value, err = invocation.EncodeResult(nil)
 	switch {

@@ -7,23 +7,16 @@ package main
 
 import (
 	"os/exec"
+	"path/filepath"
 
-	"github.com/sandboxfn/sbx"
 	"github.com/sandboxfn/sbx/registry"
 )
 
 func init() {
 	registry.Function[Package, Metrics]("github.com/sandboxfn/sbx/examples/gometrics.Analyze", Analyze)
-	registry.Error("github.com/sandboxfn/sbx.ErrClosed", sbx.ErrClosed)
-	registry.Error("github.com/sandboxfn/sbx.ErrExited", sbx.ErrExited)
-	registry.Error("github.com/sandboxfn/sbx.ErrInSandbox", sbx.ErrInSandbox)
-	registry.Error("github.com/sandboxfn/sbx.ErrNotRegistered", sbx.ErrNotRegistered)
-	registry.Error("github.com/sandboxfn/sbx.ErrOutOfMemory", sbx.ErrOutOfMemory)
-	registry.Error("github.com/sandboxfn/sbx.ErrRangedTwice", sbx.ErrRangedTwice)
-	registry.Error("github.com/sandboxfn/sbx.ErrSilent", sbx.ErrSilent)
-	registry.Error("github.com/sandboxfn/sbx.ErrStackOverflow", sbx.ErrStackOverflow)
-	registry.Error("github.com/sandboxfn/sbx.ErrTimeout", sbx.ErrTimeout)
 	registry.Error("os/exec.ErrDot", exec.ErrDot)
 	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
 	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
+	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
+	registry.ErrorType[exec.Error]()
 }

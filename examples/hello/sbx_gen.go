@@ -5,21 +5,9 @@
 
 package main
 
-import (
-	"github.com/sandboxfn/sbx"
-	"github.com/sandboxfn/sbx/registry"
-)
+import "github.com/sandboxfn/sbx/registry"
 
 func init() {
 	registry.Function[string, int]("github.com/sandboxfn/sbx/examples/hello.Count", Count)
-	registry.Error("github.com/sandboxfn/sbx.ErrClosed", sbx.ErrClosed)
-	registry.Error("github.com/sandboxfn/sbx.ErrExited", sbx.ErrExited)
-	registry.Error("github.com/sandboxfn/sbx.ErrInSandbox", sbx.ErrInSandbox)
-	registry.Error("github.com/sandboxfn/sbx.ErrNotRegistered", sbx.ErrNotRegistered)
-	registry.Error("github.com/sandboxfn/sbx.ErrOutOfMemory", sbx.ErrOutOfMemory)
-	registry.Error("github.com/sandboxfn/sbx.ErrRangedTwice", sbx.ErrRangedTwice)
-	registry.Error("github.com/sandboxfn/sbx.ErrSilent", sbx.ErrSilent)
-	registry.Error("github.com/sandboxfn/sbx.ErrStackOverflow", sbx.ErrStackOverflow)
-	registry.Error("github.com/sandboxfn/sbx.ErrTimeout", sbx.ErrTimeout)
 	registry.Error("github.com/sandboxfn/sbx/examples/hello.ErrEmpty", ErrEmpty)
 }

@@ -6,20 +6,16 @@
 package main
 
 import (
-	"github.com/sandboxfn/sbx"
+	"encoding/csv"
+
 	"github.com/sandboxfn/sbx/registry"
 )
 
 func init() {
 	registry.Function[Job, Report]("github.com/sandboxfn/sbx/examples/train.Train", Train)
-	registry.Error("github.com/sandboxfn/sbx.ErrClosed", sbx.ErrClosed)
-	registry.Error("github.com/sandboxfn/sbx.ErrExited", sbx.ErrExited)
-	registry.Error("github.com/sandboxfn/sbx.ErrInSandbox", sbx.ErrInSandbox)
-	registry.Error("github.com/sandboxfn/sbx.ErrNotRegistered", sbx.ErrNotRegistered)
-	registry.Error("github.com/sandboxfn/sbx.ErrOutOfMemory", sbx.ErrOutOfMemory)
-	registry.Error("github.com/sandboxfn/sbx.ErrRangedTwice", sbx.ErrRangedTwice)
-	registry.Error("github.com/sandboxfn/sbx.ErrSilent", sbx.ErrSilent)
-	registry.Error("github.com/sandboxfn/sbx.ErrStackOverflow", sbx.ErrStackOverflow)
-	registry.Error("github.com/sandboxfn/sbx.ErrTimeout", sbx.ErrTimeout)
+	registry.Error("encoding/csv.ErrBareQuote", csv.ErrBareQuote)
+	registry.Error("encoding/csv.ErrFieldCount", csv.ErrFieldCount)
+	registry.Error("encoding/csv.ErrQuote", csv.ErrQuote)
 	registry.Error("github.com/sandboxfn/sbx/examples/train.ErrDiverged", ErrDiverged)
+	registry.ErrorType[csv.ParseError]()
 }

@@ -1,5 +1,5 @@
-// Package wire is the protocol between a session and a worker: what both sides must agree on, the connection that frames
-// messages, and errors on the wire. Its audience is package sbx (through package launch) and package worker.
+// Package wire is the protocol between a session and a worker: what both sides must agree on, and the connection that
+// frames messages. Its audience is package sbx (through package launch) and package worker.
 //
 // The messages are described in wirepb/wire.proto. A [Conn] starts one goroutine, which [Conn.Close] ends.
 package wire

@@ -82,7 +82,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{12, 0}
+	return file_wire_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // Frame is what one gRPC message holds: all that was waiting to be sent, so that busy streams batch by themselves and a
@@ -827,7 +827,7 @@ func (x *Result) GetValue() *Body {
 	return nil
 }
 
-func (x *Result) GetFunctionError() *Error {
+func (x *Result) GetFunctionError() []byte {
 	if x != nil {
 		if x, ok := x.Outcome.(*Result_FunctionError); ok {
 			return x.FunctionError
@@ -882,7 +882,8 @@ type Result_Value struct {
 }
 
 type Result_FunctionError struct {
-	FunctionError *Error `protobuf:"bytes,4,opt,name=function_error,json=functionError,proto3,oneof"`
+	// function_error is the error that the function returned, as package registry encodes it.
+	FunctionError []byte `protobuf:"bytes,4,opt,name=function_error,json=functionError,proto3,oneof"`
 }
 
 type Result_Panic struct {
@@ -916,101 +917,10 @@ func (*Result_Refused) isResult_Outcome() {}
 
 func (*Result_ResultError) isResult_Outcome() {}
 
-// Error is one node of an error tree.
-type Error struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// text is what Error() returned.
-	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
-	// type is the Go type of the node, as %T prints it.
-	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	// sentinel names the registered variable that this node is; empty if it is none.
-	Sentinel string `protobuf:"bytes,3,opt,name=sentinel,proto3" json:"sentinel,omitempty"`
-	// causes are what Unwrap returned.
-	Causes []*Error `protobuf:"bytes,4,rep,name=causes,proto3" json:"causes,omitempty"`
-	// errno is the number of a system call's error, which means what it means on errno_system only; 0 if the node is none.
-	Errno uint32 `protobuf:"varint,5,opt,name=errno,proto3" json:"errno,omitempty"`
-	// errno_system is the GOOS whose numbering errno is of.
-	ErrnoSystem   string `protobuf:"bytes,6,opt,name=errno_system,json=errnoSystem,proto3" json:"errno_system,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Error) Reset() {
-	*x = Error{}
-	mi := &file_wire_proto_msgTypes[9]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Error) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Error) ProtoMessage() {}
-
-func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[9]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Error.ProtoReflect.Descriptor instead.
-func (*Error) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *Error) GetText() string {
-	if x != nil {
-		return x.Text
-	}
-	return ""
-}
-
-func (x *Error) GetType() string {
-	if x != nil {
-		return x.Type
-	}
-	return ""
-}
-
-func (x *Error) GetSentinel() string {
-	if x != nil {
-		return x.Sentinel
-	}
-	return ""
-}
-
-func (x *Error) GetCauses() []*Error {
-	if x != nil {
-		return x.Causes
-	}
-	return nil
-}
-
-func (x *Error) GetErrno() uint32 {
-	if x != nil {
-		return x.Errno
-	}
-	return 0
-}
-
-func (x *Error) GetErrnoSystem() string {
-	if x != nil {
-		return x.ErrnoSystem
-	}
-	return ""
-}
-
 type TimedOut struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// error is what the function returned, unless that was the context's own error.
-	Error *Error `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	// error is what the function returned, as function_error has it, unless that was the context's own error.
+	Error []byte `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
 	// deadline says that it was deadline_nanos that passed, not timeout_nanos.
 	Deadline bool `protobuf:"varint,2,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	// running says that the function has not returned, although its context ended a while ago.
@@ -1021,7 +931,7 @@ type TimedOut struct {
 
 func (x *TimedOut) Reset() {
 	*x = TimedOut{}
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +943,7 @@ func (x *TimedOut) String() string {
 func (*TimedOut) ProtoMessage() {}
 
 func (x *TimedOut) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,10 +956,10 @@ func (x *TimedOut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimedOut.ProtoReflect.Descriptor instead.
 func (*TimedOut) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{10}
+	return file_wire_proto_rawDescGZIP(), []int{9}
 }
 
-func (x *TimedOut) GetError() *Error {
+func (x *TimedOut) GetError() []byte {
 	if x != nil {
 		return x.Error
 	}
@@ -1082,7 +992,7 @@ type Panic struct {
 
 func (x *Panic) Reset() {
 	*x = Panic{}
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1004,7 @@ func (x *Panic) String() string {
 func (*Panic) ProtoMessage() {}
 
 func (x *Panic) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1017,7 @@ func (x *Panic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Panic.ProtoReflect.Descriptor instead.
 func (*Panic) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{11}
+	return file_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Panic) GetValue() string {
@@ -1141,7 +1051,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1063,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1076,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{12}
+	return file_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -1194,7 +1104,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1116,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1129,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{13}
+	return file_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Chunk) GetStream() uint64 {
@@ -1246,7 +1156,7 @@ type Abort struct {
 
 func (x *Abort) Reset() {
 	*x = Abort{}
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1258,7 +1168,7 @@ func (x *Abort) String() string {
 func (*Abort) ProtoMessage() {}
 
 func (x *Abort) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1271,7 +1181,7 @@ func (x *Abort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Abort.ProtoReflect.Descriptor instead.
 func (*Abort) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{14}
+	return file_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Abort) GetStream() uint64 {
@@ -1290,7 +1200,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1212,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1225,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{15}
+	return file_wire_proto_rawDescGZIP(), []int{14}
 }
 
 // Log is a record that user code logged through its context.
@@ -1329,7 +1239,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1251,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1264,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{16}
+	return file_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Log) GetCall() uint64 {
@@ -1417,26 +1327,19 @@ const file_wire_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x18\n" +
 	"\x06Cancel\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\"\xde\x02\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"\xca\x02\n" +
 	"\x06Result\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12)\n" +
-	"\x05value\x18\x03 \x01(\v2\x11.sbx.wire.v1.BodyH\x00R\x05value\x12;\n" +
-	"\x0efunction_error\x18\x04 \x01(\v2\x12.sbx.wire.v1.ErrorH\x00R\rfunctionError\x12*\n" +
+	"\x05value\x18\x03 \x01(\v2\x11.sbx.wire.v1.BodyH\x00R\x05value\x12'\n" +
+	"\x0efunction_error\x18\x04 \x01(\fH\x00R\rfunctionError\x12*\n" +
 	"\x05panic\x18\x05 \x01(\v2\x12.sbx.wire.v1.PanicH\x00R\x05panic\x124\n" +
 	"\ttimed_out\x18\x06 \x01(\v2\x15.sbx.wire.v1.TimedOutH\x00R\btimedOut\x120\n" +
 	"\arefused\x18\a \x01(\v2\x14.sbx.wire.v1.RefusalH\x00R\arefused\x12#\n" +
 	"\fresult_error\x18\b \x01(\tH\x00R\vresultErrorB\t\n" +
-	"\aoutcome\"\xb0\x01\n" +
-	"\x05Error\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
-	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1a\n" +
-	"\bsentinel\x18\x03 \x01(\tR\bsentinel\x12*\n" +
-	"\x06causes\x18\x04 \x03(\v2\x12.sbx.wire.v1.ErrorR\x06causes\x12\x14\n" +
-	"\x05errno\x18\x05 \x01(\rR\x05errno\x12!\n" +
-	"\ferrno_system\x18\x06 \x01(\tR\verrnoSystem\"j\n" +
-	"\bTimedOut\x12(\n" +
-	"\x05error\x18\x01 \x01(\v2\x12.sbx.wire.v1.ErrorR\x05error\x12\x1a\n" +
+	"\aoutcome\"V\n" +
+	"\bTimedOut\x12\x14\n" +
+	"\x05error\x18\x01 \x01(\fR\x05error\x12\x1a\n" +
 	"\bdeadline\x18\x02 \x01(\bR\bdeadline\x12\x18\n" +
 	"\arunning\x18\x03 \x01(\bR\arunning\"K\n" +
 	"\x05Panic\x12\x14\n" +
@@ -1475,7 +1378,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_wire_proto_goTypes = []any{
 	(Refusal_Reason)(0), // 0: sbx.wire.v1.Refusal.Reason
 	(*Frame)(nil),       // 1: sbx.wire.v1.Frame
@@ -1487,15 +1390,14 @@ var file_wire_proto_goTypes = []any{
 	(*Call)(nil),        // 7: sbx.wire.v1.Call
 	(*Cancel)(nil),      // 8: sbx.wire.v1.Cancel
 	(*Result)(nil),      // 9: sbx.wire.v1.Result
-	(*Error)(nil),       // 10: sbx.wire.v1.Error
-	(*TimedOut)(nil),    // 11: sbx.wire.v1.TimedOut
-	(*Panic)(nil),       // 12: sbx.wire.v1.Panic
-	(*Refusal)(nil),     // 13: sbx.wire.v1.Refusal
-	(*Chunk)(nil),       // 14: sbx.wire.v1.Chunk
-	(*Abort)(nil),       // 15: sbx.wire.v1.Abort
-	(*Ping)(nil),        // 16: sbx.wire.v1.Ping
-	(*Log)(nil),         // 17: sbx.wire.v1.Log
-	nil,                 // 18: sbx.wire.v1.Call.MetadataEntry
+	(*TimedOut)(nil),    // 10: sbx.wire.v1.TimedOut
+	(*Panic)(nil),       // 11: sbx.wire.v1.Panic
+	(*Refusal)(nil),     // 12: sbx.wire.v1.Refusal
+	(*Chunk)(nil),       // 13: sbx.wire.v1.Chunk
+	(*Abort)(nil),       // 14: sbx.wire.v1.Abort
+	(*Ping)(nil),        // 15: sbx.wire.v1.Ping
+	(*Log)(nil),         // 16: sbx.wire.v1.Log
+	nil,                 // 17: sbx.wire.v1.Call.MetadataEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	2,  // 0: sbx.wire.v1.Frame.messages:type_name -> sbx.wire.v1.Message
@@ -1504,28 +1406,25 @@ var file_wire_proto_depIdxs = []int32{
 	7,  // 3: sbx.wire.v1.Message.call:type_name -> sbx.wire.v1.Call
 	8,  // 4: sbx.wire.v1.Message.cancel:type_name -> sbx.wire.v1.Cancel
 	9,  // 5: sbx.wire.v1.Message.result:type_name -> sbx.wire.v1.Result
-	14, // 6: sbx.wire.v1.Message.chunk:type_name -> sbx.wire.v1.Chunk
-	15, // 7: sbx.wire.v1.Message.abort:type_name -> sbx.wire.v1.Abort
-	16, // 8: sbx.wire.v1.Message.ping:type_name -> sbx.wire.v1.Ping
-	17, // 9: sbx.wire.v1.Message.log:type_name -> sbx.wire.v1.Log
+	13, // 6: sbx.wire.v1.Message.chunk:type_name -> sbx.wire.v1.Chunk
+	14, // 7: sbx.wire.v1.Message.abort:type_name -> sbx.wire.v1.Abort
+	15, // 8: sbx.wire.v1.Message.ping:type_name -> sbx.wire.v1.Ping
+	16, // 9: sbx.wire.v1.Message.log:type_name -> sbx.wire.v1.Log
 	5,  // 10: sbx.wire.v1.Welcome.functions:type_name -> sbx.wire.v1.Function
 	6,  // 11: sbx.wire.v1.Call.argument:type_name -> sbx.wire.v1.Body
-	18, // 12: sbx.wire.v1.Call.metadata:type_name -> sbx.wire.v1.Call.MetadataEntry
+	17, // 12: sbx.wire.v1.Call.metadata:type_name -> sbx.wire.v1.Call.MetadataEntry
 	6,  // 13: sbx.wire.v1.Result.value:type_name -> sbx.wire.v1.Body
-	10, // 14: sbx.wire.v1.Result.function_error:type_name -> sbx.wire.v1.Error
-	12, // 15: sbx.wire.v1.Result.panic:type_name -> sbx.wire.v1.Panic
-	11, // 16: sbx.wire.v1.Result.timed_out:type_name -> sbx.wire.v1.TimedOut
-	13, // 17: sbx.wire.v1.Result.refused:type_name -> sbx.wire.v1.Refusal
-	10, // 18: sbx.wire.v1.Error.causes:type_name -> sbx.wire.v1.Error
-	10, // 19: sbx.wire.v1.TimedOut.error:type_name -> sbx.wire.v1.Error
-	0,  // 20: sbx.wire.v1.Refusal.reason:type_name -> sbx.wire.v1.Refusal.Reason
-	1,  // 21: sbx.wire.v1.Worker.Serve:input_type -> sbx.wire.v1.Frame
-	1,  // 22: sbx.wire.v1.Worker.Serve:output_type -> sbx.wire.v1.Frame
-	22, // [22:23] is the sub-list for method output_type
-	21, // [21:22] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	11, // 14: sbx.wire.v1.Result.panic:type_name -> sbx.wire.v1.Panic
+	10, // 15: sbx.wire.v1.Result.timed_out:type_name -> sbx.wire.v1.TimedOut
+	12, // 16: sbx.wire.v1.Result.refused:type_name -> sbx.wire.v1.Refusal
+	0,  // 17: sbx.wire.v1.Refusal.reason:type_name -> sbx.wire.v1.Refusal.Reason
+	1,  // 18: sbx.wire.v1.Worker.Serve:input_type -> sbx.wire.v1.Frame
+	1,  // 19: sbx.wire.v1.Worker.Serve:output_type -> sbx.wire.v1.Frame
+	19, // [19:20] is the sub-list for method output_type
+	18, // [18:19] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -1558,7 +1457,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

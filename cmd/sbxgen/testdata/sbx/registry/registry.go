@@ -1,7 +1,10 @@
 // Package registry stands in for the real one: it remembers what was registered, in order.
 package registry
 
-import "context"
+import (
+	"context"
+	"reflect"
+)
 
 var Names []string
 
@@ -12,5 +15,6 @@ func Function2[A, B, Out any](name string, fn func(context.Context, A, B) (Out, 
 	add(name)
 }
 func Error(name string, err error) { add(name) }
+func ErrorType[T any]()            { add(reflect.TypeFor[T]().String()) }
 
 func add(name string) { Names = append(Names, name) }
