@@ -313,7 +313,7 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 		case <-overdue:
 			overdue = nil
 			if !pending.Returned() { // else a large result is on its way
-				return nil, !l.Drop(sb), MayHaveRun, f.overdueError()
+				return nil, !l.Drop(sb), MayHaveRun, &StuckError{After: f.config.timeout, Err: ErrTimeout}
 			}
 		case <-r.ctx.Done():
 			if pending.Withdraw() {
@@ -363,10 +363,6 @@ func (f *function) lost(r *request, sb *sandbox, pending *launch.Pending) ([]byt
 	return nil, MayHaveRun, lostError(lost, f.config.retries > 0)
 }
 
-func (f *function) overdueError() error {
-	return fmt.Errorf("%w after %v (sbx.Timeout), and did not return when its context ended: its sandbox was stopped", ErrTimeout, f.config.timeout)
-}
-
 // outcome reads a result.
 func (f *function) outcome(r *request, result *wirepb.Result) ([]byte, Delivery, error) {
 	switch outcome := result.GetOutcome().(type) {
@@ -375,7 +371,7 @@ func (f *function) outcome(r *request, result *wirepb.Result) ([]byte, Delivery,
 	case *wirepb.Result_FunctionError:
 		return nil, Failed, functionError(outcome.FunctionError)
 	case *wirepb.Result_Panic:
-		return nil, Failed, &PanicError{Value: outcome.Panic.GetValue(), Stack: outcome.Panic.GetStack(), Goexit: outcome.Panic.GetGoexit()}
+		return nil, Failed, panicError(outcome.Panic)
 	case *wirepb.Result_TimedOut:
 		return f.timedOut(outcome.TimedOut)
 	case *wirepb.Result_ResultError:
@@ -388,11 +384,12 @@ func (f *function) outcome(r *request, result *wirepb.Result) ([]byte, Delivery,
 
 // timedOut is the result of a function that had not returned when its time was up.
 func (f *function) timedOut(outcome *wirepb.TimedOut) ([]byte, Delivery, error) {
-	switch {
-	case outcome.GetRunning() && outcome.GetDeadline():
-		return nil, MayHaveRun, fmt.Errorf("%w, and the function did not return when its context ended: its sandbox was stopped", context.DeadlineExceeded)
-	case outcome.GetRunning():
-		return nil, MayHaveRun, f.overdueError()
+	if outcome.GetRunning() {
+		stuck := &StuckError{After: f.config.timeout, Err: ErrTimeout, Stack: outcome.GetStack()}
+		if outcome.GetDeadline() {
+			stuck.After, stuck.Err = 0, context.DeadlineExceeded
+		}
+		return nil, MayHaveRun, stuck
 	}
 	err := context.DeadlineExceeded
 	if !outcome.GetDeadline() {
@@ -428,6 +425,16 @@ func functionError(data []byte) error {
 		return fmt.Errorf("the worker sent an error that can't be read: %w", err)
 	}
 	return &FunctionError{Type: wire.Clip(remote.Type, 1<<10), Err: remote}
+}
+
+func panicError(remote *wirepb.Panic) error {
+	e := &PanicError{Value: remote.GetValue(), Stack: remote.GetStack(), Goexit: remote.GetGoexit()}
+	if len(remote.GetError()) > 0 {
+		if value, err := registry.DecodeError(remote.GetError()); err == nil {
+			e.Err = value
+		}
+	}
+	return e
 }
 
 // decode reads the encoded result into out, a pointer.

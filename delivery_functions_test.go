@@ -3,6 +3,7 @@ package sbx_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -139,4 +140,12 @@ func init() {
 		}
 		return next(ctx)
 	})
+}
+
+// PanicWith panics with an error.
+func PanicWith(_ context.Context, what string) (int, error) {
+	if what == "quits" {
+		panic(quitError{})
+	}
+	panic(fmt.Errorf("wrapped: %w", ErrOdd))
 }

@@ -468,3 +468,29 @@ func TestLocalSandboxesDieWithASilentProgram(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 1, session.SandboxCount())
 }
+
+func TestAFunctionThatIsStuckSaysWhere(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on, sbx.MaxSandboxes(1))
+		_, err := session.Function2(End, sbx.Timeout(10*time.Millisecond)).Call(t.Context(), "/tmp/"+rand(t), "ignore")
+		var stuck *sbx.StuckError
+		require.ErrorAs(t, err, &stuck)
+		require.ErrorIs(t, err, sbx.ErrTimeout)
+		assert.Contains(t, stuck.Stack, "sbx_test.End(")
+		assert.Contains(t, stuck.Stack, "delivery_functions_test.go:")
+		assert.Equal(t, sbx.MayHaveRun, delivery(t, err))
+		require.Eventually(t, func() bool { return session.Stats().Killed == 1 }, 10*time.Second, time.Millisecond)
+	})
+}
+
+func TestAPanicWithAnErrorWrapsIt(t *testing.T) {
+	session := sbxtest.Open(t)
+	_, err := session.Function(PanicWith).Call(t.Context(), "odd")
+	require.ErrorIs(t, err, ErrOdd)
+	var crash *sbx.PanicError
+	require.ErrorAs(t, err, &crash)
+	assert.Equal(t, "wrapped: odd", crash.Value)
+	_, err = session.Function(PanicWith).Call(t.Context(), "quits")
+	require.ErrorAs(t, err, &crash)
+	assert.True(t, crash.Goexit, "an error whose text ends the goroutine")
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/sandboxfn/sbx/internal/callinfo"
 	"github.com/sandboxfn/sbx/internal/wire/launch"
@@ -101,6 +102,8 @@ func (e *FunctionError) Unwrap() error { return e.Err }
 type PanicError struct {
 	// Value is the panic's value, printed; empty if Goexit is true.
 	Value string
+	// Err is the panic's value if that was an error, as [FunctionError] has it; else nil. It is not known of a panic elsewhere.
+	Err error
 	// Stack is the stack of the goroutine that panicked, as runtime/debug prints it.
 	Stack string
 	// Goexit says that the function did not panic but ended its goroutine by runtime.Goexit.
@@ -118,6 +121,32 @@ func (e *PanicError) Error() string {
 	}
 	return what + "\n\n" + strings.TrimRight(e.Stack, "\n")
 }
+
+func (e *PanicError) Unwrap() error { return e.Err }
+
+// StuckError says that a function had not returned a second after its context had ended, and was stopped with its sandbox.
+type StuckError struct {
+	// After is the function's [Timeout]; 0 if it was the caller's deadline that passed.
+	After time.Duration
+	// Stack is where the function was; empty if its sandbox could not tell.
+	Stack string
+	// Err is [ErrTimeout] or context.DeadlineExceeded.
+	Err error
+}
+
+func (e *StuckError) Error() string {
+	text := e.Err.Error()
+	if e.After > 0 {
+		text += fmt.Sprintf(" after %v (sbx.Timeout)", e.After)
+	}
+	text += ", and the function did not return when its context ended: its sandbox was stopped; let it look at its context, in loops above all"
+	if e.Stack != "" {
+		text += "; it was here:\n\n" + e.Stack
+	}
+	return text
+}
+
+func (e *StuckError) Unwrap() error { return e.Err }
 
 // ArgumentError says that an argument can't be sent. No sandbox was touched; or, where the sandbox's side could not
 // decode it, the function did not begin.

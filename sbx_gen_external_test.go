@@ -40,6 +40,7 @@ func init() {
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Meta", Meta)
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Misbehave", Misbehave)
 	registry.Function0[string]("github.com/sandboxfn/sbx_test.OpenInside", OpenInside)
+	registry.Function[string, int]("github.com/sandboxfn/sbx_test.PanicWith", PanicWith)
 	registry.Function[Picky, Picky]("github.com/sandboxfn/sbx_test.Pick", Pick)
 	registry.Action[string]("github.com/sandboxfn/sbx_test.Print", Print)
 	registry.Function0[int]("github.com/sandboxfn/sbx_test.Process", Process)

@@ -1,9 +1,11 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -136,12 +138,13 @@ type dispatch struct {
 // call is a call that waits or runs.
 type call struct {
 	*dispatch
-	message *wirepb.Call
-	ctx     context.Context
-	cancel  context.CancelFunc
-	begun   bool           // the function was called
-	result  *wirepb.Result // nil if run did not return
-	value   []byte         // the body of the result, if that has one
+	message   *wirepb.Call
+	ctx       context.Context
+	cancel    context.CancelFunc
+	begun     bool           // the function was called
+	goroutine string         // that it runs on, as the runtime names it; empty if its time is not limited
+	result    *wirepb.Result // nil if run did not return
+	value     []byte         // the body of the result, if that has one
 
 	answered bool // guarded by mu
 }
@@ -201,9 +204,15 @@ func (d *dispatch) cancel(id uint64) {
 // finish sends the result. It is deferred by the call's goroutine, so that it runs too when user code panics or ends the
 // goroutine by runtime.Goexit.
 func (c *call) finish() {
-	if p := recover(); c.result == nil {
+	p := recover()
+	defer c.end() // even if what prints a panic's value ends the goroutine
+	if c.result == nil {
+		c.result = &wirepb.Result{Outcome: &wirepb.Result_Panic{Panic: &wirepb.Panic{Goexit: true}}}
 		c.result = c.crash(p)
 	}
+}
+
+func (c *call) end() {
 	c.cancel()
 	c.mu.Lock()
 	sent := c.answer(c.result, c.value)
@@ -238,7 +247,9 @@ func (c *call) overdue() {
 		return
 	}
 	c.doomed = true
-	c.answer(&wirepb.Result{Outcome: &wirepb.Result_TimedOut{TimedOut: &wirepb.TimedOut{Running: true, Deadline: !c.timedOut()}}}, nil)
+	c.answer(&wirepb.Result{Outcome: &wirepb.Result_TimedOut{TimedOut: &wirepb.TimedOut{
+		Running: true, Deadline: !c.timedOut(), Stack: stackOf(c.goroutine),
+	}}}, nil)
 	time.AfterFunc(doomTime, func() { c.server.exit(wire.FunctionHeld) })
 }
 
@@ -253,6 +264,9 @@ func (c *call) crash(p any) *wirepb.Result {
 	crash := &wirepb.Panic{Stack: wire.Clip(string(debug.Stack()), maxStack), Goexit: p == nil}
 	if p != nil {
 		crash.Value = wire.Clip(panicText(p), maxStack)
+	}
+	if err, ok := p.(error); ok {
+		crash.Error = registry.AppendError(nil, err)
 	}
 	return &wirepb.Result{Outcome: &wirepb.Result_Panic{Panic: crash}}
 }
@@ -285,6 +299,7 @@ func (c *call) run() *wirepb.Result {
 	if deadline, ok := c.ctx.Deadline(); ok {
 		info.Deadline = deadline
 		if late := time.Until(deadline) + wire.Grace; late > 0 { // no overflow
+			c.goroutine = goroutine()
 			timer := time.AfterFunc(late, c.overdue)
 			defer timer.Stop()
 		}
@@ -340,4 +355,25 @@ func panicText(p any) (text string) {
 		return p.String()
 	}
 	return fmt.Sprint(p)
+}
+
+// goroutine is the name of the goroutine that calls it, as in "goroutine 7 ".
+func goroutine() string {
+	var head [64]byte
+	name, _, _ := bytes.Cut(head[:runtime.Stack(head[:], false)], []byte("["))
+	return string(name)
+}
+
+// maxStacks bounds the text in which a goroutine's stack is looked for.
+const maxStacks = 1 << 20
+
+// stackOf returns the stack of a goroutine, empty if it is not found.
+func stackOf(goroutine string) string {
+	stacks := make([]byte, maxStacks)
+	for stack := range bytes.SplitSeq(stacks[:runtime.Stack(stacks, true)], []byte("\n\n")) {
+		if bytes.HasPrefix(stack, []byte(goroutine)) {
+			return wire.Clip(string(stack), maxStack)
+		}
+	}
+	return ""
 }

@@ -924,7 +924,9 @@ type TimedOut struct {
 	// deadline says that it was deadline_nanos that passed, not timeout_nanos.
 	Deadline bool `protobuf:"varint,2,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	// running says that the function has not returned, although its context ended a while ago.
-	Running       bool `protobuf:"varint,3,opt,name=running,proto3" json:"running,omitempty"`
+	Running bool `protobuf:"varint,3,opt,name=running,proto3" json:"running,omitempty"`
+	// stack is where the function was then.
+	Stack         string `protobuf:"bytes,4,opt,name=stack,proto3" json:"stack,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -980,12 +982,21 @@ func (x *TimedOut) GetRunning() bool {
 	return false
 }
 
+func (x *TimedOut) GetStack() string {
+	if x != nil {
+		return x.Stack
+	}
+	return ""
+}
+
 type Panic struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Value string                 `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
 	Stack string                 `protobuf:"bytes,2,opt,name=stack,proto3" json:"stack,omitempty"`
 	// goexit says that the function's goroutine ended by runtime.Goexit; value is empty then.
-	Goexit        bool `protobuf:"varint,3,opt,name=goexit,proto3" json:"goexit,omitempty"`
+	Goexit bool `protobuf:"varint,3,opt,name=goexit,proto3" json:"goexit,omitempty"`
+	// error is the panic's value if that was an error, as package registry encodes it.
+	Error         []byte `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1039,6 +1050,13 @@ func (x *Panic) GetGoexit() bool {
 		return x.Goexit
 	}
 	return false
+}
+
+func (x *Panic) GetError() []byte {
+	if x != nil {
+		return x.Error
+	}
+	return nil
 }
 
 type Refusal struct {
@@ -1337,15 +1355,17 @@ const file_wire_proto_rawDesc = "" +
 	"\ttimed_out\x18\x06 \x01(\v2\x15.sbx.wire.v1.TimedOutH\x00R\btimedOut\x120\n" +
 	"\arefused\x18\a \x01(\v2\x14.sbx.wire.v1.RefusalH\x00R\arefused\x12#\n" +
 	"\fresult_error\x18\b \x01(\tH\x00R\vresultErrorB\t\n" +
-	"\aoutcome\"V\n" +
+	"\aoutcome\"l\n" +
 	"\bTimedOut\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\fR\x05error\x12\x1a\n" +
 	"\bdeadline\x18\x02 \x01(\bR\bdeadline\x12\x18\n" +
-	"\arunning\x18\x03 \x01(\bR\arunning\"K\n" +
+	"\arunning\x18\x03 \x01(\bR\arunning\x12\x14\n" +
+	"\x05stack\x18\x04 \x01(\tR\x05stack\"a\n" +
 	"\x05Panic\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\tR\x05value\x12\x14\n" +
 	"\x05stack\x18\x02 \x01(\tR\x05stack\x12\x16\n" +
-	"\x06goexit\x18\x03 \x01(\bR\x06goexit\"\xc0\x01\n" +
+	"\x06goexit\x18\x03 \x01(\bR\x06goexit\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\fR\x05error\"\xc0\x01\n" +
 	"\aRefusal\x123\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x1b.sbx.wire.v1.Refusal.ReasonR\x06reason\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"l\n" +
