@@ -28,7 +28,7 @@ type Stream interface {
 }
 
 // Conn sends and receives messages over a stream: it gathers messages into frames and cuts big values into chunks.
-// Send, Abort and Close may be called at the same time; Recv is for one goroutine.
+// Send, Offer, Abort and Close may be called at the same time; Recv is for one goroutine.
 type Conn struct {
 	stream Stream
 
@@ -36,6 +36,8 @@ type Conn struct {
 	wake    sync.Cond // work for the sender, or the end
 	queue   []*Ticket // small messages, and heads of big ones
 	big     []*outgoing
+	offered int    // bytes of messages in queue that came by Offer
+	full    bool   // Offer refuses until there is room again
 	next    int    // index into big: whose turn it is
 	streams uint64 // names given to big values
 	err     error
@@ -52,6 +54,7 @@ type Conn struct {
 type Ticket struct {
 	message *wirepb.Message
 	big     *outgoing
+	offered int  // its size, if it came by Offer
 	handed  bool // to the transport, but for the chunks; guarded by Conn.mu
 }
 
@@ -95,6 +98,25 @@ func (c *Conn) Send(message *wirepb.Message, body *wirepb.Body, value []byte) *T
 	c.queue = append(c.queue, ticket)
 	c.wake.Signal()
 	return ticket
+}
+
+// Offer queues a message that may be dropped, in its turn among those of Send, and reports whether it did. It refuses while
+// there is no room: from when maxOffered bytes of such messages wait until half of them are sent, so that gaps are few.
+func (c *Conn) Offer(message *wirepb.Message) bool {
+	size := proto.Size(message)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return false
+	}
+	c.full = c.full || c.offered+size > maxOffered
+	if c.full {
+		return false
+	}
+	c.offered += size
+	c.queue = append(c.queue, &Ticket{message: message, offered: size})
+	c.wake.Signal()
+	return true
 }
 
 // Handed reports whether the ticket's message and its value were wholly given to the transport. If they were not, the
@@ -178,6 +200,7 @@ func (c *Conn) gather() *wirepb.Frame {
 		c.queue[0] = nil
 		c.queue = c.queue[1:]
 		ticket.handed = true
+		c.offered -= ticket.offered
 		if ticket.big != nil {
 			c.big = append(c.big, ticket.big)
 		}
@@ -187,6 +210,7 @@ func (c *Conn) gather() *wirepb.Frame {
 	if len(c.queue) == 0 {
 		c.queue = nil
 	}
+	c.full = c.full && c.offered > maxOffered/2
 	if len(c.big) > 0 && size < frameTarget {
 		c.next %= len(c.big)
 		big := c.big[c.next]
