@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -71,6 +72,7 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 	conn.Send(&wirepb.Message{Kind: &wirepb.Message_Welcome{Welcome: s.welcome()}}, nil, nil)
 
 	d := &dispatch{ctx: ctx, conn: conn, hello: hello, server: s, running: map[uint64]context.CancelFunc{}}
+	d.records = &records{conn: conn, level: slog.Level(hello.GetLogLevel())}
 	for {
 		message, err := conn.Recv()
 		if err != nil {
@@ -106,6 +108,8 @@ type dispatch struct {
 	conn   *wire.Conn
 	hello  *wirepb.Hello
 	server *server
+
+	records *records
 
 	mu      sync.Mutex
 	running map[uint64]context.CancelFunc
@@ -153,6 +157,7 @@ func (c *call) finish() {
 	c.mu.Lock()
 	delete(c.running, c.message.GetId())
 	c.mu.Unlock()
+	c.records.report(c.message.GetId())
 	c.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Result{Result: c.result}}, c.result.GetValue(), c.value)
 }
 
@@ -190,7 +195,7 @@ func (c *call) run(ctx context.Context) *wirepb.Result {
 		info.Deadline, _ = ctx.Deadline()
 	}
 	c.begun = true
-	err = invocation.Run(callinfo.With(ctx, info))
+	err = invocation.Run(callinfo.WithLogger(callinfo.With(ctx, info), c.records.logger(c.message.GetId())))
 	switch {
 	case err != nil && errors.Is(context.Cause(ctx), callinfo.ErrTimeout):
 		timedOut := &wirepb.TimedOut{}

@@ -5,6 +5,7 @@ package callinfo
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 )
 
@@ -31,4 +32,17 @@ func With(ctx context.Context, info Info) context.Context {
 func From(ctx context.Context) (Info, bool) {
 	info, ok := ctx.Value(key{}).(Info)
 	return info, ok
+}
+
+type loggerKey struct{}
+
+// WithLogger returns a context that carries the call's logger.
+func WithLogger(ctx context.Context, logger *slog.Logger) context.Context {
+	return context.WithValue(ctx, loggerKey{}, logger)
+}
+
+// Logger returns what WithLogger put into ctx; nil if there is none.
+func Logger(ctx context.Context) *slog.Logger {
+	logger, _ := ctx.Value(loggerKey{}).(*slog.Logger)
+	return logger
 }
