@@ -3,7 +3,6 @@ package sbx
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
 
 	"github.com/sandboxfn/sbx/driver"
@@ -22,13 +21,13 @@ type sandbox struct {
 }
 
 // startSandbox makes a sandbox and starts its worker. When it fails, nothing is left.
-func startSandbox(ctx context.Context, backend driver.Session, session string, spec driver.Spec, logger *slog.Logger) (*sandbox, error) {
+func startSandbox(ctx context.Context, backend driver.Session, session string, spec driver.Spec, logs *launch.Logs, output *launch.Writers) (*sandbox, error) {
 	inner, err := backend.Create(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
 	running, err := launch.Start(ctx, inner, launch.Config{
-		Session: session, Sandbox: spec.ID, Divert: worker.Diverts(), Output: logLine(logger, spec.ID),
+		Session: session, Sandbox: spec.ID, Divert: worker.Diverts(), Logs: logs, Output: output,
 	})
 	if err != nil {
 		stopCtx, cancel := context.WithTimeout(context.Background(), stopTime)

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"runtime"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/driver/local"
 	"github.com/sandboxfn/sbx/internal/pool"
+	"github.com/sandboxfn/sbx/internal/wire/launch"
 	"github.com/sandboxfn/sbx/worker"
 )
 
@@ -27,12 +27,14 @@ const (
 
 // Session keeps sandboxes, and wraps the functions that run in them. Its methods may be called at the same time.
 //
-// Goroutines: those of its pool, and one for each call whose context ended before the call did. Close waits for all.
+// Goroutines: those of its pool, one for each call whose context ended before the call did, and one that calls the logger's
+// handler. Close waits for all, but not for a handler that blocks.
 type Session struct {
 	id      string
 	config  openConfig
 	backend driver.Session
 	pool    *pool.Pool[string, *sandbox]
+	logs    *launch.Logs
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelCauseFunc
@@ -75,6 +77,7 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 		return nil, fmt.Errorf("sbx: open: %w", err)
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.logs = launch.NewLogs(config.logger.Handler(), config.level)
 	s.pool = pool.New(config.maxSandboxes, s.openSandbox, stopSandbox)
 	return s, nil
 }
@@ -110,6 +113,7 @@ func (s *Session) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	err = errors.Join(err, s.backend.Close(ctx))
+	s.logs.Close()
 	if err != nil {
 		return fmt.Errorf("sbx: close session %s: %w", s.id, err)
 	}
@@ -146,18 +150,11 @@ func (s *Session) openSandbox(ctx context.Context, class string) (*sandbox, erro
 	id := fmt.Sprintf("%s-%d", s.id, s.serial)
 	s.mu.Unlock()
 	environ, tags := parseClass(class)
-	return startSandbox(ctx, s.backend, s.id, driver.Spec{ID: id, Tags: tags, Env: environ}, s.config.logger)
+	return startSandbox(ctx, s.backend, s.id, driver.Spec{ID: id, Tags: tags, Env: environ}, s.logs, s.config.writers(id))
 }
 
 func stopSandbox(sb *sandbox) error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	return sb.Stop(ctx)
-}
-
-// logLine makes a record of a line that a function printed.
-func logLine(logger *slog.Logger, sandbox string) func(stream, line string) {
-	return func(stream, line string) {
-		logger.Info(line, slog.String("sandbox", sandbox), slog.String("stream", stream))
-	}
 }

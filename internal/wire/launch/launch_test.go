@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -247,8 +248,8 @@ func TestHostileWorkersAreLost(t *testing.T) {
 	}{
 		{"a result of no call", sends(frame(2, result(2, 1))), "call 2, which is not running"},
 		{"a result of another attempt", sends(frame(2, result(1, 2))), "attempt 1 is running"},
-		{"a result of nothing", sends(frame(2, &wirepb.Message{Kind: &wirepb.Message_Result{Result: &wirepb.Result{Id: 1, Attempt: 1}}})), "results only"},
-		{"a second welcome", sends(frame(2, welcome())), "results only"},
+		{"a result of nothing", sends(frame(2, &wirepb.Message{Kind: &wirepb.Message_Result{Result: &wirepb.Result{Id: 1, Attempt: 1}}})), "results and logs only"},
+		{"a second welcome", sends(frame(2, welcome())), "results and logs only"},
 		{"a frame twice", sends(frame(2), frame(2)), "frame 2 arrived as number 3"},
 		{"a frame too long", sends(&wirepb.Frame{Sequence: 2, Messages: []*wirepb.Message{{Kind: &wirepb.Message_Chunk{
 			Chunk: &wirepb.Chunk{Stream: 1, Data: make([]byte, wire.MaxFrame+1)},
@@ -283,17 +284,17 @@ func TestAResultOnceOnly(t *testing.T) {
 }
 
 func TestLongLinesArriveInPieces(t *testing.T) {
-	var mu sync.Mutex
 	var got []string
+	logs := NewLogs(handlerFunc(func(r slog.Record) {
+		assert.LessOrEqual(t, len(r.Message), maxLine)
+		got = append(got, r.Message)
+	}), nil)
 	f := &fake{line: goodLine, script: welcomed(sends()), stdout: strings.Repeat("x", 3*maxLine) + "\nlast"}
-	w, err := Start(t.Context(), f, Config{Output: func(stream, line string) {
-		mu.Lock()
-		defer mu.Unlock()
-		assert.LessOrEqual(t, len(line), maxLine)
-		got = append(got, line)
-	}})
+	w, err := Start(t.Context(), f, Config{Logs: logs})
 	require.NoError(t, err)
 	w.Close()
+	logs.Close()
+	assert.Len(t, got, 4)
 	assert.Equal(t, strings.Repeat("x", 3*maxLine)+"last", strings.Join(got, ""))
 	for _, line := range w.Lost().LastLines {
 		assert.LessOrEqual(t, len(line), keptLine+50)

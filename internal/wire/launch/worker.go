@@ -25,6 +25,7 @@ type Worker struct {
 	conn      *wire.Conn
 	closeConn context.CancelFunc
 	functions map[string]Function
+	names     []string // of functions, by index
 
 	mu    sync.Mutex
 	calls map[uint64]*Pending // nil when the stream has ended
@@ -83,7 +84,7 @@ func (w *Worker) open(config Config) error {
 		<-w.conn.Stopped()
 		return err
 	}
-	hello := &wirepb.Hello{Sandbox: config.Sandbox, Session: config.Session}
+	hello := &wirepb.Hello{Sandbox: config.Sandbox, Session: config.Session, LogLevel: config.Logs.lowest()}
 	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Hello{Hello: hello}}, nil, nil)
 	message, err := w.conn.Recv()
 	if err != nil {
@@ -100,6 +101,7 @@ func (w *Worker) open(config Config) error {
 	w.notes = welcome.GetLedger()
 	w.functions = make(map[string]Function, len(welcome.GetFunctions()))
 	for i, function := range welcome.GetFunctions() {
+		w.names = append(w.names, function.GetName())
 		w.functions[function.GetName()] = Function{Index: uint32(i), Fingerprint: function.GetFingerprint()}
 	}
 	go w.receive()
@@ -110,6 +112,13 @@ func (w *Worker) open(config Config) error {
 func (w *Worker) Function(name string) (Function, bool) {
 	f, ok := w.functions[name]
 	return f, ok
+}
+
+func (w *Worker) nameOf(function uint32) string {
+	if int(function) < len(w.names) {
+		return w.names[function]
+	}
+	return ""
 }
 
 // Done is closed when the worker is lost; then Lost says why.
@@ -196,9 +205,13 @@ func (w *Worker) readLedger(ended bool) uint64 {
 }
 
 func (w *Worker) deliver(message *wirepb.Message) error {
+	if log := message.GetLog(); log != nil {
+		w.output.log(log)
+		return nil
+	}
 	result := message.GetResult()
 	if result == nil || result.GetOutcome() == nil {
-		return &wire.ProtocolError{Reason: "a worker sends results only"}
+		return &wire.ProtocolError{Reason: "a worker sends results and logs only"}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -210,6 +223,7 @@ func (w *Worker) deliver(message *wirepb.Message) error {
 		return &wire.ProtocolError{Reason: fmt.Sprintf("a result of attempt %d of call %d; attempt %d is running", result.GetAttempt(), result.GetId(), call.attempt)}
 	}
 	delete(w.calls, result.GetId())
+	w.output.returned(result.GetId())
 	call.result = result
 	close(call.done)
 	return nil
@@ -235,6 +249,7 @@ func (w *Worker) Go(call *wirepb.Call, argument []byte) *Pending {
 	call.Id = w.last
 	call.Argument = &wirepb.Body{}
 	p := &Pending{worker: w, id: call.GetId(), attempt: call.GetAttempt(), done: make(chan struct{})}
+	w.output.began(p.id, w.nameOf(call.GetFunction()), call.GetName())
 	p.ticket = w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Call{Call: call}}, call.GetArgument(), argument)
 	if w.calls != nil {
 		w.calls[p.id] = p
@@ -268,6 +283,7 @@ func (p *Pending) Cancel() (withdrawn bool) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		delete(w.calls, p.id)
+		w.output.returned(p.id)
 		return true
 	}
 	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Cancel{Cancel: &wirepb.Cancel{Id: p.id}}}, nil, nil)
