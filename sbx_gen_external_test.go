@@ -6,6 +6,7 @@
 package sbx_test
 
 import (
+	"log/slog"
 	"net"
 	"os/exec"
 
@@ -23,14 +24,22 @@ func init() {
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Explode", Explode)
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Fail", Fail)
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Getenv", Getenv)
+	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Gush", Gush)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Half", Half)
 	registry.Function2[[]string, string, string]("github.com/sandboxfn/sbx_test.Join", Join)
 	registry.Function[[]int, int]("github.com/sandboxfn/sbx_test.Last[int]", Last[int])
 	registry.Function[[]string, string]("github.com/sandboxfn/sbx_test.Last[string]", Last[string])
+	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Leak", Leak)
+	registry.Function[string, bool]("github.com/sandboxfn/sbx_test.LogKinds", LogKinds)
+	registry.Function[[]slog.Level, []slog.Level]("github.com/sandboxfn/sbx_test.LogLevels", LogLevels)
+	registry.Function[string, int]("github.com/sandboxfn/sbx_test.LogLost", LogLost)
+	registry.Function2[int, int, int]("github.com/sandboxfn/sbx_test.LogMany", LogMany)
 	registry.Function2[string, string, int]("github.com/sandboxfn/sbx_test.Mark", Mark)
 	registry.Function0[string]("github.com/sandboxfn/sbx_test.OpenInside", OpenInside)
+	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Outlast", Outlast)
 	registry.Function[Picky, Picky]("github.com/sandboxfn/sbx_test.Pick", Pick)
 	registry.Action[string]("github.com/sandboxfn/sbx_test.Print", Print)
+	registry.Function[string, int]("github.com/sandboxfn/sbx_test.PrintAndWait", PrintAndWait)
 	registry.Function0[int]("github.com/sandboxfn/sbx_test.Process", Process)
 	registry.Function[string, Quitter]("github.com/sandboxfn/sbx_test.Quit", Quit)
 	registry.Function[Quitter, string]("github.com/sandboxfn/sbx_test.Quitting", Quitting)
@@ -47,6 +56,7 @@ func init() {
 	registry.Error("github.com/sandboxfn/sbx/driver.ErrStopped", driver.ErrStopped)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrOdd", ErrOdd)
 	registry.Error("github.com/sandboxfn/sbx_test.errEarly", errEarly)
+	registry.Error("github.com/sandboxfn/sbx_test.errFull", errFull)
 	registry.Error("github.com/sandboxfn/sbx_test.errPrivate", errPrivate)
 	registry.Error("net.ErrClosed", net.ErrClosed)
 	registry.Error("os/exec.ErrDot", exec.ErrDot)

@@ -132,6 +132,9 @@ func (s *Session) String() string {
 	return fmt.Sprintf("session %s (%s, sandboxes: %d)", s.id, state, s.pool.Count())
 }
 
+// GoString is String: the session's options may be secret, and are not for %#v to print.
+func (s *Session) GoString() string { return s.String() }
+
 // background runs task on a goroutine that Close waits for. It returns false, and does not run it, once Close began.
 func (s *Session) background(task func()) bool {
 	s.mu.Lock()
