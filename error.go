@@ -118,8 +118,8 @@ func (e *ResultError) Unwrap() error { return e.Err }
 type SandboxLostError struct {
 	// Exit is how the worker's process ended; nil if that is not known.
 	Exit *driver.Exit
-	// LastLines are the last lines that the program printed there, at most 20, and before them the first lines of a
-	// crash if they are not among these.
+	// LastLines are the last lines that the program printed there or logged through [Log], at most 20 of at most 1 KiB, and
+	// before them the first lines of a crash if they are not among these.
 	LastLines []string
 	// Err is how the loss showed.
 	Err error

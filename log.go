@@ -44,7 +44,7 @@ func Log(ctx context.Context) *slog.Logger {
 //
 // One goroutine of the session calls the handler with all of these, and no record waits for another sandbox's function.
 // A handler that is slow makes functions wait that print, once 256 KiB of a sandbox wait; records of Log are dropped, once
-// 1 MiB of a sandbox waits. Nothing else waits for the handler. [Session.Close] waits until it has all records: five
+// 4 MiB of a sandbox wait. Nothing else waits for the handler. [Session.Close] waits until it has all records: five
 // seconds at most, and no longer than half a second for one record.
 func Logger(logger *slog.Logger) OpenOption {
 	return openOption(func(c *openConfig) {

@@ -124,3 +124,8 @@ func Leak(_ context.Context, how string) (string, error) {
 	}
 	return how, nil
 }
+
+func Greet(ctx context.Context, name string) error {
+	sbx.Log(ctx).Info("greeting", "name", name)
+	return nil
+}

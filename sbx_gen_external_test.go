@@ -24,6 +24,7 @@ func init() {
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Explode", Explode)
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Fail", Fail)
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Getenv", Getenv)
+	registry.Action[string]("github.com/sandboxfn/sbx_test.Greet", Greet)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Gush", Gush)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Half", Half)
 	registry.Function2[[]string, string, string]("github.com/sandboxfn/sbx_test.Join", Join)

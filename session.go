@@ -96,7 +96,7 @@ func newID() string { return "s-" + strings.ToLower(rand.Text()[:12]) }
 func (s *Session) SandboxCount() int { return s.pool.Count() }
 
 // Close ends the session: new calls fail with [ErrClosed], calls that run are cancelled, and every sandbox is stopped, at
-// the same time and within ten seconds each. It returns when that is done. A second caller waits for the first; calling
+// the same time and within ten seconds each. It returns when that is done, and the [Logger] has what was logged. A second caller waits for the first; calling
 // Close again is safe, and tries again what failed.
 func (s *Session) Close() error {
 	s.closing.Lock()

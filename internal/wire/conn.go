@@ -36,7 +36,7 @@ type Conn struct {
 	wake    sync.Cond // work for the sender, or the end
 	queue   []*Ticket // small messages, and heads of big ones
 	big     []*outgoing
-	offered int    // bytes of messages in queue that came by Offer
+	offered int    // size of the messages in queue that came by Offer
 	full    bool   // Offer refuses until there is room again
 	next    int    // index into big: whose turn it is
 	streams uint64 // names given to big values
@@ -103,7 +103,7 @@ func (c *Conn) Send(message *wirepb.Message, body *wirepb.Body, value []byte) *T
 // Offer queues a message that may be dropped, in its turn among those of Send, and reports whether it did. It refuses while
 // there is no room: from when maxOffered bytes of such messages wait until half of them are sent, so that gaps are few.
 func (c *Conn) Offer(message *wirepb.Message) bool {
-	size := proto.Size(message)
+	size := proto.Size(message) + offeredSize
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {

@@ -206,12 +206,12 @@ func decodeTime(in *wirepb.Time) (t time.Time, ok bool) {
 	if in.GetSeconds() < firstTime || in.GetSeconds() > lastTime || in.GetNanos() >= 1e9 || in.GetOffset() <= -day || in.GetOffset() >= day {
 		return time.Time{}, false
 	}
-	t = time.Unix(in.GetSeconds(), int64(in.GetNanos()))
-	if _, local := t.Zone(); local == int(in.GetOffset()) {
+	t = time.Unix(in.GetSeconds(), int64(in.GetNanos())).UTC()
+	if in.GetOffset() == 0 {
 		return t, true
 	}
-	if in.GetOffset() == 0 {
-		return t.UTC(), true
+	if _, local := t.Local().Zone(); local == int(in.GetOffset()) {
+		return t.Local(), true
 	}
 	return t.In(time.FixedZone("", int(in.GetOffset()))), true
 }

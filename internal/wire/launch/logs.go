@@ -15,7 +15,7 @@ const (
 	maxWaitingLines = 256 << 10
 	// maxWaitingRecords is how many bytes of a sandbox's records wait for the handler before more are dropped. So it is with
 	// lines of a sandbox that has ended.
-	maxWaitingRecords = 1 << 20
+	maxWaitingRecords = 4 << 20
 	// entrySize is about what a waiting entry takes beside its texts.
 	entrySize = 500
 	// drainTime is how long Close waits for a handler that goes on; for one record it waits for settleTime.
