@@ -125,6 +125,14 @@ func Leak(_ context.Context, how string) (string, error) {
 	return how, nil
 }
 
+// LogAndMark logs n records of 1 KB, and then touches a file.
+func LogAndMark(ctx context.Context, path string, n int) (int, error) {
+	for range n {
+		sbx.Log(ctx).Info("many", "text", strings.Repeat("x", 1000))
+	}
+	return n, os.WriteFile(path, nil, 0o600)
+}
+
 func Greet(ctx context.Context, name string) error {
 	sbx.Log(ctx).Info("greeting", "name", name)
 	return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -292,6 +293,41 @@ func TestAFloodOfRecords(t *testing.T) {
 			assert.Equal(t, sent, kept+handler.dropped())
 		})
 	}
+}
+
+// gate is a connection whose Read waits while it is shut.
+type gate struct {
+	net.Conn
+	mu *sync.RWMutex
+}
+
+func (g gate) Read(p []byte) (int, error) {
+	n, err := g.Conn.Read(p)
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return n, err
+}
+
+// TestLoggingDoesNotWaitForTheStream logs while the session reads nothing. What the worker drops is known with the result.
+func TestLoggingDoesNotWaitForTheStream(t *testing.T) {
+	var shut sync.RWMutex
+	handler := &recorder{}
+	session := sbxtest.Open(t, sbx.MaxSandboxes(1), sbx.Logger(slog.New(handler)), sbx.Driver(inprocess.New(&inprocess.Options{
+		Conn: func(conn net.Conn) net.Conn { return gate{conn, &shut} },
+	})))
+	_, err := session.Function(Double).Call(t.Context(), 1)
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "logged")
+	shut.Lock()
+	call := session.Function2(LogAndMark).Spawn(t.Context(), path, 5000)
+	require.Eventually(t, exists(path), 10*time.Second, time.Millisecond)
+	require.Empty(t, handler.of("many"))
+	shut.Unlock()
+	sent, err := call.Result(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, session.Close())
+	assert.Positive(t, handler.dropped())
+	assert.Equal(t, sent, len(handler.of("many"))+handler.dropped())
 }
 
 // heap is what lives.

@@ -31,6 +31,7 @@ func init() {
 	registry.Function[[]int, int]("github.com/sandboxfn/sbx_test.Last[int]", Last[int])
 	registry.Function[[]string, string]("github.com/sandboxfn/sbx_test.Last[string]", Last[string])
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Leak", Leak)
+	registry.Function2[string, int, int]("github.com/sandboxfn/sbx_test.LogAndMark", LogAndMark)
 	registry.Function[string, bool]("github.com/sandboxfn/sbx_test.LogKinds", LogKinds)
 	registry.Function[[]slog.Level, []slog.Level]("github.com/sandboxfn/sbx_test.LogLevels", LogLevels)
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.LogLost", LogLost)

@@ -110,6 +110,9 @@ func TestLoggersAreNotMixedUp(t *testing.T) {
 		inner.Info("inner", "e", 6)
 		inner.WithGroup("").Info("base")
 		logger.WithGroup("empty").Info("empty")
+		third := inner.WithGroup("i")
+		j, _ := third.WithGroup("j"), third.WithGroup("k")
+		j.Info("deep", "f", 7)
 		assert.True(t, logger.Enabled(context.Background(), slog.LevelDebug))
 		assert.False(t, logger.Enabled(context.Background(), slog.LevelDebug-1))
 		logger.Log(context.Background(), slog.LevelDebug-1, "too low")
@@ -125,5 +128,6 @@ func TestLoggersAreNotMixedUp(t *testing.T) {
 		"level=INFO msg=inner a=1 g.b=2 g.h.e=6",
 		"level=INFO msg=base a=1 g.b=2",
 		"level=INFO msg=empty",
+		"level=INFO msg=deep a=1 g.b=2 g.h.i.j.f=7",
 	}, got)
 }

@@ -37,7 +37,7 @@ type Conn struct {
 	queue   []*Ticket // small messages, and heads of big ones
 	big     []*outgoing
 	offered int    // size of the messages in queue that came by Offer
-	full    bool   // Offer refuses until there is room again
+	full    bool   // Offer refuses until the next frame
 	next    int    // index into big: whose turn it is
 	streams uint64 // names given to big values
 	err     error
@@ -100,8 +100,8 @@ func (c *Conn) Send(message *wirepb.Message, body *wirepb.Body, value []byte) *T
 	return ticket
 }
 
-// Offer queues a message that may be dropped, in its turn among those of Send, and reports whether it did. It refuses while
-// there is no room: from when maxOffered bytes of such messages wait until half of them are sent, so that gaps are few.
+// Offer queues a message that may be dropped, in its turn among those of Send, and reports whether it did. When
+// maxOffered bytes of such messages wait it refuses all until the next frame is made, so that gaps are few.
 func (c *Conn) Offer(message *wirepb.Message) bool {
 	size := proto.Size(message) + offeredSize
 	c.mu.Lock()
@@ -210,7 +210,7 @@ func (c *Conn) gather() *wirepb.Frame {
 	if len(c.queue) == 0 {
 		c.queue = nil
 	}
-	c.full = c.full && c.offered > maxOffered/2
+	c.full = false
 	if len(c.big) > 0 && size < frameTarget {
 		c.next %= len(c.big)
 		big := c.big[c.next]

@@ -208,7 +208,7 @@ func TestOffersAreBoundedAndKeepTheirTurn(t *testing.T) {
 		}
 		assert.InDelta(t, maxOffered/(1000+offeredSize), queued, 20)
 		conn.Send(ping, nil, nil)
-		assert.False(t, conn.Offer(&wirepb.Message{}), "there is no room until half is sent, not even for little")
+		assert.False(t, conn.Offer(&wirepb.Message{}), "there is no room until the next frame, not even for little")
 		close(stream.release)
 		synctest.Wait()
 		assert.True(t, conn.Offer(record))

@@ -73,6 +73,7 @@ func TestHostileLogsAreTakenAsFarAsTheyGo(t *testing.T) {
 	w, err := Start(t.Context(), &fake{line: goodLine, script: welcomed(frames)}, Config{Sandbox: "s-1", Logs: logs})
 	require.NoError(t, err)
 	assert.Equal(t, "v", string(w.Go(&wirepb.Call{Attempt: 1, Name: "c-7"}, nil).Result().GetValue().GetData()))
+	assert.Zero(t, w.output.sole(), "the call does not run any more")
 	require.Eventually(t, func() bool { // the record after the result is on its way
 		got.mu.Lock()
 		defer got.mu.Unlock()
@@ -86,6 +87,40 @@ func TestHostileLogsAreTakenAsFarAsTheyGo(t *testing.T) {
 	assert.Contains(t, got.text[2], "bytes more")
 	assert.True(t, strings.HasSuffix(got.text[2], "sandbox=s-1 function=f call=c-7 sandbox=another \"\"=!BADVALUE"), got.text[2][len(got.text[2])-200:])
 	assert.Equal(t, "level=INFO msg=late sandbox=s-1 function=f call=c-7", got.text[3])
+}
+
+func TestACallThatIsWithdrawnDoesNotRun(t *testing.T) {
+	w, err := start(t, &fake{line: goodLine, script: welcomed(sends())})
+	require.NoError(t, err)
+	pending := w.Go(&wirepb.Call{Attempt: 1}, make([]byte, 64<<20)) // which nobody reads
+	assert.NotZero(t, w.output.sole())
+	require.True(t, pending.Cancel())
+	assert.Zero(t, w.output.sole())
+}
+
+func TestEveryGapHasItsNote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got kept
+		logs := NewLogs(handlerFunc(got.take), nil)
+		o := outputOf(logs, "a")
+		for n := range uint64(3) {
+			o.log(&wirepb.Log{Dropped: n})
+			synctest.Wait()
+		}
+		logs.Close()
+		require.Len(t, got.text, 2)
+		assert.Contains(t, got.text[0], "dropped=1")
+		assert.Contains(t, got.text[1], "dropped=2")
+	})
+}
+
+func TestLinesThatNobodyWantsAreNotQueued(t *testing.T) {
+	logs := NewLogs(slog.DiscardHandler, nil)
+	o := outputOf(logs, "a")
+	o.line("stdout", "x", true)
+	logs.Close()
+	assert.Zero(t, logs.progress())
+	assert.Equal(t, []string{"x"}, o.last())
 }
 
 func TestTheLevelOfHello(t *testing.T) {
@@ -230,16 +265,16 @@ func TestTheCallOfALine(t *testing.T) {
 	var got kept
 	logs := NewLogs(handlerFunc(got.take), nil)
 	o := outputOf(logs, "a")
-	print := func() { o.line("stderr", "x", true) }
-	print()
+	line := func() { o.line("stderr", "x", true) }
+	line()
 	o.began(1, "f", "c-1")
-	print()
+	line()
 	o.began(2, "g", "c-2")
-	print()
+	line()
 	o.returned(1)
-	print()
+	line()
 	o.returned(2)
-	print()
+	line()
 	for id := uint64(3); id < 3+returnedCallers; id++ {
 		o.began(id, "h", fmt.Sprint("c-", id))
 		o.returned(id)
@@ -248,8 +283,8 @@ func TestTheCallOfALine(t *testing.T) {
 	assert.Equal(t, caller{3, "h", "c-3"}, o.find(3))
 	assert.Zero(t, o.find(0))
 	logs.Close()
-	const line = "level=INFO msg=x sandbox=a stream=stderr"
-	assert.Equal(t, []string{line, line + " function=f call=c-1", line, line + " function=g call=c-2", line}, got.text)
+	const text = "level=INFO msg=x sandbox=a stream=stderr"
+	assert.Equal(t, []string{text, text + " function=f call=c-1", text, text + " function=g call=c-2", text}, got.text)
 }
 
 func TestLinesAreCutOnce(t *testing.T) {
