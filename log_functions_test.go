@@ -64,15 +64,6 @@ func LogLevels(ctx context.Context, levels []slog.Level) (enabled []slog.Level, 
 	return enabled, nil
 }
 
-// LogLost logs, prints and exits. The record has 10 ms to get away.
-func LogLost(ctx context.Context, text string) (int, error) {
-	sbx.Log(ctx).Info(text, "long", strings.Repeat("x", 10_000))
-	<-time.After(10 * time.Millisecond)
-	fmt.Println("printed")
-	os.Exit(3)
-	return 0, nil
-}
-
 // PrintAndWait prints, and returns when its context ends.
 func PrintAndWait(ctx context.Context, text string) (int, error) {
 	fmt.Println(text)

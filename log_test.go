@@ -27,10 +27,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// recorder is a handler that keeps records. If hold is not nil, it keeps the first one only when hold is closed.
+// recorder is a handler that keeps records. If hold is not nil, it waits there first.
 type recorder struct {
 	level slog.Level
-	hold  chan struct{}
+	hold  *hold
 	seen  chan slog.Record // if not nil, gets what fits
 
 	mu      sync.Mutex
@@ -41,7 +41,7 @@ func (r *recorder) Enabled(_ context.Context, level slog.Level) bool { return le
 
 func (r *recorder) Handle(_ context.Context, record slog.Record) error {
 	if r.hold != nil {
-		<-r.hold
+		r.hold.wait()
 	}
 	select {
 	case r.seen <- record:
@@ -56,6 +56,25 @@ func (r *recorder) Handle(_ context.Context, record slog.Record) error {
 func (r *recorder) WithAttrs([]slog.Attr) slog.Handler { return r }
 
 func (r *recorder) WithGroup(string) slog.Handler { return r }
+
+// hold is where somebody waits until it is released.
+type hold struct{ entered, release chan struct{} }
+
+func newHold() *hold { return &hold{make(chan struct{}, 1), make(chan struct{})} }
+
+func (h *hold) wait() {
+	select {
+	case h.entered <- struct{}{}:
+	default:
+	}
+	<-h.release
+}
+
+// Write makes it a writer.
+func (h *hold) Write(p []byte) (int, error) {
+	h.wait()
+	return len(p), nil
+}
 
 // of returns the records with a message.
 func (r *recorder) of(message string) (found []slog.Record) {
@@ -261,14 +280,16 @@ func TestPrintedLinesHaveTheCallWhileItRuns(t *testing.T) {
 
 func TestLostSandboxesTellWhatWasLogged(t *testing.T) {
 	apart(t, func(t *testing.T, on sbx.OpenOption) {
-		session := sbxtest.Open(t, on, sbx.Logger(slog.New(&recorder{})))
-		_, err := session.Function(LogLost).Call(t.Context(), "about to\nexit")
+		session := sbxtest.Open(t, on, sbx.Logger(slog.New(&recorder{})), sbx.MaxSandboxes(1))
+		// The result proves that the record is there.
+		require.NoError(t, session.Action(Greet).Call(t.Context(), "Ada\n"+strings.Repeat("x", 10_000)))
+		_, err := session.Function(Exit).Call(t.Context(), 3)
 		var lost *sbx.SandboxLostError
 		require.ErrorAs(t, err, &lost)
-		require.Len(t, lost.LastLines, 2)
-		assert.True(t, strings.HasPrefix(lost.LastLines[0], `level=INFO msg="about to\nexit" long=xxx`), lost.LastLines[0])
+		require.Len(t, lost.LastLines, 3)
+		assert.True(t, strings.HasPrefix(lost.LastLines[0], `level=INFO msg=greeting name="Ada\nxxx`), lost.LastLines[0])
 		assert.Less(t, len(lost.LastLines[0]), 1100)
-		assert.Equal(t, "printed", lost.LastLines[1])
+		assert.ElementsMatch(t, []string{"going", "gone"}, lost.LastLines[1:])
 	})
 }
 
@@ -277,7 +298,7 @@ func TestLostSandboxesTellWhatWasLogged(t *testing.T) {
 func TestAFloodOfRecords(t *testing.T) {
 	for name, on := range map[string]sbx.OpenOption{"inprocess": sbx.Driver(inprocess.New(nil)), "process": sbx.Driver(quiet{process.New()})} {
 		t.Run(name, func(t *testing.T) {
-			handler := &recorder{hold: make(chan struct{})}
+			handler := &recorder{hold: newHold()}
 			session := sbxtest.Open(t, on, sbx.Logger(slog.New(handler)), sbx.MaxSandboxes(2))
 			before := heap()
 			sent, err := session.Function2(LogMany).Call(t.Context(), 1000, 50)
@@ -286,7 +307,7 @@ func TestAFloodOfRecords(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, 4, n)
 			assert.Less(t, int(heap())-int(before), 16<<20)
-			close(handler.hold)
+			close(handler.hold.release)
 			require.NoError(t, session.Close())
 			kept := len(handler.of("many"))
 			assert.Positive(t, handler.dropped())
@@ -368,22 +389,21 @@ func TestAHundredMegabytesOfOutput(t *testing.T) {
 
 // TestOutputThatNobodyTakes prints without end into a handler, or a writer, that blocks. The function waits, and nothing else does.
 func TestOutputThatNobodyTakes(t *testing.T) {
-	for name, blocks := range map[string]func(hold chan struct{}) sbx.OpenOption{
-		"a handler": func(hold chan struct{}) sbx.OpenOption {
-			return sbx.Logger(slog.New(&recorder{level: slog.LevelInfo, hold: hold}))
-		},
-		"a writer": func(hold chan struct{}) sbx.OpenOption {
-			return sbx.Output(func(string) (stdout, stderr io.Writer) { return holder(hold), nil })
+	for name, blocks := range map[string]func(h *hold) sbx.OpenOption{
+		"a handler": func(h *hold) sbx.OpenOption { return sbx.Logger(slog.New(&recorder{hold: h})) },
+		"a writer": func(h *hold) sbx.OpenOption {
+			return sbx.Output(func(string) (stdout, stderr io.Writer) { return h, nil })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			hold := make(chan struct{})
+			h := newHold()
 			// The driver's warning would wait for the handler.
 			logger := sbx.Logger(slog.New(slog.DiscardHandler))
-			session := sbxtest.Open(t, sbx.Driver(quiet{process.New()}), sbx.MaxSandboxes(2), logger, blocks(hold))
+			session := sbxtest.Open(t, sbx.Driver(quiet{process.New()}), sbx.MaxSandboxes(2), logger, blocks(h))
 			before := heap()
 			ctx, cancel := context.WithCancel(t.Context())
 			gush := session.Function(Gush).Spawn(ctx, 100_000_000)
+			<-h.entered
 			for i := range 100 {
 				n, err := session.Function(Double).Call(t.Context(), i)
 				require.NoError(t, err)
@@ -395,7 +415,7 @@ func TestOutputThatNobodyTakes(t *testing.T) {
 			_, err := gush.Result(t.Context())
 			require.ErrorIs(t, err, context.Canceled)
 			require.NoError(t, session.Close())
-			close(hold)
+			close(h.release)
 		})
 	}
 }
@@ -406,14 +426,6 @@ type quiet struct{ driver.Driver }
 func (q quiet) Open(ctx context.Context, spec driver.SessionSpec) (driver.Session, error) {
 	spec.Logger = slog.New(slog.DiscardHandler)
 	return q.Driver.Open(ctx, spec)
-}
-
-// holder is a writer that blocks until it is closed.
-type holder chan struct{}
-
-func (h holder) Write(p []byte) (int, error) {
-	<-h
-	return len(p), nil
 }
 
 func TestOutputGoesToWriters(t *testing.T) {

@@ -34,7 +34,6 @@ func init() {
 	registry.Function2[string, int, int]("github.com/sandboxfn/sbx_test.LogAndMark", LogAndMark)
 	registry.Function[string, bool]("github.com/sandboxfn/sbx_test.LogKinds", LogKinds)
 	registry.Function[[]slog.Level, []slog.Level]("github.com/sandboxfn/sbx_test.LogLevels", LogLevels)
-	registry.Function[string, int]("github.com/sandboxfn/sbx_test.LogLost", LogLost)
 	registry.Function2[int, int, int]("github.com/sandboxfn/sbx_test.LogMany", LogMany)
 	registry.Function2[string, string, int]("github.com/sandboxfn/sbx_test.Mark", Mark)
 	registry.Function0[string]("github.com/sandboxfn/sbx_test.OpenInside", OpenInside)
