@@ -105,6 +105,12 @@ func (f *function) name() string {
 	return nameOf(f.fn)
 }
 
+// String is the function's name. What the function is wrapped with may be secret, and is not for fmt to print.
+func (f *function) String() string { return f.name() }
+
+// GoString is String, for %#v.
+func (f *function) GoString() string { return f.name() }
+
 // nameOf names a function that is not registered, for messages only.
 func nameOf(fn any) string {
 	if v := reflect.ValueOf(fn); !v.IsNil() {

@@ -22,7 +22,8 @@
 // the types that package registry lists, and of those that registry.Type registered.
 //
 // A function finds in its sandbox the environment that [Env] gives, empty standard input, and a folder of its own; what it
-// prints goes to the session's [Logger]. Package variables and init functions run in the sandbox too, so open sessions in
+// prints goes to the session's [Logger], or to the writers of [Output], and what it logs through [Log] to the Logger with its
+// call. Package variables and init functions run in the sandbox too, so open sessions in
 // main.
 //
 // # Delivery

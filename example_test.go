@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"os"
 	"slices"
 	"time"
 
@@ -157,4 +158,24 @@ func ExampleTimeout() {
 	_, err := session.Function(Wait, sbx.Timeout(20*time.Millisecond)).Call(ctx, false)
 	fmt.Println(errors.Is(err, sbx.ErrTimeout))
 	// Output: true
+}
+
+func ExampleLog() {
+	ctx := context.Background()
+	handler := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: func(_ []string, attr slog.Attr) slog.Attr {
+		if attr.Key == slog.TimeKey || attr.Key == "sandbox" || attr.Key == "call" {
+			return slog.Attr{} // they differ from run to run
+		}
+		return attr
+	}})
+	session, err := sbx.Open(ctx, sbx.Logger(slog.New(handler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Greet calls sbx.Log(ctx).Info("greeting", "name", name).
+	if err := session.Action(Greet).Call(ctx, "Ada"); err != nil {
+		log.Fatal(err)
+	}
+	_ = session.Close() // waits until the handler has all records
+	// Output: level=INFO msg=greeting function=github.com/sandboxfn/sbx_test.Greet name=Ada
 }

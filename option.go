@@ -3,6 +3,7 @@ package sbx
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"reflect"
@@ -47,6 +48,8 @@ type openConfig struct {
 	lease        time.Duration
 	interceptors []Interceptor
 	logger       *slog.Logger
+	level        slog.Leveler // nil: what the logger's handler is enabled for
+	output       func(sandbox string) (stdout, stderr io.Writer)
 	errs         []error
 }
 
@@ -197,25 +200,14 @@ func Lease(d time.Duration) OpenOption {
 	})
 }
 
-// Logger takes what functions print, a record a line with the sandbox's id and the stream, and the session's own
-// messages. Without it that is slog.Default() as it is when the session opens. A handler that blocks makes functions
-// wait that print.
-func Logger(logger *slog.Logger) OpenOption {
-	return openOption(func(c *openConfig) {
-		if logger == nil {
-			c.errs = append(c.errs, &OptionError{Option: "Logger", Reason: "is nil; slog.New(slog.DiscardHandler) logs nothing"})
-		}
-		c.logger = logger
-	})
-}
-
 // Env sets an environment variable of the sandbox. Nothing of this program's environment is passed on by itself, neither
 // PATH nor HOME: name programs by their paths ("/bin/sh"), or set what they need.
 func Env(key, value string) SandboxOption {
 	return sandboxOption(func(s *spec) error {
 		switch {
 		case key == "" || strings.ContainsAny(key, "=\x00"):
-			return &OptionError{Option: "Env", Reason: fmt.Sprintf("key %q is not the name of a variable", key)}
+			name, _, _ := strings.Cut(key, "=") // what follows may be a value, and secret
+			return &OptionError{Option: "Env", Reason: fmt.Sprintf("key %q… is not the name of a variable; give Env(key, value)", name)}
 		case strings.HasPrefix(key, "SBX_"):
 			return &OptionError{Option: "Env", Reason: fmt.Sprintf("key %q: names that begin with SBX_ are kept for sbx itself", key)}
 		case strings.Contains(value, "\x00"):

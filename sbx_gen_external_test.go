@@ -6,6 +6,7 @@
 package sbx_test
 
 import (
+	"log/slog"
 	"net"
 	"net/url"
 	"os/exec"
@@ -30,19 +31,28 @@ func init() {
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Explode", Explode)
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Fail", Fail)
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Getenv", Getenv)
+	registry.Action[string]("github.com/sandboxfn/sbx_test.Greet", Greet)
+	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Gush", Gush)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Half", Half)
 	registry.Function2[[]string, string, string]("github.com/sandboxfn/sbx_test.Join", Join)
 	registry.Function[Outcome, Outcome]("github.com/sandboxfn/sbx_test.Judge", Judge)
 	registry.Function[[]int, int]("github.com/sandboxfn/sbx_test.Last[int]", Last[int])
 	registry.Function[[]string, string]("github.com/sandboxfn/sbx_test.Last[string]", Last[string])
+	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Leak", Leak)
+	registry.Function2[string, int, int]("github.com/sandboxfn/sbx_test.LogAndMark", LogAndMark)
+	registry.Function[string, bool]("github.com/sandboxfn/sbx_test.LogKinds", LogKinds)
+	registry.Function[[]slog.Level, []slog.Level]("github.com/sandboxfn/sbx_test.LogLevels", LogLevels)
+	registry.Function2[int, int, int]("github.com/sandboxfn/sbx_test.LogMany", LogMany)
 	registry.Function2[string, string, int]("github.com/sandboxfn/sbx_test.Mark", Mark)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Meet", Meet)
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Meta", Meta)
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Misbehave", Misbehave)
 	registry.Function0[string]("github.com/sandboxfn/sbx_test.OpenInside", OpenInside)
+	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Outlast", Outlast)
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.PanicWith", PanicWith)
 	registry.Function[Picky, Picky]("github.com/sandboxfn/sbx_test.Pick", Pick)
 	registry.Action[string]("github.com/sandboxfn/sbx_test.Print", Print)
+	registry.Function[string, int]("github.com/sandboxfn/sbx_test.PrintAndWait", PrintAndWait)
 	registry.Function0[int]("github.com/sandboxfn/sbx_test.Process", Process)
 	registry.Function[string, Quitter]("github.com/sandboxfn/sbx_test.Quit", Quit)
 	registry.Function[Quitter, string]("github.com/sandboxfn/sbx_test.Quitting", Quitting)
@@ -58,6 +68,7 @@ func init() {
 	registry.Error("github.com/sandboxfn/sbx_test.ErrOdd", ErrOdd)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrStage", ErrStage)
 	registry.Error("github.com/sandboxfn/sbx_test.errEarly", errEarly)
+	registry.Error("github.com/sandboxfn/sbx_test.errFull", errFull)
 	registry.Error("github.com/sandboxfn/sbx_test.errPrivate", errPrivate)
 	registry.Error("net.ErrClosed", net.ErrClosed)
 	registry.Error("net.ErrWriteToConnected", net.ErrWriteToConnected)

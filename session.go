@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"runtime"
 	"strings"
@@ -24,12 +23,14 @@ const stopTime = 10 * time.Second
 
 // Session keeps sandboxes, and wraps the functions that run in them. Its methods may be called at the same time.
 //
-// Goroutines: those of its pool, and one for each call whose context ended before the call did. Close waits for all.
+// Goroutines: those of its pool, one for each call whose context ended before the call did, and one that calls the logger's
+// handler. Close waits for all, but not for a handler that blocks.
 type Session struct {
 	id      string
 	config  openConfig
 	backend driver.Session
 	pool    *pool.Pool[class, *sandbox]
+	logs    *launch.Logs
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelCauseFunc
@@ -75,6 +76,7 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 		return nil, fmt.Errorf("sbx: open: %w", err)
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.logs = launch.NewLogs(config.logger.Handler(), config.level)
 	s.pool = pool.New(config.maxSandboxes, pool.Backend[class, *sandbox]{
 		Open: s.openSandbox, Stop: stopSandbox, Limits: func(c class) pool.Limits { return c.limits },
 	})
@@ -95,7 +97,7 @@ func newID() string { return "s-" + strings.ToLower(rand.Text()[:12]) }
 func (s *Session) SandboxCount() int { return s.pool.Count() }
 
 // Close ends the session: new calls fail with [ErrClosed], calls that run are cancelled, and every sandbox is stopped, at
-// the same time and within ten seconds each. It returns when that is done. A second caller waits for the first; calling
+// the same time and within ten seconds each. It returns when that is done, and the [Logger] has what was logged. A second caller waits for the first; calling
 // Close again is safe, and tries again what failed.
 func (s *Session) Close() error {
 	s.closing.Lock()
@@ -112,6 +114,7 @@ func (s *Session) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	err = errors.Join(err, s.backend.Close(ctx))
+	s.logs.Close()
 	if err != nil {
 		return fmt.Errorf("sbx: close session %s: %w", s.id, err)
 	}
@@ -209,6 +212,9 @@ func (s *Session) String() string {
 	return fmt.Sprintf("session %s (%s, sandboxes: %d)", s.id, state, s.pool.Count())
 }
 
+// GoString is String: the session's options may be secret, and are not for %#v to print.
+func (s *Session) GoString() string { return s.String() }
+
 // background runs task on a goroutine that Close waits for. It returns false, and does not run it, once Close began.
 func (s *Session) background(task func()) bool {
 	s.mu.Lock()
@@ -228,8 +234,8 @@ func (s *Session) openSandbox(ctx context.Context, class class) (*sandbox, error
 	s.mu.Unlock()
 	environ, tags := class.parse()
 	return startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ}, launch.Config{
-		Session: s.id, Sandbox: id, Divert: worker.Diverts(), Concurrency: class.limits.Concurrency,
-		Lease: s.config.lease, Output: logLine(s.config.logger, id),
+		Session: s.id, Sandbox: id, Divert: worker.Diverts(), Concurrency: class.limits.Concurrency, Lease: s.config.lease,
+		Logs: s.logs, Output: s.config.writers(id),
 	})
 }
 
@@ -237,11 +243,4 @@ func stopSandbox(sb *sandbox) error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	return sb.Stop(ctx)
-}
-
-// logLine makes a record of a line that a function printed.
-func logLine(logger *slog.Logger, sandbox string) func(stream, line string) {
-	return func(stream, line string) {
-		logger.Info(line, slog.String("sandbox", sandbox), slog.String("stream", stream))
-	}
 }

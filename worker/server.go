@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -77,7 +78,10 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 	}
 	conn.Send(&wirepb.Message{Kind: &wirepb.Message_Welcome{Welcome: s.welcome()}}, nil, nil)
 
-	d := &dispatch{ctx: ctx, conn: conn, hello: hello, server: s, calls: map[uint64]*call{}}
+	d := &dispatch{
+		ctx: ctx, conn: conn, hello: hello, server: s, calls: map[uint64]*call{},
+		records: &records{conn: conn, level: slog.Level(hello.GetLogLevel())},
+	}
 	if lease := time.Duration(hello.GetLeaseNanos()); lease > 0 { // nobody waits for the results of a session that is gone
 		s.calls.Go(func() { conn.Watch(ctx, lease, func() {}, func() { s.exit(wire.LeaseEnded) }) })
 	}
@@ -127,6 +131,7 @@ type dispatch struct {
 	conn   *wire.Conn
 	hello  *wirepb.Hello
 	server *server
+	records *records
 
 	mu      sync.Mutex
 	calls   map[uint64]*call // that wait or run
@@ -235,6 +240,7 @@ func (c *call) answer(result *wirepb.Result, value []byte) *wire.Ticket {
 	c.answered = true
 	delete(c.calls, c.message.GetId())
 	result.Id, result.Attempt = c.message.GetId(), c.message.GetAttempt()
+	c.records.report(c.message.GetId())
 	return c.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Result{Result: result}}, result.GetValue(), value)
 }
 
@@ -305,7 +311,7 @@ func (c *call) run() *wirepb.Result {
 		}
 	}
 	c.begun = true
-	err = callinfo.Run(c.ctx, info, invocation.Run)
+	err = callinfo.Run(callinfo.WithLogger(c.ctx, c.records.logger(c.message.GetId())), info, invocation.Run)
 	switch {
 	case err != nil && errors.Is(c.ctx.Err(), context.DeadlineExceeded):
 		timedOut := &wirepb.TimedOut{Deadline: !c.timedOut()}

@@ -9,6 +9,7 @@
 package drivertest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -121,23 +123,14 @@ func (s *suite) create(env ...string) driver.Sandbox {
 	return sandbox
 }
 
-// lines collects what a worker prints.
-type lines struct {
-	sync.Mutex
-	byStream map[string][]string
-}
+// printed collects what a worker prints, until it is closed.
+type printed struct{ stdout, stderr bytes.Buffer }
 
-func (l *lines) add(stream, line string) {
-	l.Lock()
-	defer l.Unlock()
-	l.byStream[stream] = append(l.byStream[stream], line)
-}
-
-func (s *suite) launch(sandbox driver.Sandbox) (*launch.Worker, *lines) {
-	printed := &lines{byStream: map[string][]string{}}
+func (s *suite) launch(sandbox driver.Sandbox) (*launch.Worker, *printed) {
+	printed := &printed{}
 	running, err := launch.Start(s.ctx, sandbox, launch.Config{
-		Session: "drivertest", Sandbox: "drivertest", Divert: worker.Diverts(), Output: printed.add,
-		Concurrency: 4, Lease: patience,
+		Session: "drivertest", Sandbox: "drivertest", Divert: worker.Diverts(), Concurrency: 4, Lease: patience,
+		Output: &launch.Writers{Stdout: &printed.stdout, Stderr: &printed.stderr},
 	})
 	require.NoError(s, err)
 	s.Cleanup(func() {
@@ -369,11 +362,11 @@ func (s *suite) output() {
 	s.await(w.Done(), "end of the worker")
 	require.NoError(s, sandbox.Stop(s.ctx))
 	w.Close() // nothing is printed afterwards
-	for _, stream := range []struct{ name, prefix string }{{"stdout", "out"}, {"stderr", "err"}} {
-		got := printed.byStream[stream.name]
-		require.Len(s, got, n, stream.name)
+	for prefix, stream := range map[string]*bytes.Buffer{"out": &printed.stdout, "err": &printed.stderr} {
+		got := strings.Split(strings.TrimSuffix(stream.String(), "\n"), "\n")
+		require.Len(s, got, n, prefix)
 		for i, line := range got {
-			require.Equal(s, fmt.Sprintf("%s %d", stream.prefix, i), line)
+			require.Equal(s, fmt.Sprintf("%s %d", prefix, i), line)
 		}
 	}
 	assert.Len(s, w.Lost().LastLines, 20)

@@ -5,6 +5,7 @@ package callinfo
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -60,4 +61,17 @@ func Run(ctx context.Context, info Info, fn func(context.Context) error) error {
 		fn = func(ctx context.Context) error { return list[i](ctx, info, inner) }
 	}
 	return fn(With(ctx, info))
+}
+
+type loggerKey struct{}
+
+// WithLogger returns a context that carries the call's logger.
+func WithLogger(ctx context.Context, logger *slog.Logger) context.Context {
+	return context.WithValue(ctx, loggerKey{}, logger)
+}
+
+// Logger returns what WithLogger put into ctx; nil if there is none.
+func Logger(ctx context.Context) *slog.Logger {
+	logger, _ := ctx.Value(loggerKey{}).(*slog.Logger)
+	return logger
 }

@@ -56,6 +56,11 @@ func (l *Ledger) Claim(slot int, id uint64) bool {
 	return l == nil || slot < len(l.slots) && l.slots[slot].CompareAndSwap(entry(id, queued), entry(id, claimed))
 }
 
+// Claimed reports whether the worker has claimed a call.
+func (l *Ledger) Claimed(slot int, id uint64) bool {
+	return slot < len(l.slots) && l.slots[slot].Load() == entry(id, claimed)
+}
+
 // Close unmaps the memory. No other method may be called any more.
 func (l *Ledger) Close() {
 	if l != nil {

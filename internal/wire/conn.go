@@ -31,7 +31,7 @@ type Stream interface {
 }
 
 // Conn sends and receives messages over a stream: it gathers messages into frames and cuts big values into chunks.
-// Send, Abort and Close may be called at the same time; Recv is for one goroutine.
+// Send, Offer, Abort and Close may be called at the same time; Recv is for one goroutine.
 type Conn struct {
 	stream Stream
 
@@ -39,6 +39,8 @@ type Conn struct {
 	wake    sync.Cond // work for the sender, or the end
 	queue   []*Ticket // small messages, and heads of big ones
 	big     []*Ticket // whose chunks are on their way
+	offered int       // size of the messages in queue that came by Offer
+	full    bool      // Offer refuses until the next frame
 	next    int       // index into big: whose turn it is
 	streams uint64    // names given to big values
 	err     error
@@ -58,6 +60,7 @@ type Conn struct {
 type Ticket struct {
 	message *wirepb.Message
 	big     *outgoing
+	offered int    // its size, if it came by Offer
 	handed  bool   // to the transport, but for the chunks; guarded by Conn.mu
 	end     uint64 // the bytes that were sent with it and before, once it was sent whole; guarded by Conn.mu
 }
@@ -102,6 +105,25 @@ func (c *Conn) Send(message *wirepb.Message, body *wirepb.Body, value []byte) *T
 	c.queue = append(c.queue, ticket)
 	c.wake.Broadcast()
 	return ticket
+}
+
+// Offer queues a message that may be dropped, in its turn among those of Send, and reports whether it did. When
+// maxOffered bytes of such messages wait it refuses all until the next frame is made, so that gaps are few.
+func (c *Conn) Offer(message *wirepb.Message) bool {
+	size := proto.Size(message) + offeredSize
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return false
+	}
+	c.full = c.full || c.offered+size > maxOffered
+	if c.full {
+		return false
+	}
+	c.offered += size
+	c.queue = append(c.queue, &Ticket{message: message, offered: size})
+	c.wake.Broadcast()
+	return true
 }
 
 // Handed reports whether the ticket's message and its value were wholly given to the transport. If they were not, the
@@ -221,6 +243,7 @@ func (c *Conn) gather() (frame *wirepb.Frame, whole []*Ticket) {
 		c.queue[0] = nil
 		c.queue = c.queue[1:]
 		ticket.handed = true
+		c.offered -= ticket.offered
 		if ticket.big != nil {
 			c.big = append(c.big, ticket)
 		} else {
@@ -232,6 +255,7 @@ func (c *Conn) gather() (frame *wirepb.Frame, whole []*Ticket) {
 	if len(c.queue) == 0 {
 		c.queue = nil
 	}
+	c.full = false
 	if len(c.big) > 0 && size < frameTarget {
 		c.next %= len(c.big)
 		ticket := c.big[c.next]

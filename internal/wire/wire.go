@@ -28,6 +28,10 @@ const (
 	maxInline = 64 << 10
 	// frameTarget is the length after which a frame takes no further message.
 	frameTarget = 1 << 20
+	// maxOffered is how many bytes of messages may wait that can be dropped. Each counts as offeredSize more than its text, about
+	// what it takes in memory.
+	maxOffered  = 1 << 20
+	offeredSize = 256
 	// maxStreams is how many chunked values may be under way in one direction.
 	maxStreams = 1024
 )

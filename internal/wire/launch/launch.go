@@ -44,9 +44,11 @@ type Config struct {
 	// Lease is how long the worker may show no sign of life before it is given up, and hear nothing before it ends itself; 0 is
 	// for ever.
 	Lease time.Duration
-	// Output takes the lines that user code prints. It is called by two goroutines, and not after Close returned unless it
-	// blocks itself. The line is the callee's to keep.
-	Output func(stream, line string)
+	// Logs takes what user code logs, and the lines that it prints. Nil drops them.
+	Logs *Logs
+	// Output takes what user code prints instead, if it is not nil. Each writer is called by one goroutine, and not after
+	// Close returned unless it blocks itself.
+	Output *Writers
 }
 
 // Start starts the worker of sandbox, agrees with it on a version, and opens its stream. When it fails or ctx ends, the
@@ -134,7 +136,7 @@ func (r *processRunner) Start(context.Context) error {
 	r.mu.Lock()
 	r.process, r.report = process, readReport(process.Handshake())
 	r.mu.Unlock()
-	r.output = readOutput(process, r.config.Output)
+	r.output = readOutput(process, r.config)
 	if r.ctx.Err() != nil {
 		r.abandon()
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -284,17 +285,17 @@ func TestAResultOnceOnly(t *testing.T) {
 }
 
 func TestLongLinesArriveInPieces(t *testing.T) {
-	var mu sync.Mutex
 	var got []string
+	logs := NewLogs(handlerFunc(func(r slog.Record) {
+		assert.LessOrEqual(t, len(r.Message), maxLine)
+		got = append(got, r.Message)
+	}), nil)
 	f := &fake{line: goodLine, script: welcomed(sends()), stdout: strings.Repeat("x", 3*maxLine) + "\nlast"}
-	w, err := Start(t.Context(), f, Config{Output: func(stream, line string) {
-		mu.Lock()
-		defer mu.Unlock()
-		assert.LessOrEqual(t, len(line), maxLine)
-		got = append(got, line)
-	}})
+	w, err := Start(t.Context(), f, Config{Logs: logs})
 	require.NoError(t, err)
 	w.Close()
+	logs.Close()
+	assert.Len(t, got, 4)
 	assert.Equal(t, strings.Repeat("x", 3*maxLine)+"last", strings.Join(got, ""))
 	for _, line := range w.Lost().LastLines {
 		assert.LessOrEqual(t, len(line), keptLine+50)

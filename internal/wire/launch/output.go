@@ -1,9 +1,10 @@
 package launch
 
 import (
-	"bufio"
-	"errors"
+	"bytes"
 	"io"
+	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/wire"
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
 
 const (
@@ -24,9 +26,11 @@ const (
 	settleTime = 500 * time.Millisecond
 )
 
-// output reads what user code prints, line by line, and keeps the last lines. It always drains: user code never blocks
-// on a slow reader of logs for longer than the callback takes.
+// output is what comes of user code beside results: what it prints, which is read here, and what it logs. It keeps the last
+// lines. Who prints waits for a slow reader of logs, through the pipe; nothing else does.
 type output struct {
+	callers
+	source  *source
 	streams []io.Closer
 	ended   chan struct{}
 
@@ -36,11 +40,19 @@ type output struct {
 	before []string // the last lines that are not of what may be a crash; nil if nothing looks like one
 }
 
-func readOutput(process driver.Process, emit func(stream, line string)) *output {
-	o := &output{streams: []io.Closer{process.Stdout(), process.Stderr()}, ended: make(chan struct{})}
+// Writers take what user code prints, as it comes. One that is nil drops it.
+type Writers struct{ Stdout, Stderr io.Writer }
+
+func readOutput(process driver.Process, config Config) *output {
+	o := &output{
+		source:  config.Logs.source(config.Sandbox),
+		streams: []io.Closer{process.Stdout(), process.Stderr()},
+		ended:   make(chan struct{}),
+	}
+	stdout, stderr := newSinks(config.Output)
 	var readers sync.WaitGroup
-	readers.Go(func() { o.read("stdout", process.Stdout(), emit) })
-	readers.Go(func() { o.read("stderr", process.Stderr(), emit) })
+	readers.Go(func() { o.read("stdout", process.Stdout(), stdout) })
+	readers.Go(func() { o.read("stderr", process.Stderr(), stderr) })
 	go func() {
 		readers.Wait()
 		close(o.ended)
@@ -48,29 +60,114 @@ func readOutput(process driver.Process, emit func(stream, line string)) *output 
 	return o
 }
 
-func (o *output) read(stream string, from io.ReadCloser, emit func(stream, line string)) {
+// read reads a stream to its end. If to is nil, lines become records.
+func (o *output) read(stream string, from io.ReadCloser, to *sink) {
 	defer func() { _ = from.Close() }()
-	reader := bufio.NewReaderSize(from, maxLine)
+	var lines splitter
+	line := func(line []byte) { o.line(stream, string(line), to == nil) }
+	buffer := make([]byte, 32<<10)
 	for {
-		slice, err := reader.ReadSlice('\n')
-		if len(slice) > 0 {
-			line := wire.Clip(string(trimNewline(slice)), maxLine)
-			o.keep(stream, line)
-			if emit != nil {
-				emit(stream, line)
-			}
+		n, err := from.Read(buffer)
+		lines.split(buffer[:n], line) // first, so that a writer that blocks does not hide the last lines
+		if writeErr := to.write(buffer[:n]); writeErr != nil {
+			o.source.warn("sbx: a writer of sbx.Output failed; what else is printed is dropped", slog.String("stream", stream), slog.Any("error", writeErr))
 		}
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+		if err != nil {
+			lines.end(line)
 			return
 		}
 	}
 }
 
-func trimNewline(line []byte) []byte {
-	if n := len(line); n > 0 && line[n-1] == '\n' {
-		return line[:n-1]
+func (o *output) line(stream, text string, record bool) {
+	text = wire.Clip(text, maxLine)
+	o.keep(stream, text)
+	if record && o.source.takesLines() {
+		o.source.line(stream, text, o.sole())
 	}
-	return line
+}
+
+// log takes what the worker sent of user code's own records.
+func (o *output) log(message *wirepb.Log) {
+	record, size := wire.DecodeRecord(message.GetRecord())
+	if message.GetRecord() != nil {
+		o.keep("log", wire.RecordText(record))
+	}
+	o.source.log(message, record, size, o.find(message.GetCall()))
+}
+
+// splitter cuts what it gets into lines, and lines that are too long into pieces.
+type splitter struct {
+	partial []byte // of a line that has not ended
+	cut     bool   // the last piece may have been the whole line
+}
+
+func (s *splitter) split(chunk []byte, each func(line []byte)) {
+	for len(chunk) > 0 {
+		if s.cut && chunk[0] == '\n' {
+			chunk, s.cut = chunk[1:], false
+			continue
+		}
+		room := maxLine - len(s.partial)
+		end, next := bytes.IndexByte(chunk[:min(room, len(chunk))], '\n'), 0
+		switch {
+		case end >= 0:
+			next = end + 1
+		case len(chunk) >= room:
+			end, next = room, room
+		default:
+			s.partial = append(s.partial, chunk...)
+			return
+		}
+		s.cut = next == room && end == room
+		line := chunk[:end]
+		if len(s.partial) > 0 {
+			line = append(s.partial, line...)
+		}
+		each(line)
+		s.partial, chunk = s.partial[:0], chunk[next:]
+	}
+}
+
+// end takes the end of the output for the end of a line.
+func (s *splitter) end(each func(line []byte)) {
+	if len(s.partial) > 0 {
+		each(s.partial)
+	}
+}
+
+// sink is one of the writers, until its first error. The nil sink is none.
+type sink struct {
+	writer io.Writer
+	turn   *sync.Mutex // of the writer
+	failed bool
+}
+
+// newSinks returns nil where there are no writers. Where both are one, it is called by one goroutine at a time, as in os/exec.
+func newSinks(writers *Writers) (stdout, stderr *sink) {
+	if writers == nil {
+		return nil, nil
+	}
+	stdout, stderr = &sink{writer: writers.Stdout, turn: &sync.Mutex{}}, &sink{writer: writers.Stderr, turn: &sync.Mutex{}}
+	if v := reflect.ValueOf(writers.Stdout); v.IsValid() && v.Comparable() && writers.Stdout == writers.Stderr {
+		stderr.turn = stdout.turn
+	}
+	return stdout, stderr
+}
+
+// write returns the writer's first error, once.
+func (s *sink) write(data []byte) error {
+	if s == nil || s.writer == nil || s.failed || len(data) == 0 {
+		return nil
+	}
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	n, err := s.writer.Write(data)
+	if err == nil && n < len(data) {
+		err = io.ErrShortWrite
+	}
+	s.failed = err != nil
+	return err
 }
 
 func (o *output) keep(stream, line string) {
@@ -120,15 +217,16 @@ func (o *output) last(crash *Crash) []string {
 	return slices.DeleteFunc(slices.Clone(o.before), func(line string) bool { return theirs[line] })
 }
 
-// settle waits until all output was read, or settleTime has passed.
+// settle waits until all output was read, or settleTime has passed. Call it after the process has ended.
 func (o *output) settle() {
+	o.source.rush()
 	select {
 	case <-o.ended:
 	case <-time.After(settleTime):
 	}
 }
 
-// close ends the readers and waits for them, but not for a callback that blocks.
+// close ends the readers and waits for them, but not for a writer that blocks.
 func (o *output) close() {
 	for _, stream := range o.streams {
 		_ = stream.Close()

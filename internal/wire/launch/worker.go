@@ -26,6 +26,7 @@ type Worker struct {
 	closeConn context.CancelFunc
 	functions map[string]Function
 	watch     sync.WaitGroup
+	names     []string // of functions, by index
 
 	mu        sync.Mutex
 	calls     map[uint64]*Pending // nil when the stream has ended
@@ -94,7 +95,7 @@ func (w *Worker) open(config Config) error {
 		return err
 	}
 	hello := &wirepb.Hello{
-		Sandbox: config.Sandbox, Session: config.Session,
+		Sandbox: config.Sandbox, Session: config.Session, LogLevel: config.Logs.lowest(),
 		LeaseNanos: int64(config.Lease), Concurrency: uint32(config.Concurrency),
 	}
 	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Hello{Hello: hello}}, nil, nil)
@@ -117,9 +118,11 @@ func (w *Worker) open(config Config) error {
 		for slot := range ledger.Slots {
 			w.slots = append(w.slots, slot)
 		}
+		w.output.attribute(w.ledger)
 	}
 	w.functions = make(map[string]Function, len(welcome.GetFunctions()))
 	for i, function := range welcome.GetFunctions() {
+		w.names = append(w.names, function.GetName())
 		w.functions[function.GetName()] = Function{Index: uint32(i), Fingerprint: function.GetFingerprint()}
 	}
 	go w.receive()
@@ -164,6 +167,13 @@ func (w *Worker) Check(ctx context.Context) error {
 func (w *Worker) Function(name string) (Function, bool) {
 	f, ok := w.functions[name]
 	return f, ok
+}
+
+func (w *Worker) nameOf(function uint32) string {
+	if int(function) < len(w.names) {
+		return w.names[function]
+	}
+	return ""
 }
 
 // Done is closed when the worker is lost; then Lost says why.
@@ -217,6 +227,7 @@ func (w *Worker) receive() {
 	for _, call := range w.calls {
 		call.begun = !call.withdrawn && w.conn.Handed(call.ticket) && !w.ledger.Withdraw(call.slot, call.id)
 	}
+	w.output.attribute(nil)
 	w.ledger.Close()
 	w.ledger, w.calls = nil, nil
 	close(w.done)
@@ -244,6 +255,10 @@ func (w *Worker) waitProcess() *driver.Exit {
 
 // deliver takes what the worker sends.
 func (w *Worker) deliver(message *wirepb.Message) error {
+	if log := message.GetLog(); log != nil {
+		w.output.log(log)
+		return nil
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if message.GetPing() != nil {
@@ -280,6 +295,7 @@ func (w *Worker) deliver(message *wirepb.Message) error {
 // forget frees what a call has. Callers hold mu.
 func (w *Worker) forget(call *Pending) {
 	delete(w.calls, call.id)
+	w.output.returned(call.id)
 	if call.slot < ledger.Slots {
 		w.slots = append(w.slots, call.slot)
 	}
@@ -314,6 +330,7 @@ func (w *Worker) Go(call *wirepb.Call, argument []byte) *Pending {
 		w.ledger.Queue(p.slot, p.id)
 	}
 	call.Slot = uint32(p.slot) // without one the worker refuses the call
+	w.output.began(caller{p.id, p.slot, w.nameOf(call.GetFunction()), call.GetName()})
 	p.ticket = w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Call{Call: call}}, call.GetArgument(), argument)
 	if w.calls != nil {
 		w.calls[p.id] = p

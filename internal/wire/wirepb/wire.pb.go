@@ -343,7 +343,9 @@ type Hello struct {
 	// lease_nanos is how long either side may hear nothing from the other before it takes it for lost.
 	LeaseNanos int64 `protobuf:"varint,3,opt,name=lease_nanos,json=leaseNanos,proto3" json:"lease_nanos,omitempty"`
 	// concurrency is how many calls run at a time; those that come on top wait in the worker, in order.
-	Concurrency   uint32 `protobuf:"varint,4,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
+	Concurrency uint32 `protobuf:"varint,4,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
+	// log_level is the lowest level that a Log may have; what is below it is not worth sending.
+	LogLevel      int32 `protobuf:"zigzag32,5,opt,name=log_level,json=logLevel,proto3" json:"log_level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -402,6 +404,13 @@ func (x *Hello) GetLeaseNanos() int64 {
 func (x *Hello) GetConcurrency() uint32 {
 	if x != nil {
 		return x.Concurrency
+	}
+	return 0
+}
+
+func (x *Hello) GetLogLevel() int32 {
+	if x != nil {
+		return x.LogLevel
 	}
 	return 0
 }
@@ -1246,11 +1255,16 @@ func (*Ping) Descriptor() ([]byte, []int) {
 	return file_wire_proto_rawDescGZIP(), []int{14}
 }
 
-// Log is a record that user code logged through its context.
+// Log is a record that user code logged through its context. A worker drops records rather than let them wait without
+// bound, and cuts what is too long or too deep; so does the session with what arrives.
 type Log struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// call is the id of the call that logged it.
-	Call          uint64 `protobuf:"varint,1,opt,name=call,proto3" json:"call,omitempty"`
+	// call is the id of the call that logged it, which may have returned since.
+	Call uint64 `protobuf:"varint,1,opt,name=call,proto3" json:"call,omitempty"`
+	// dropped is how many records were dropped since the last Log.
+	Dropped uint64 `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	// record is missing where the message only says how many were dropped.
+	Record        *Record `protobuf:"bytes,3,opt,name=record,proto3" json:"record,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1292,6 +1306,384 @@ func (x *Log) GetCall() uint64 {
 	return 0
 }
 
+func (x *Log) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *Log) GetRecord() *Record {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+type Record struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// time is missing for the zero time.
+	Time *Time `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// level is a slog.Level.
+	Level         int32   `protobuf:"zigzag32,2,opt,name=level,proto3" json:"level,omitempty"`
+	Message       string  `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Attrs         []*Attr `protobuf:"bytes,4,rep,name=attrs,proto3" json:"attrs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Record) Reset() {
+	*x = Record{}
+	mi := &file_wire_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Record) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Record) ProtoMessage() {}
+
+func (x *Record) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Record.ProtoReflect.Descriptor instead.
+func (*Record) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Record) GetTime() *Time {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Record) GetLevel() int32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *Record) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Record) GetAttrs() []*Attr {
+	if x != nil {
+		return x.Attrs
+	}
+	return nil
+}
+
+// Attr is a key with a value of the kinds that package slog has. Values of other types are texts.
+type Attr struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Types that are valid to be assigned to Value:
+	//
+	//	*Attr_Text
+	//	*Attr_Integer
+	//	*Attr_Natural
+	//	*Attr_Number
+	//	*Attr_Truth
+	//	*Attr_DurationNanos
+	//	*Attr_Time
+	//	*Attr_Group
+	Value         isAttr_Value `protobuf_oneof:"value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attr) Reset() {
+	*x = Attr{}
+	mi := &file_wire_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attr) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attr) ProtoMessage() {}
+
+func (x *Attr) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attr.ProtoReflect.Descriptor instead.
+func (*Attr) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Attr) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Attr) GetValue() isAttr_Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *Attr) GetText() string {
+	if x != nil {
+		if x, ok := x.Value.(*Attr_Text); ok {
+			return x.Text
+		}
+	}
+	return ""
+}
+
+func (x *Attr) GetInteger() int64 {
+	if x != nil {
+		if x, ok := x.Value.(*Attr_Integer); ok {
+			return x.Integer
+		}
+	}
+	return 0
+}
+
+func (x *Attr) GetNatural() uint64 {
+	if x != nil {
+		if x, ok := x.Value.(*Attr_Natural); ok {
+			return x.Natural
+		}
+	}
+	return 0
+}
+
+func (x *Attr) GetNumber() float64 {
+	if x != nil {
+		if x, ok := x.Value.(*Attr_Number); ok {
+			return x.Number
+		}
+	}
+	return 0
+}
+
+func (x *Attr) GetTruth() bool {
+	if x != nil {
+		if x, ok := x.Value.(*Attr_Truth); ok {
+			return x.Truth
+		}
+	}
+	return false
+}
+
+func (x *Attr) GetDurationNanos() int64 {
+	if x != nil {
+		if x, ok := x.Value.(*Attr_DurationNanos); ok {
+			return x.DurationNanos
+		}
+	}
+	return 0
+}
+
+func (x *Attr) GetTime() *Time {
+	if x != nil {
+		if x, ok := x.Value.(*Attr_Time); ok {
+			return x.Time
+		}
+	}
+	return nil
+}
+
+func (x *Attr) GetGroup() *Group {
+	if x != nil {
+		if x, ok := x.Value.(*Attr_Group); ok {
+			return x.Group
+		}
+	}
+	return nil
+}
+
+type isAttr_Value interface {
+	isAttr_Value()
+}
+
+type Attr_Text struct {
+	Text string `protobuf:"bytes,2,opt,name=text,proto3,oneof"`
+}
+
+type Attr_Integer struct {
+	Integer int64 `protobuf:"zigzag64,3,opt,name=integer,proto3,oneof"`
+}
+
+type Attr_Natural struct {
+	Natural uint64 `protobuf:"varint,4,opt,name=natural,proto3,oneof"`
+}
+
+type Attr_Number struct {
+	Number float64 `protobuf:"fixed64,5,opt,name=number,proto3,oneof"`
+}
+
+type Attr_Truth struct {
+	Truth bool `protobuf:"varint,6,opt,name=truth,proto3,oneof"`
+}
+
+type Attr_DurationNanos struct {
+	DurationNanos int64 `protobuf:"zigzag64,7,opt,name=duration_nanos,json=durationNanos,proto3,oneof"`
+}
+
+type Attr_Time struct {
+	Time *Time `protobuf:"bytes,8,opt,name=time,proto3,oneof"`
+}
+
+type Attr_Group struct {
+	Group *Group `protobuf:"bytes,9,opt,name=group,proto3,oneof"`
+}
+
+func (*Attr_Text) isAttr_Value() {}
+
+func (*Attr_Integer) isAttr_Value() {}
+
+func (*Attr_Natural) isAttr_Value() {}
+
+func (*Attr_Number) isAttr_Value() {}
+
+func (*Attr_Truth) isAttr_Value() {}
+
+func (*Attr_DurationNanos) isAttr_Value() {}
+
+func (*Attr_Time) isAttr_Value() {}
+
+func (*Attr_Group) isAttr_Value() {}
+
+type Group struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attrs         []*Attr                `protobuf:"bytes,1,rep,name=attrs,proto3" json:"attrs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Group) Reset() {
+	*x = Group{}
+	mi := &file_wire_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Group) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Group) ProtoMessage() {}
+
+func (x *Group) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Group.ProtoReflect.Descriptor instead.
+func (*Group) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Group) GetAttrs() []*Attr {
+	if x != nil {
+		return x.Attrs
+	}
+	return nil
+}
+
+// Time is an instant of the years 1 to 9999 and the offset in which it is told.
+type Time struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// seconds count from 1970 in UTC.
+	Seconds int64  `protobuf:"zigzag64,1,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	Nanos   uint32 `protobuf:"varint,2,opt,name=nanos,proto3" json:"nanos,omitempty"`
+	// offset is in seconds east of UTC.
+	Offset        int32 `protobuf:"zigzag32,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Time) Reset() {
+	*x = Time{}
+	mi := &file_wire_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Time) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Time) ProtoMessage() {}
+
+func (x *Time) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Time.ProtoReflect.Descriptor instead.
+func (*Time) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Time) GetSeconds() int64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+func (x *Time) GetNanos() uint32 {
+	if x != nil {
+		return x.Nanos
+	}
+	return 0
+}
+
+func (x *Time) GetOffset() int32 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
 var File_wire_proto protoreflect.FileDescriptor
 
 const file_wire_proto_rawDesc = "" +
@@ -1312,13 +1704,14 @@ const file_wire_proto_rawDesc = "" +
 	"\x04ping\x18\b \x01(\v2\x11.sbx.wire.v1.PingH\x00R\x04ping\x12$\n" +
 	"\x03log\x18\t \x01(\v2\x10.sbx.wire.v1.LogH\x00R\x03logB\x06\n" +
 	"\x04kindJ\x04\b\n" +
-	"\x10\x11R\x05grantR\x06creditR\x05drain\"~\n" +
+	"\x10\x11R\x05grantR\x06creditR\x05drain\"\x9b\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\asandbox\x18\x01 \x01(\tR\asandbox\x12\x18\n" +
 	"\asession\x18\x02 \x01(\tR\asession\x12\x1f\n" +
 	"\vlease_nanos\x18\x03 \x01(\x03R\n" +
 	"leaseNanos\x12 \n" +
-	"\vconcurrency\x18\x04 \x01(\rR\vconcurrency\"w\n" +
+	"\vconcurrency\x18\x04 \x01(\rR\vconcurrency\x12\x1b\n" +
+	"\tlog_level\x18\x05 \x01(\x11R\blogLevel\"w\n" +
 	"\aWelcome\x123\n" +
 	"\tfunctions\x18\x01 \x03(\v2\x15.sbx.wire.v1.FunctionR\tfunctions\x12\x1f\n" +
 	"\vsbx_version\x18\x02 \x01(\tR\n" +
@@ -1379,9 +1772,33 @@ const file_wire_proto_rawDesc = "" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x1f\n" +
 	"\x05Abort\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\"\x06\n" +
-	"\x04Ping\"\x19\n" +
+	"\x04Ping\"`\n" +
 	"\x03Log\x12\x12\n" +
-	"\x04call\x18\x01 \x01(\x04R\x04call2=\n" +
+	"\x04call\x18\x01 \x01(\x04R\x04call\x12\x18\n" +
+	"\adropped\x18\x02 \x01(\x04R\adropped\x12+\n" +
+	"\x06record\x18\x03 \x01(\v2\x13.sbx.wire.v1.RecordR\x06record\"\x88\x01\n" +
+	"\x06Record\x12%\n" +
+	"\x04time\x18\x01 \x01(\v2\x11.sbx.wire.v1.TimeR\x04time\x12\x14\n" +
+	"\x05level\x18\x02 \x01(\x11R\x05level\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12'\n" +
+	"\x05attrs\x18\x04 \x03(\v2\x11.sbx.wire.v1.AttrR\x05attrs\"\x9f\x02\n" +
+	"\x04Attr\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x04text\x18\x02 \x01(\tH\x00R\x04text\x12\x1a\n" +
+	"\ainteger\x18\x03 \x01(\x12H\x00R\ainteger\x12\x1a\n" +
+	"\anatural\x18\x04 \x01(\x04H\x00R\anatural\x12\x18\n" +
+	"\x06number\x18\x05 \x01(\x01H\x00R\x06number\x12\x16\n" +
+	"\x05truth\x18\x06 \x01(\bH\x00R\x05truth\x12'\n" +
+	"\x0eduration_nanos\x18\a \x01(\x12H\x00R\rdurationNanos\x12'\n" +
+	"\x04time\x18\b \x01(\v2\x11.sbx.wire.v1.TimeH\x00R\x04time\x12*\n" +
+	"\x05group\x18\t \x01(\v2\x12.sbx.wire.v1.GroupH\x00R\x05groupB\a\n" +
+	"\x05value\"0\n" +
+	"\x05Group\x12'\n" +
+	"\x05attrs\x18\x01 \x03(\v2\x11.sbx.wire.v1.AttrR\x05attrs\"N\n" +
+	"\x04Time\x12\x18\n" +
+	"\aseconds\x18\x01 \x01(\x12R\aseconds\x12\x14\n" +
+	"\x05nanos\x18\x02 \x01(\rR\x05nanos\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x11R\x06offset2=\n" +
 	"\x06Worker\x123\n" +
 	"\x05Serve\x12\x12.sbx.wire.v1.Frame\x1a\x12.sbx.wire.v1.Frame(\x010\x01B/Z-github.com/sandboxfn/sbx/internal/wire/wirepbb\x06proto3"
 
@@ -1398,7 +1815,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_wire_proto_goTypes = []any{
 	(Refusal_Reason)(0), // 0: sbx.wire.v1.Refusal.Reason
 	(*Frame)(nil),       // 1: sbx.wire.v1.Frame
@@ -1417,7 +1834,11 @@ var file_wire_proto_goTypes = []any{
 	(*Abort)(nil),       // 14: sbx.wire.v1.Abort
 	(*Ping)(nil),        // 15: sbx.wire.v1.Ping
 	(*Log)(nil),         // 16: sbx.wire.v1.Log
-	nil,                 // 17: sbx.wire.v1.Call.MetadataEntry
+	(*Record)(nil),      // 17: sbx.wire.v1.Record
+	(*Attr)(nil),        // 18: sbx.wire.v1.Attr
+	(*Group)(nil),       // 19: sbx.wire.v1.Group
+	(*Time)(nil),        // 20: sbx.wire.v1.Time
+	nil,                 // 21: sbx.wire.v1.Call.MetadataEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	2,  // 0: sbx.wire.v1.Frame.messages:type_name -> sbx.wire.v1.Message
@@ -1432,19 +1853,25 @@ var file_wire_proto_depIdxs = []int32{
 	16, // 9: sbx.wire.v1.Message.log:type_name -> sbx.wire.v1.Log
 	5,  // 10: sbx.wire.v1.Welcome.functions:type_name -> sbx.wire.v1.Function
 	6,  // 11: sbx.wire.v1.Call.argument:type_name -> sbx.wire.v1.Body
-	17, // 12: sbx.wire.v1.Call.metadata:type_name -> sbx.wire.v1.Call.MetadataEntry
+	21, // 12: sbx.wire.v1.Call.metadata:type_name -> sbx.wire.v1.Call.MetadataEntry
 	6,  // 13: sbx.wire.v1.Result.value:type_name -> sbx.wire.v1.Body
 	11, // 14: sbx.wire.v1.Result.panic:type_name -> sbx.wire.v1.Panic
 	10, // 15: sbx.wire.v1.Result.timed_out:type_name -> sbx.wire.v1.TimedOut
 	12, // 16: sbx.wire.v1.Result.refused:type_name -> sbx.wire.v1.Refusal
 	0,  // 17: sbx.wire.v1.Refusal.reason:type_name -> sbx.wire.v1.Refusal.Reason
-	1,  // 18: sbx.wire.v1.Worker.Serve:input_type -> sbx.wire.v1.Frame
-	1,  // 19: sbx.wire.v1.Worker.Serve:output_type -> sbx.wire.v1.Frame
-	19, // [19:20] is the sub-list for method output_type
-	18, // [18:19] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	17, // 18: sbx.wire.v1.Log.record:type_name -> sbx.wire.v1.Record
+	20, // 19: sbx.wire.v1.Record.time:type_name -> sbx.wire.v1.Time
+	18, // 20: sbx.wire.v1.Record.attrs:type_name -> sbx.wire.v1.Attr
+	20, // 21: sbx.wire.v1.Attr.time:type_name -> sbx.wire.v1.Time
+	19, // 22: sbx.wire.v1.Attr.group:type_name -> sbx.wire.v1.Group
+	18, // 23: sbx.wire.v1.Group.attrs:type_name -> sbx.wire.v1.Attr
+	1,  // 24: sbx.wire.v1.Worker.Serve:input_type -> sbx.wire.v1.Frame
+	1,  // 25: sbx.wire.v1.Worker.Serve:output_type -> sbx.wire.v1.Frame
+	25, // [25:26] is the sub-list for method output_type
+	24, // [24:25] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -1471,13 +1898,23 @@ func file_wire_proto_init() {
 		(*Result_Refused)(nil),
 		(*Result_ResultError)(nil),
 	}
+	file_wire_proto_msgTypes[17].OneofWrappers = []any{
+		(*Attr_Text)(nil),
+		(*Attr_Integer)(nil),
+		(*Attr_Natural)(nil),
+		(*Attr_Number)(nil),
+		(*Attr_Truth)(nil),
+		(*Attr_DurationNanos)(nil),
+		(*Attr_Time)(nil),
+		(*Attr_Group)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
