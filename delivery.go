@@ -4,12 +4,12 @@ package sbx
 type Delivery int
 
 const (
-	// NotBegun: no code of the function ran, and none will. The call can be made again without harm.
+	// NotBegun says that no code of the function ran, and none will. The call can be made again without harm.
 	NotBegun Delivery = iota
-	// MayHaveRun: the function was running, or may have been, when its sandbox was lost or the call was given up. It may have
-	// done all of its work, some, or none.
+	// MayHaveRun says that the function was running, or may have been, when its sandbox was lost or the call was given up. It
+	// may have done all of its work, some, or none.
 	MayHaveRun
-	// Failed: the function ran to its end. It returned an error, panicked, or returned what can't be sent.
+	// Failed says that the function ran to its end: it returned an error, panicked, or returned what can't be sent.
 	Failed
 )
 

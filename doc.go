@@ -29,18 +29,25 @@
 // # Delivery
 //
 // A call is run at most once. It is sent again only if the function certainly did not begin, or if it was wrapped with
-// [Retries], and then it is run at least once. Calls of one sandbox run one at a time. Sandboxes are used again by
-// later calls of the same session whose options describe the same sandbox, so a function can see what an earlier call
-// of the same program left there.
+// [Retries], and then it is run at least once. [CallError] says how far a call came that failed: its [Delivery].
+//
+// Calls of one sandbox run one at a time, unless [Concurrency] says otherwise; when all are busy, some calls already wait in
+// a sandbox, and go to another one that is free earlier. Sandboxes are used again by later calls of the same session whose
+// options describe the same sandbox, so a function can see what an earlier call of the same program left there; [MaxUses]
+// bounds that.
+//
+// Session and worker show each other signs of life: what is silent for as long as [Lease] says is given up, so that nothing
+// waits for ever for something that was stopped.
 //
 // # Errors
 //
 // A call's error is a [*CallError] around one of three kinds. Test for them with errors.Is and errors.As:
 //
 //   - The function's own: [*FunctionError] around the error that it returned, in which errors.Is finds sentinels (those
-//     of the standard library, and package-level error variables of the program that sbxgen registered), and
-//     [*PanicError] with the stack of the sandbox's side.
-//   - The system's: [*SandboxLostError], [*StartError], [ErrTimeout] and the context's own errors. What ended a sandbox
-//     is wrapped: [ErrExited], [ErrOutOfMemory], [ErrStackOverflow], or a [*PanicError] of another goroutine.
+//     of the standard library, and package-level error variables of the program that sbxgen registered) and errors.As
+//     error types, and [*PanicError] with the stack of the sandbox's side.
+//   - The system's: [*SandboxLostError], [*StartError], [ErrTimeout] (within a [*StuckError] if the function did not return)
+//     and the context's own errors. What ended a sandbox is wrapped: [ErrExited], [ErrOutOfMemory], [ErrStackOverflow],
+//     [ErrSilent], or a [*PanicError] of another goroutine.
 //   - Wrong use: [ErrClosed], [ErrNotRegistered], [*ArgumentError], [*ResultError], [*OptionError].
 package sbx

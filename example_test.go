@@ -179,3 +179,66 @@ func ExampleLog() {
 	_ = session.Close() // waits until the handler has all records
 	// Output: level=INFO msg=greeting function=github.com/sandboxfn/sbx_test.Greet name=Ada
 }
+
+func ExampleSession_Prewarm() {
+	ctx := context.Background()
+	session, err := sbx.Open(ctx, sbx.MaxSandboxes(2), sbx.Concurrency(4), sbx.Logger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer session.Close()
+
+	if err := session.Prewarm(ctx, 2); err != nil {
+		log.Fatal(err)
+	}
+	stats := session.Stats()
+	fmt.Println(stats.Idle, "sandboxes are ready")
+	// Output: 2 sandboxes are ready
+}
+
+func ExampleSession_Shutdown() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	call := session.Function(Double).Spawn(ctx, 21)
+
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := session.Shutdown(ctx); err != nil { // waits for the call
+		log.Fatal(err)
+	}
+	fmt.Println(call.Result(ctx))
+	// Output: 42 <nil>
+}
+
+// A call that failed tells how far it came.
+func ExampleDelivery() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	_, err := session.Function(Exit).Call(ctx, 3)
+	var call *sbx.CallError
+	if errors.As(err, &call) {
+		fmt.Println(call.Delivery, errors.Is(err, sbx.ErrExited), len(call.Attempts))
+	}
+	// Output: may have run true 1
+}
+
+// An interceptor measures every call and gives it the id of a trace.
+func ExampleIntercept() {
+	trace := func(ctx context.Context, call sbx.CallInfo, next func(context.Context) error) error {
+		begin := time.Now()
+		err := next(sbx.WithMetadata(ctx, "trace", "t-1"))
+		slog.Debug("called", "function", call.Function, "call", call.Call, "took", time.Since(begin), "error", err)
+		return err
+	}
+	ctx := context.Background()
+	session, err := sbx.Open(ctx, sbx.Intercept(trace), sbx.Logger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer session.Close()
+
+	fmt.Println(session.Function(Meta).Call(ctx, "trace")) // it looks into sbx.Info(ctx).Metadata
+	// Output: t-1 <nil>
+}

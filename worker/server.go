@@ -127,10 +127,10 @@ func (s *server) welcome() *wirepb.Welcome {
 
 // dispatch runs the calls of a stream, in order, as many at a time as the session said.
 type dispatch struct {
-	ctx    context.Context // of the stream
-	conn   *wire.Conn
-	hello  *wirepb.Hello
-	server *server
+	ctx     context.Context // of the stream
+	conn    *wire.Conn
+	hello   *wirepb.Hello
+	server  *server
 	records *records
 
 	mu      sync.Mutex
