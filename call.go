@@ -211,11 +211,13 @@ func (f *function) do(r *request) ([]byte, error) {
 			return data, nil
 		}
 		r.note(sandbox, delivery, err)
+		if delivery == NotBegun {
+			r.attempt--
+		}
 		var notBegun *notBegunError
 		var lost *SandboxLostError
 		switch {
 		case errors.As(err, &notBegun):
-			r.attempt--
 			if resent++; resent <= maxResend {
 				r.turn = f.session.pool.QueueFirst(f.class)
 				continue

@@ -51,7 +51,7 @@ type CallError struct {
 	Call string
 	// Sandbox is the id of the sandbox that the call ran in; empty if it did not come to that.
 	Sandbox string
-	// Attempt counts the runs from 1; 0 if the function was not sent to a sandbox.
+	// Attempt counts the runs from 1; 0 if the function certainly did not begin.
 	Attempt int
 	// Delivery is how far the call came, over all attempts.
 	Delivery Delivery

@@ -1,6 +1,7 @@
 package sbx_test
 
 import (
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,5 +54,30 @@ func TestREADME(t *testing.T) {
 		`counting "one two" as user 1000 in process `,
 	} {
 		assert.Contains(t, output, want)
+	}
+}
+
+// TestGuaranteesNameTestsThatExist looks for each test that docs/guarantees.md names.
+func TestGuaranteesNameTestsThatExist(t *testing.T) {
+	text, err := os.ReadFile("docs/guarantees.md")
+	require.NoError(t, err)
+	var sources strings.Builder
+	require.NoError(t, filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() && strings.HasSuffix(path, ".go") {
+			source, err := os.ReadFile(path)
+			sources.Write(source)
+			return err
+		}
+		return err
+	}))
+	names := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(string(text), -1)
+	clauses := regexp.MustCompile(`"([a-z][^"]+)"`).FindAllStringSubmatch(string(text), -1)
+	require.Greater(t, len(names), 50)
+	require.Greater(t, len(clauses), 5)
+	for _, name := range names {
+		assert.True(t, strings.Contains(sources.String(), "func "+name[1]+"(t *testing.T)"), "there is no %s", name[1])
+	}
+	for _, clause := range clauses {
+		assert.True(t, strings.Contains(sources.String(), `{"`+clause[1]+`",`), "there is no clause %q", clause[1])
 	}
 }

@@ -45,8 +45,8 @@ func (l *Ledger) Queue(slot int, id uint64) {
 	}
 }
 
-// Withdraw takes a call back that was not claimed, and reports whether it could: then it did not begin and never will. A
-// worker that scribbles over its ledger only makes its calls look begun.
+// Withdraw takes a call back that was not claimed, and reports whether it could: then it did not begin and never will. Garbage
+// in the slot counts as a claim; a worker that writes back what the session wrote has its own calls run again, and no others.
 func (l *Ledger) Withdraw(slot int, id uint64) bool {
 	return l != nil && slot < len(l.slots) && l.slots[slot].CompareAndSwap(entry(id, queued), entry(id, withdrawn))
 }
