@@ -208,6 +208,7 @@ func (f *function) do(r *request) ([]byte, error) {
 		r.attempt++
 		data, sandbox, delivery, err := f.send(r, lease)
 		if err == nil {
+			r.delivery = Failed // should anything fail from here on
 			return data, nil
 		}
 		r.note(sandbox, delivery, err)
@@ -448,7 +449,6 @@ func panicError(remote *wirepb.Panic) error {
 // decode reads the encoded result into out, a pointer.
 func (f *function) decode(r *request, data []byte, out any) error {
 	if err := f.entry.Load().DecodeResult(data, out); err != nil {
-		r.delivery = Failed
 		return f.fail(r, "", &ResultError{Err: err})
 	}
 	return nil

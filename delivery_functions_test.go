@@ -138,6 +138,12 @@ func init() {
 		if call.Metadata["deeper"] != "" {
 			call.Metadata["deeper"] += "!"
 		}
+		switch call.Metadata["remote"] {
+		case "nothing":
+			return nil
+		case "twice":
+			_ = next(ctx)
+		}
 		return next(ctx)
 	})
 }

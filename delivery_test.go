@@ -310,6 +310,11 @@ func TestInterceptors(t *testing.T) {
 		case "twice":
 			_ = next(ctx)
 			return next(ctx)
+		case "panic":
+			panic("in an interceptor")
+		case "swallow":
+			_ = next(ctx)
+			return nil
 		}
 		return next(ctx)
 	}
@@ -325,9 +330,16 @@ func TestInterceptors(t *testing.T) {
 	for what, want := range map[string]string{"refuse": "not today", "nothing": "did not call next", "twice": "called next twice"} {
 		_, err := session.Function(Size).Spawn(sbx.WithMetadata(t.Context(), "guard", what), "x").Result(t.Context())
 		require.ErrorContains(t, err, want)
-		assert.Equal(t, sbx.NotBegun, delivery(t, err))
+		assert.Equal(t, what == "twice", delivery(t, err) == sbx.Failed)
 		assert.Equal(t, what == "refuse", errors.Is(err, refusal))
 	}
+	for range 3 {
+		assert.PanicsWithValue(t, "in an interceptor", func() {
+			_, _ = session.Function(Size).Call(sbx.WithMetadata(t.Context(), "guard", "panic"), "x")
+		})
+	}
+	_, err = session.Function(Half).Call(sbx.WithMetadata(t.Context(), "guard", "swallow"), 1)
+	require.ErrorIs(t, err, ErrOdd, "no success can be made of a failure")
 	outputs, err := session.Function(Size).MapSlice(t.Context(), []string{"a", "bb"})
 	require.NoError(t, err)
 	assert.Equal(t, []int{1, 2}, outputs)
@@ -343,6 +355,10 @@ func TestInterceptorsInTheSandbox(t *testing.T) {
 		text, err := session.Function(Meta).Call(sbx.WithMetadata(t.Context(), "deeper", "yes"), "deeper")
 		require.NoError(t, err)
 		assert.Equal(t, "yes!", text)
+		for what, want := range map[string]string{"twice": "called next twice", "nothing": "did not call next"} {
+			_, err = session.Function(Size).Call(sbx.WithMetadata(t.Context(), "remote", what), "x")
+			require.ErrorContains(t, err, want)
+		}
 		_, err = session.Function(Meta).Call(sbx.WithMetadata(t.Context(), "k", strings.Repeat("x", 64<<10)), "k")
 		require.ErrorContains(t, err, "the limit is 65536")
 	})

@@ -10,7 +10,8 @@ import (
 )
 
 // An Interceptor wraps calls, for tracing, metrics or authorisation. It calls next once, with ctx or a context made from
-// it, and returns next's error or another one; an interceptor that does not call next refuses the call by its error.
+// it, and returns next's error or another one; an interceptor that does not call next refuses the call by its error. Returning
+// no error where next returned one makes no success of it on the caller's side.
 // It is called by many goroutines at the same time.
 type Interceptor func(ctx context.Context, call CallInfo, next func(context.Context) error) error
 
@@ -76,24 +77,30 @@ func checkMetadata(metadata map[string]string) error {
 }
 
 var (
-	errNextTwice  = errors.New("an interceptor called next twice")
-	errNextMissed = errors.New("an interceptor returned no error, but did not call next")
+	errNextTwice  = callinfo.ErrNextTwice
+	errNextMissed = callinfo.ErrNextMissed
 )
 
 // intercepted runs a queued request within the session's interceptors.
 func (f *function) intercepted(r *request) (data []byte, err error) {
 	called := false
-	next := func(ctx context.Context) error {
-		if called {
-			return f.fail(r, "", errNextTwice)
+	defer func() {
+		if !called { // even if an interceptor panicked
+			f.giveBack(r)
 		}
-		called = true
-		if ctx == nil {
+	}()
+	var outcome error
+	next := func(ctx context.Context) error {
+		switch {
+		case called:
+			return f.fail(r, "", errNextTwice)
+		case ctx == nil:
 			return f.fail(r, "", errNilContext)
 		}
+		called = true
 		r.ctx = ctx
-		data, err = f.do(r)
-		return err
+		data, outcome = f.do(r)
+		return outcome
 	}
 	info := CallInfo{Function: f.name(), Call: r.id, Session: f.session.id, Metadata: metadataOf(r.ctx)}
 	info.Deadline, _ = r.ctx.Deadline()
@@ -103,11 +110,12 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 		next = func(ctx context.Context) error { return interceptors[i](ctx, info, inner) }
 	}
 	err = next(r.ctx)
-	if !called {
-		f.giveBack(r)
-		if err == nil {
-			err = errNextMissed
-		}
+	switch {
+	case err != nil:
+	case !called:
+		err = errNextMissed
+	default:
+		err = outcome // there is no result that an interceptor could give instead
 	}
 	if err != nil && !errors.As(err, new(*CallError)) {
 		err = f.fail(r, "", err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -51,16 +52,38 @@ func Intercept(i Interceptor) {
 	interceptors.list = append(interceptors.list, i)
 }
 
+var (
+	// ErrNextTwice is what next returns when it is called again.
+	ErrNextTwice = errors.New("an interceptor called next twice")
+	// ErrNextMissed is the error of an interceptor that has none.
+	ErrNextMissed = errors.New("an interceptor returned no error, but did not call next")
+)
+
 // Run runs a function within the interceptors.
 func Run(ctx context.Context, info Info, fn func(context.Context) error) error {
+	ctx = With(ctx, info)
 	interceptors.RLock()
 	list := interceptors.list
 	interceptors.RUnlock()
-	for i := len(list) - 1; i >= 0; i-- {
-		inner := fn
-		fn = func(ctx context.Context) error { return list[i](ctx, info, inner) }
+	if len(list) == 0 {
+		return fn(ctx)
 	}
-	return fn(With(ctx, info))
+	var called atomic.Bool
+	next := func(ctx context.Context) error {
+		if called.Swap(true) {
+			return ErrNextTwice
+		}
+		return fn(ctx)
+	}
+	for i := len(list) - 1; i >= 0; i-- {
+		inner := next
+		next = func(ctx context.Context) error { return list[i](ctx, info, inner) }
+	}
+	err := next(ctx)
+	if err == nil && !called.Load() {
+		return ErrNextMissed
+	}
+	return err
 }
 
 type loggerKey struct{}
