@@ -36,7 +36,10 @@ type SandboxOption interface {
 type MapOption interface{ applyMap(*mapConfig) }
 
 // defaultLease is long enough for a machine that is busy with other things, and short enough to wait for.
-const defaultLease = 30 * time.Second
+const (
+	defaultLease = 30 * time.Second
+	minLease     = 100 * time.Millisecond
+)
 
 // most is the highest number of sandboxes, and of inputs on their way, that can be asked for.
 const most = 1_000_000
@@ -190,11 +193,12 @@ func MaxSandboxes(n int) OpenOption {
 // Lease bounds how long a session and the worker in a sandbox may hear nothing from each other; they exchange signs of life
 // several times in that time. A worker that is silent for longer, because something stopped it, say, is given up:
 // its calls fail with a [SandboxLostError] that wraps [ErrSilent], and its sandbox is stopped. A worker whose session is
-// silent for longer, because the program was stopped, ends itself. d must be above 0; without it that is 30 seconds.
+// silent for longer, because the program was stopped, ends itself. d must be 100 milliseconds or more; a machine that is busy needs
+// seconds. Without it that is 30 seconds.
 func Lease(d time.Duration) OpenOption {
 	return openOption(func(c *openConfig) {
-		if d <= 0 {
-			c.errs = append(c.errs, &OptionError{Option: "Lease", Reason: fmt.Sprintf("is %v; give a time above 0", d)})
+		if d < minLease {
+			c.errs = append(c.errs, &OptionError{Option: "Lease", Reason: fmt.Sprintf("is %v; give %v or more", d, minLease)})
 		}
 		c.lease = d
 	})
