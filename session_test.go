@@ -27,7 +27,7 @@ func TestOpenRefusesBadOptions(t *testing.T) {
 		"maximum": sbx.MaxSandboxes(0), "negative": sbx.MaxSandboxes(-1), "huge": sbx.MaxSandboxes(math.MaxInt), "driver": sbx.Driver(nil),
 		"logger": sbx.Logger(nil), "lease": sbx.Lease(99 * time.Millisecond), "interceptor": sbx.Intercept(nil),
 		"concurrency": sbx.Concurrency(0), "concurrency too high": sbx.Concurrency(1001), "uses": sbx.MaxUses(0), "age": sbx.MaxAge(0), "idle time": sbx.IdleTime(-1),
-		 "env": sbx.Env("", ""), "nil": nil, "joined": sbx.Join(nil),
+		"env": sbx.Env("", ""), "nil": nil, "joined": sbx.Join(nil),
 	} {
 		session, err := sbx.Open(t.Context(), bad)
 		require.ErrorAs(t, err, &option, name)
