@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +32,7 @@ type fake struct {
 	stdout string
 	start  error
 	script func(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error
+	killed func() // called when the process was killed, if it is not nil
 	env    []string
 }
 
@@ -47,7 +49,7 @@ func (f *fake) StartWorker(_ context.Context, spec driver.WorkerSpec) (driver.Pr
 	wirepb.RegisterWorkerServer(server, scripted{script: f.script})
 	p := &fakeProcess{
 		conn: outer, inner: inner, handshake: reader, done: make(chan struct{}),
-		stdout: io.NopCloser(strings.NewReader(f.stdout)),
+		stdout: io.NopCloser(strings.NewReader(f.stdout)), killed: f.killed,
 	}
 	p.end = sync.OnceFunc(func() { close(p.done) })
 	conns := make(chan net.Conn, 1)
@@ -92,6 +94,7 @@ type fakeProcess struct {
 	stdout      io.ReadCloser
 	done        chan struct{}
 	end         func()
+	killed      func()
 	ledger      *os.File
 }
 
@@ -113,7 +116,11 @@ func (p *fakeProcess) Wait(ctx context.Context) (driver.Exit, error) {
 
 func (p *fakeProcess) Kill() error {
 	p.end()
-	return p.inner.Close()
+	err := p.inner.Close()
+	if p.killed != nil {
+		p.killed()
+	}
+	return err
 }
 
 func frame(sequence uint64, messages ...*wirepb.Message) *wirepb.Frame {
@@ -281,6 +288,25 @@ func TestAResultOnceOnly(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "v", string(w.Go(&wirepb.Call{Attempt: 1}, nil).Result().GetValue().GetData()))
 	require.ErrorContains(t, w.Lost().Err, "which is not running")
+}
+
+func TestASilentWorkerIsCalledSilent(t *testing.T) {
+	f := &fake{line: goodLine, script: welcomed(sends())}
+	started := make(chan *Worker, 1)
+	var once sync.Once
+	f.killed = func() { // the receiver sees the end of the stream before the kill returns
+		once.Do(func() {
+			w := <-started
+			for w.conn.Err() == nil {
+				runtime.Gosched()
+			}
+		})
+	}
+	w, err := Start(t.Context(), f, Config{Session: "s", Sandbox: "s-1", Divert: 1, Lease: 20 * time.Millisecond})
+	require.NoError(t, err)
+	defer w.Close()
+	started <- w
+	require.ErrorIs(t, w.Lost().Err, ErrSilent)
 }
 
 func TestLongLinesArriveInPieces(t *testing.T) {

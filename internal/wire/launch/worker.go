@@ -138,8 +138,9 @@ func (w *Worker) giveUp(lease time.Duration) {
 	w.mu.Lock()
 	w.silent = true
 	w.mu.Unlock()
-	_ = w.process.Kill()
+	// Before the kill, by which the stream ends too.
 	w.conn.Fail(fmt.Errorf("%w for %v", ErrSilent, lease))
+	_ = w.process.Kill()
 	w.closeConn()
 }
 
