@@ -142,7 +142,7 @@ func (r *run) trial(t *testing.T, random *rand.Rand) {
 		wait := r.begin(t, k, random)
 		calls.Go(wait)
 	}
-	for range random.IntN(4) {
+	for range random.IntN(6) {
 		begin(innocent(random))
 	}
 	if r.way.shoots {
@@ -155,7 +155,7 @@ func (r *run) trial(t *testing.T, random *rand.Rand) {
 	} else {
 		begin(guilty(r.way.name, random))
 	}
-	for range random.IntN(4) {
+	for range random.IntN(6) {
 		begin(innocent(random))
 	}
 	calls.Wait()

@@ -51,7 +51,7 @@ type Conn struct {
 	// of Recv alone
 	pending   []*wirepb.Message
 	incoming  map[uint64]*incoming
-	announced func(*wirepb.Message)
+	announced func(*wirepb.Message) error
 }
 
 // A Ticket stands for a message that was given to Send.
@@ -73,8 +73,8 @@ type incoming struct {
 }
 
 // NewConn returns a connection over stream. If announced is not nil, Recv calls it for each message whose value is going to
-// arrive in chunks.
-func NewConn(stream Stream, announced func(*wirepb.Message)) *Conn {
+// arrive in chunks, before it takes any of them; its error ends the connection.
+func NewConn(stream Stream, announced func(*wirepb.Message) error) *Conn {
 	c := &Conn{stream: stream, announced: announced, stopped: make(chan struct{}), incoming: map[uint64]*incoming{}}
 	c.wake.L = &c.mu
 	go c.send()
@@ -303,11 +303,13 @@ func (c *Conn) accept(message *wirepb.Message) (*wirepb.Message, error) {
 	case c.incoming[body.GetStream()] != nil:
 		return nil, broken("stream %d is announced twice", body.GetStream())
 	}
+	if c.announced != nil {
+		if err := c.announced(message); err != nil {
+			return nil, err
+		}
+	}
 	body.Data = nil
 	c.incoming[body.GetStream()] = &incoming{message: message, body: body}
-	if c.announced != nil {
-		c.announced(message)
-	}
 	return nil, nil
 }
 

@@ -139,6 +139,14 @@ func result(id uint64, attempt uint32) *wirepb.Message {
 	}}}
 }
 
+// announced is a result whose value is to come in chunks.
+func announced(id uint64, attempt uint32, stream uint64) *wirepb.Message {
+	message := result(id, attempt)
+	body := message.GetResult().GetValue()
+	body.Data, body.Stream, body.Size = nil, stream, wire.MaxValue
+	return message
+}
+
 // welcomed greets as a worker does, waits for the first call, and goes on with then.
 func welcomed(then func(grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error) func(grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error {
 	return func(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error {
@@ -257,6 +265,9 @@ func TestHostileWorkersAreLost(t *testing.T) {
 		{"a result of another attempt", sends(frame(2, result(1, 2))), "attempt 1 is running"},
 		{"a result of nothing", sends(frame(2, &wirepb.Message{Kind: &wirepb.Message_Result{Result: &wirepb.Result{Id: 1, Attempt: 1}}})), "does not send this"},
 		{"a second welcome", sends(frame(2, welcome())), "does not send this"},
+		{"a value of no call", sends(frame(2, announced(2, 1, 1))), "call 2, which is not running"},
+		{"a value of another attempt", sends(frame(2, announced(1, 2, 1))), "attempt 1 is running"},
+		{"a value too many", sends(frame(2, announced(1, 1, 1), announced(1, 1, 2))), "has one already"},
 		{"a frame twice", sends(frame(2), frame(2)), "frame 2 arrived as number 3"},
 		{"a frame too long", sends(&wirepb.Frame{Sequence: 2, Messages: []*wirepb.Message{{Kind: &wirepb.Message_Chunk{
 			Chunk: &wirepb.Chunk{Stream: 1, Data: make([]byte, wire.MaxFrame+1)},

@@ -223,13 +223,31 @@ func (w *Worker) receive() {
 	close(w.done)
 }
 
-// returned notes that a call's function has returned, when its result begins to arrive.
-func (w *Worker) returned(message *wirepb.Message) {
+// returned notes that a call's function has returned, when its result begins to arrive. A worker has to have a call for every
+// value that it sends, or it could fill this side's memory with a thousand of them.
+func (w *Worker) returned(message *wirepb.Message) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if call := w.calls[message.GetResult().GetId()]; call != nil {
-		call.returned.Store(true)
+	call, err := w.answered(message.GetResult())
+	if err != nil {
+		return err
 	}
+	if call.withdrawn || call.returned.Swap(true) {
+		return &wire.ProtocolError{Reason: fmt.Sprintf("a value for call %d, which can't have one or has one already", call.id)}
+	}
+	return nil
+}
+
+// answered finds the call of a result. Callers hold mu.
+func (w *Worker) answered(result *wirepb.Result) (*Pending, error) {
+	call := w.calls[result.GetId()]
+	switch {
+	case call == nil:
+		return nil, &wire.ProtocolError{Reason: fmt.Sprintf("a result of call %d, which is not running", result.GetId())}
+	case result.GetAttempt() != call.attempt:
+		return nil, &wire.ProtocolError{Reason: fmt.Sprintf("a result of attempt %d of call %d; attempt %d is running", result.GetAttempt(), result.GetId(), call.attempt)}
+	}
+	return call, nil
 }
 
 // waitProcess waits for the process's end, but not long, and returns how it ended; nil if that is not known.
@@ -258,12 +276,9 @@ func (w *Worker) deliver(message *wirepb.Message) error {
 	if result == nil || result.GetOutcome() == nil {
 		return &wire.ProtocolError{Reason: "a worker does not send this"}
 	}
-	call := w.calls[result.GetId()]
-	if call == nil {
-		return &wire.ProtocolError{Reason: fmt.Sprintf("a result of call %d, which is not running", result.GetId())}
-	}
-	if result.GetAttempt() != call.attempt {
-		return &wire.ProtocolError{Reason: fmt.Sprintf("a result of attempt %d of call %d; attempt %d is running", result.GetAttempt(), result.GetId(), call.attempt)}
+	call, err := w.answered(result)
+	if err != nil {
+		return err
 	}
 	w.forget(call)
 	if call.withdrawn {
