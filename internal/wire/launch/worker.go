@@ -223,7 +223,7 @@ func (w *Worker) receive() {
 	close(w.done)
 }
 
-// returned notes that a call's function has returned, when its result begins to arrive. A worker has to have a call for every
+// returned notes that a call's function has returned, when its result begins to arrive in chunks. A worker has to have a call for every
 // value that it sends, or it could fill this side's memory with a thousand of them.
 func (w *Worker) returned(message *wirepb.Message) error {
 	w.mu.Lock()
@@ -232,7 +232,7 @@ func (w *Worker) returned(message *wirepb.Message) error {
 	if err != nil {
 		return err
 	}
-	if call.withdrawn || call.returned.Swap(true) {
+	if call.withdrawn || call.arriving.Swap(message.GetResult().GetValue().GetSize()) > 0 {
 		return &wire.ProtocolError{Reason: fmt.Sprintf("a value for call %d, which can't have one or has one already", call.id)}
 	}
 	return nil
@@ -311,9 +311,9 @@ type Pending struct {
 	done    chan struct{}
 	result  *wirepb.Result
 
-	returned  atomic.Bool
-	withdrawn bool // guarded by worker.mu
-	begun     bool // set before worker.done is closed
+	arriving  atomic.Uint64 // the length of a result that comes in chunks; 0 before
+	withdrawn bool          // guarded by worker.mu
+	begun     bool          // set before worker.done is closed
 }
 
 // Go sends a call with its encoded argument. The id and the slot are chosen here. It does not wait.
@@ -350,8 +350,9 @@ func (w *Worker) Queues() bool {
 // Done is closed when the result is there. It stays open if the worker is lost first: select on Worker.Done too.
 func (p *Pending) Done() <-chan struct{} { return p.done }
 
-// Returned reports whether the function is known to have returned, although its result may not be there yet.
-func (p *Pending) Returned() bool { return p.returned.Load() }
+// Arriving returns how many bytes the result has that has begun to arrive, so that the function is known to have returned;
+// 0 if none has.
+func (p *Pending) Arriving() uint64 { return p.arriving.Load() }
 
 // Result returns the result. Call it after Done is closed.
 func (p *Pending) Result() *wirepb.Result {
