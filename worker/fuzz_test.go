@@ -66,9 +66,11 @@ type hostile struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	ledger *ledger.Ledger // the session's view; nil if there is none
-	sent   uint64         // frames
-	queued int            // in the ledger
-	runs   int            // of functions
+	meter  *wire.Meter
+	deaf   bool   // it takes no results
+	sent   uint64 // frames
+	queued int    // in the ledger
+	runs   int    // of functions
 
 	mu      sync.Mutex
 	asked   map[uint64]int // calls by id
@@ -191,11 +193,22 @@ func (h *hostile) Send(f *wirepb.Frame) error {
 	}
 	for _, message := range f.GetMessages() {
 		if result := message.GetResult(); result != nil {
+			if h.deaf {
+				return io.ErrClosedPipe
+			}
 			h.results[result.GetId()]++
 		}
 	}
+	// As gRPC writes it: a data frame, with the message behind a prefix of 5 bytes.
+	body := 5 + proto.Size(f)
+	_, _ = h.meter.Write(append(binary.BigEndian.AppendUint32(nil, uint32(body)<<8), make([]byte, 5+body)...))
 	return h.ctx.Err()
 }
+
+// nowhere is a connection whose bytes nobody gets.
+type nowhere struct{ net.Conn }
+
+func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
 
 // FuzzServe has a hostile session call a worker: the worker ends when the stream does, answers nothing twice, and runs nothing
 // that the ledger does not allow.
@@ -214,7 +227,8 @@ func FuzzServe(f *testing.F) {
 	seed(append([]byte{0, 1, 15, byte(len(frame))}, frame...)...)
 	f.Fuzz(func(t *testing.T, script []byte, withLedger bool) {
 		synctest.Test(t, func(t *testing.T) {
-			h := serveHostile(t, script, withLedger)
+			h := &hostile{script: script}
+			h.serve(t, withLedger)
 			total := 0
 			for id, n := range h.results {
 				assert.LessOrEqual(t, n, h.asked[id], "results of call %d", id)
@@ -230,13 +244,11 @@ func FuzzServe(f *testing.F) {
 	})
 }
 
-// serveHostile serves a script to its end.
-func serveHostile(t *testing.T, script []byte, withLedger bool) *hostile {
-	h := &hostile{script: script, asked: map[uint64]int{}, results: map[uint64]int{}}
+// serve lets a worker serve the script to its end.
+func (h *hostile) serve(t *testing.T, withLedger bool) {
+	h.asked, h.results, h.meter = map[uint64]int{}, map[uint64]int{}, wire.NewMeter(nowhere{})
 	h.ctx, h.cancel = context.WithCancel(t.Context())
-	unused, _ := net.Pipe()
-	s := &server{exit: func(string) { h.cancel() }, meter: wire.NewMeter(unused)}
-	require.NoError(t, s.meter.Close()) // nothing is written to it: no wait for that
+	s := &server{exit: func(string) { h.cancel() }, meter: h.meter}
 	if withLedger {
 		file, err := ledger.New()
 		require.NoError(t, err)
@@ -258,16 +270,27 @@ func serveHostile(t *testing.T, script []byte, withLedger bool) *hostile {
 		t.Fatal("the worker does not end with its stream")
 	}
 	h.runs = int(runs.Load() - before)
-	return h
 }
 
-// The scripts do what they are meant to.
+// The scripts do what they are meant to; and once a result can't be sent, nothing begins any more.
 func TestServe(t *testing.T) {
 	for _, withLedger := range []bool{true, false} {
-		synctest.Test(t, func(t *testing.T) {
-			h := serveHostile(t, []byte{0, 1, 10, 3, 1, 1, 1, 3, 2, 1, 0, 0, 0}, withLedger)
-			assert.Equal(t, 1, h.runs)
-			assert.Equal(t, map[uint64]int{1: 1}, h.results)
-		})
+		for _, deaf := range []bool{true, false} {
+			synctest.Test(t, func(t *testing.T) {
+				h := &hostile{deaf: deaf, script: []byte{
+					0, 1, // no lease, one at a time
+					10, 3, 1, 10, 4, 2, // two calls in the ledger
+					0, 1, 3, 0, 1, 0, 0, 0, 1, 2, 4, 0, 1, 0, 0, 0, // and in a frame
+				}}
+				h.serve(t, withLedger)
+				if deaf {
+					assert.Equal(t, 1, h.runs)
+					assert.Empty(t, h.results)
+					return
+				}
+				assert.Equal(t, 2, h.runs)
+				assert.Equal(t, map[uint64]int{1: 1, 2: 1}, h.results)
+			})
+		}
 	}
 }

@@ -188,15 +188,15 @@ func (c *Conn) account(frame *wirepb.Frame, whole []*Ticket) {
 }
 
 // Flush returns when the ticket's message and its value were written to m, which is below the connection's stream, or the
-// connection has ended.
-func (c *Conn) Flush(ticket *Ticket, m *Meter) {
+// connection has ended; false if they were not.
+func (c *Conn) Flush(ticket *Ticket, m *Meter) bool {
 	c.mu.Lock()
 	for ticket.end == 0 && c.err == nil {
 		c.wake.Wait()
 	}
 	end := ticket.end
 	c.mu.Unlock()
-	m.wait(end)
+	return end > 0 && m.wait(end)
 }
 
 // gather waits for something to send, and returns the tickets that are sent whole with it. Small messages go first; then one

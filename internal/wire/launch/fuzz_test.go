@@ -84,7 +84,7 @@ func (h *hostile) Recv() (*wirepb.Frame, error) {
 		more = op%2 == 0
 		switch op / 2 {
 		case 0: // a whole result
-			f.Messages = append(f.Messages, h.result(&wirepb.Body{Data: make([]byte, h.number())}))
+			f.Messages = append(f.Messages, h.result(&wirepb.Body{Data: make([]byte, h.number()%1024)}))
 		case 1: // one that is announced
 			f.Messages = append(f.Messages, h.result(&wirepb.Body{Stream: h.number(), Size: h.number()}))
 		case 2:
@@ -104,7 +104,7 @@ func (h *hostile) Recv() (*wirepb.Frame, error) {
 			binary.NativeEndian.PutUint64(entry[:], h.number()<<2|h.number())
 			_, _ = h.memory.WriteAt(entry[:], int64(h.number()%ledger.Slots)*8)
 		default: // a frame of any content
-			length := min(int(h.number()), len(h.script))
+			length := min(int(h.number()%1024), len(h.script))
 			any := &wirepb.Frame{}
 			if proto.Unmarshal(h.script[:length], any) == nil {
 				f.Messages = append(f.Messages, any.GetMessages()...)
@@ -117,7 +117,6 @@ func (h *hostile) Recv() (*wirepb.Frame, error) {
 }
 
 func (h *hostile) result(body *wirepb.Body) *wirepb.Message {
-	body.Data = body.Data[:min(len(body.Data), 1024)]
 	result := &wirepb.Result{Id: h.number(), Attempt: uint32(h.number())}
 	switch h.number() {
 	case 0:
