@@ -7,10 +7,16 @@ import (
 	"strings"
 )
 
-// descriptors returns how many files this process has open; 0 where that can't be known.
-func descriptors() int {
+// descriptors returns the files that this process has open; none where that can't be known.
+func descriptors() []string {
+	var files []string
 	entries, _ := os.ReadDir("/proc/self/fd")
-	return len(entries)
+	for _, entry := range entries {
+		if target, err := os.Readlink("/proc/self/fd/" + entry.Name()); err == nil { // the folder itself is closed by now
+			files = append(files, entry.Name()+" "+target)
+		}
+	}
+	return files
 }
 
 // descendants returns the processes below this one, and those that run this program and belong to nobody any more, by their

@@ -71,14 +71,16 @@ func prove(t *testing.T, d driver.Driver, w way, trials int) {
 	before := descriptors()
 	r := newRun(t, d, w)
 	r.all(t, trials)
+	r.begin(t, kind{name: "last", end: "return"}, rand.New(rand.NewPCG(r.seed, 0)))()
 	if runtime.GOOS == "linux" {
 		assert.NotEmpty(t, descendants(), "while the session is open, they are found")
-		assert.Greater(t, descriptors(), before)
+		assert.Greater(t, len(descriptors()), len(before))
 	}
 	r.close(t)
-	assert.Equal(t, before, descriptors(), "open files")
 	assert.Empty(t, descendants(), "processes")
 	assert.NoError(t, goleak.Find())
+	// gRPC closes its socket a moment after its connection.
+	assert.Eventually(t, func() bool { return len(descriptors()) <= len(before) }, 10*time.Second, 10*time.Millisecond, "open files")
 	problems, counts := r.verdict()
 	for i, problem := range problems {
 		if i == 20 {
@@ -142,11 +144,13 @@ func (r *run) trial(t *testing.T, random *rand.Rand) {
 		wait := r.begin(t, k, random)
 		calls.Go(wait)
 	}
-	for range random.IntN(6) {
+	for range crowd(random) {
 		begin(innocent(random))
 	}
 	if r.way.shoots {
-		time.AfterFunc(time.Duration(random.Int64N(int64(5*time.Millisecond))), func() {
+		delay := time.Duration(random.Int64N(int64(5 * time.Millisecond)))
+		calls.Go(func() {
+			time.Sleep(delay)
 			if pids := children(); len(pids) > 0 {
 				_ = shoot(pids[rand.IntN(len(pids))])
 			}
@@ -155,10 +159,18 @@ func (r *run) trial(t *testing.T, random *rand.Rand) {
 	} else {
 		begin(guilty(r.way.name, random))
 	}
-	for range random.IntN(6) {
+	for range crowd(random) {
 		begin(innocent(random))
 	}
 	calls.Wait()
+}
+
+// crowd is how many calls go together: sometimes so many that they wait in busy sandboxes.
+func crowd(random *rand.Rand) int {
+	if random.IntN(20) == 0 {
+		return 40
+	}
+	return random.IntN(5)
 }
 
 func guilty(end string, random *rand.Rand) kind {
@@ -265,10 +277,11 @@ func (r *run) verdict() (problems []string, counts string) {
 	for _, line := range garbled {
 		problems = append(problems, fmt.Sprintf("a line that nobody wrote: %q", line))
 	}
-	var results, notBegun, mayHaveRun, unmarked, failed, bystanders, retried int
+	var results, notBegun, mayHaveRun, unmarked, failed, bystanders, retried, all int
 	for _, rep := range r.reports {
 		n := marks[rep.mark]
 		delete(marks, rep.mark)
+		all += n
 		if problem := rep.judge(n, r.way.happens); problem != "" {
 			problems = append(problems, fmt.Sprintf("call %s (%s, seed %d): %s: marks: %d, delivery: %v, %s", rep.mark, rep.name, r.seed, problem, n, rep.delivery, rep.text))
 		}
@@ -296,8 +309,8 @@ func (r *run) verdict() (problems []string, counts string) {
 		problems = append(problems, fmt.Sprintf("a mark that no call was to leave: %q", mark))
 	}
 	stats := r.session.Stats()
-	return problems, fmt.Sprintf("%d calls: %d results, %d not begun, %d may have run (%d without a mark), %d failed; %d innocent ones lost, %d ran again as allowed; %d sandboxes, %d calls moved",
-		len(r.reports), results, notBegun, mayHaveRun, unmarked, failed, bystanders, retried, stats.Started, stats.Moved)
+	return problems, fmt.Sprintf("%d calls: %d results, %d not begun, %d may have run (%d without a mark), %d failed; %d innocent ones lost, %d ran again as allowed; %d sandboxes, %d times sent without a begin, %d moved",
+		len(r.reports), results, notBegun, mayHaveRun, unmarked, failed, bystanders, retried, stats.Started, int(stats.Sent)-all, stats.Moved)
 }
 
 // marks counts the marks, and returns the lines that are none.
