@@ -18,6 +18,7 @@ import (
 func init() {
 	registry.Function[Order, string]("github.com/sandboxfn/sbx/internal/proof.Forget", Forget)
 	registry.Function[Order, string]("github.com/sandboxfn/sbx/internal/proof.Obey", Obey)
+	registry.Function0[string]("github.com/sandboxfn/sbx/internal/proof.Tell", Tell)
 	registry.Error("github.com/sandboxfn/sbx/driver.ErrStopped", driver.ErrStopped)
 	registry.Error("github.com/sandboxfn/sbx/internal/proof.errFailed", errFailed)
 	registry.Error("net.ErrClosed", net.ErrClosed)
