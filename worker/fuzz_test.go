@@ -71,6 +71,7 @@ type hostile struct {
 	sent   uint64 // frames
 	queued int    // in the ledger
 	runs   int    // of functions
+	err    error  // of the handler
 
 	mu      sync.Mutex
 	asked   map[uint64]int // calls by id
@@ -264,8 +265,8 @@ func (h *hostile) serve(t *testing.T, withLedger bool) {
 	done := make(chan error)
 	go func() { done <- s.Serve(h) }()
 	select {
-	case err := <-done:
-		require.Error(t, err)
+	case h.err = <-done:
+		require.Error(t, h.err)
 	case <-time.After(1e6 * time.Hour):
 		t.Fatal("the worker does not end with its stream")
 	}
@@ -293,4 +294,19 @@ func TestServe(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestCallsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		script := []byte{0, 0xf0} // as many as can be counted at a time
+		for id := range uint64(ledger.Slots + 1) {
+			script = append(script, 0, 0xff)
+			script = binary.LittleEndian.AppendUint64(script, id)
+			script = append(script, 0, 1, 1, 0, 0, 0)
+		}
+		h := &hostile{script: script}
+		h.serve(t, false)
+		require.ErrorContains(t, h.err, "call 2048 is one too many")
+		assert.LessOrEqual(t, h.runs, ledger.Slots)
+	})
 }

@@ -156,7 +156,7 @@ func (d *dispatch) accept(message *wirepb.Call) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.waiting) == ledger.Slots || d.calls[message.GetId()] != nil {
+	if len(d.calls) == ledger.Slots || d.calls[message.GetId()] != nil {
 		c.cancel()
 		return &wire.ProtocolError{Reason: fmt.Sprintf("call %d is one too many", message.GetId())}
 	}
