@@ -145,10 +145,10 @@ func (r *report) judge(marks int, happens accident) string {
 		return "it did not run, and is reported as failed"
 	case marks > r.attempts:
 		return fmt.Sprintf("it ran %d times, and %d attempts are reported", marks, r.attempts)
-	case happens != nil || r.hasty: // it may have been lost between its begin and its first statement
+	case happens != nil: // it may have been lost between its begin and its first statement
 	case marks < r.attempts:
 		return fmt.Sprintf("it ran %d times, and is reported to have begun %d times", marks, r.attempts)
-	case r.guilty() && marks != runs:
+	case r.guilty() && !r.hasty && marks != runs:
 		return fmt.Sprintf("it ran %d times and failed; %d times are asked for", marks, runs)
 	}
 	return ""

@@ -167,7 +167,7 @@ func (r *run) trial(t *testing.T, random *rand.Rand) {
 
 // crowd is how many calls go together: sometimes so many that they wait in busy sandboxes.
 func crowd(random *rand.Rand) int {
-	if random.IntN(20) == 0 {
+	if random.IntN(40) == 0 {
 		return 40
 	}
 	return random.IntN(5)

@@ -8,8 +8,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/ledger"
 	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
@@ -29,6 +31,7 @@ type hostile struct {
 	calls  chan *wirepb.Call
 
 	// what it did
+	lingers bool            // its process ends only when it is killed, and then not by that
 	claimed map[uint64]bool // in keeping with the protocol
 	lied    bool            // by writing into the ledger
 	ended   chan struct{}
@@ -74,7 +77,9 @@ func (h *hostile) number() uint64 {
 // Recv is the session's: it returns the next frame, and the end of the stream when the script has none.
 func (h *hostile) Recv() (*wirepb.Frame, error) {
 	if len(h.script) == 0 {
-		h.end()
+		if !h.lingers {
+			h.end()
+		}
 		return nil, io.EOF
 	}
 	h.sent++
@@ -212,10 +217,23 @@ func FuzzWorker(f *testing.F) {
 			if !answered && !h.lied {
 				assert.Equal(t, h.claimed[call.id], call.Begun(), "call %d", i)
 			}
-			assert.False(t, call.Withdraw(), "it is too late")
+			assert.Equal(t, !answered && !call.Begun(), call.Withdraw())
 		}
 		assert.False(t, w.Go(&wirepb.Call{Attempt: 1}, nil).Begun())
 		w.Close()
 		h.ledger.Close()
+	})
+}
+
+func TestAnEndThatShowsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHostile(t, nil)
+		defer h.ledger.Close()
+		h.lingers = true
+		w := h.worker(t)
+		go w.receive()
+		require.NotNil(t, w.Lost().Exit)
+		assert.Equal(t, driver.Exit{Code: 3}, *w.Lost().Exit)
+		w.Close()
 	})
 }

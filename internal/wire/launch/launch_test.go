@@ -289,7 +289,10 @@ func TestHostileWorkersAreLost(t *testing.T) {
 				t.Fatal("a call of a lost worker has a result")
 			default:
 			}
-			assert.False(t, w.Go(&wirepb.Call{Attempt: 1}, nil).Begun(), "what is sent after the end certainly does not begin")
+			assert.False(t, pending.Withdraw(), "it is too late")
+			late := w.Go(&wirepb.Call{Attempt: 1}, nil)
+			assert.False(t, late.Begun(), "what is sent after the end certainly does not begin")
+			assert.True(t, late.Withdraw())
 		})
 	}
 }
@@ -297,8 +300,10 @@ func TestHostileWorkersAreLost(t *testing.T) {
 func TestAResultOnceOnly(t *testing.T) {
 	w, err := start(t, &fake{line: goodLine, script: welcomed(sends(frame(2, result(1, 1), result(1, 1))))})
 	require.NoError(t, err)
-	assert.Equal(t, "v", string(w.Go(&wirepb.Call{Attempt: 1}, nil).Result().GetValue().GetData()))
+	pending := w.Go(&wirepb.Call{Attempt: 1}, nil)
+	assert.Equal(t, "v", string(pending.Result().GetValue().GetData()))
 	require.ErrorContains(t, w.Lost().Err, "which is not running")
+	assert.False(t, pending.Withdraw(), "it has its result, although the worker has ended")
 }
 
 func TestASilentWorkerIsCalledSilent(t *testing.T) {

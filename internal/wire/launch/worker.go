@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
@@ -198,9 +199,11 @@ func (w *Worker) receive() {
 	lost := &LostError{Err: w.conn.Err()}
 	exit := w.waitProcess()
 	if exit == nil {
-		// User code cut the stream and runs on.
+		// User code cut the stream and runs on; or it has ended, and on a busy machine that takes long to show.
 		_ = w.process.Kill()
-		_ = w.waitProcess()
+		if late := w.waitProcess(); late != nil && late.Signal != syscall.SIGKILL { // which is ours
+			exit = late
+		}
 	}
 	if !ours {
 		lost.Exit = exit // else the end says nothing about the worker
@@ -250,9 +253,12 @@ func (w *Worker) answered(result *wirepb.Result) (*Pending, error) {
 	return call, nil
 }
 
+// exitTime is how long a process may take to end whose stream has ended.
+const exitTime = 2 * time.Second
+
 // waitProcess waits for the process's end, but not long, and returns how it ended; nil if that is not known.
 func (w *Worker) waitProcess() *driver.Exit {
-	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
+	ctx, cancel := context.WithTimeout(context.Background(), exitTime)
 	defer cancel()
 	exit, err := w.process.Wait(ctx)
 	if err != nil {
@@ -373,8 +379,10 @@ func (p *Pending) Withdraw() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
+	case w.calls == nil: // the worker has ended
+		return p.withdrawn || !p.begun && p.result == nil
 	case w.calls[p.id] != p || p.withdrawn:
-		return p.withdrawn // it has its result, or the worker has ended
+		return p.withdrawn // else it has its result
 	case w.conn.Abort(p.ticket):
 		p.withdrawn = true
 		w.forget(p)
