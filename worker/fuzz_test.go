@@ -148,15 +148,15 @@ func (h *hostile) Recv() (*wirepb.Frame, error) {
 			time.Sleep(time.Duration(h.number() % uint64(time.Hour))) // in the bubble
 		default: // a frame of any content
 			length := min(int(h.number()%1024), len(h.script))
-			any := &wirepb.Frame{}
-			if proto.Unmarshal(h.script[:length], any) == nil {
-				for _, message := range any.GetMessages() {
+			wild := &wirepb.Frame{}
+			if proto.Unmarshal(h.script[:length], wild) == nil {
+				for _, message := range wild.GetMessages() {
 					if call := message.GetCall(); call != nil {
 						h.ask(call.GetId())
 					}
 				}
-				f.Messages = append(f.Messages, any.GetMessages()...)
-				f.Sequence += any.GetSequence()
+				f.Messages = append(f.Messages, wild.GetMessages()...)
+				f.Sequence += wild.GetSequence()
 			}
 			h.script = h.script[length:]
 		}

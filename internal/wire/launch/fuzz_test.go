@@ -110,10 +110,10 @@ func (h *hostile) Recv() (*wirepb.Frame, error) {
 			_, _ = h.memory.WriteAt(entry[:], int64(h.number()%ledger.Slots)*8)
 		default: // a frame of any content
 			length := min(int(h.number()%1024), len(h.script))
-			any := &wirepb.Frame{}
-			if proto.Unmarshal(h.script[:length], any) == nil {
-				f.Messages = append(f.Messages, any.GetMessages()...)
-				f.Sequence += any.GetSequence()
+			wild := &wirepb.Frame{}
+			if proto.Unmarshal(h.script[:length], wild) == nil {
+				f.Messages = append(f.Messages, wild.GetMessages()...)
+				f.Sequence += wild.GetSequence()
 			}
 			h.script = h.script[length:]
 		}
