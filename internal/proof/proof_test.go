@@ -28,7 +28,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-var trials = flag.Int("trials", 10, "trials for each way and driver")
+var trials = flag.Int("trials", 6, "trials for each way and driver")
 
 // patience is after how long a call that has not returned hangs. None takes that long.
 const patience = 2 * time.Minute
