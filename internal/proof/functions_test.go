@@ -56,6 +56,7 @@ func Obey(ctx context.Context, order Order) (string, error) {
 		os.Exit(exitStatus)
 	case "panic elsewhere":
 		go func() { panic(order.Mark) }()
+		select {} // if it returned, when it is cancelled, the panic would hit the next call
 	default:
 		if err := endProcess(order.End); err != nil {
 			return "", err
