@@ -43,6 +43,10 @@ test: ## run all tests
 race: ## run the tests under the race detector, without those that -short leaves out
 	$(call each_module,go test -race -short ./...)
 
+.PHONY: prove
+prove: ## try the promises about delivery: 10,000 trials of each way to end, on each driver; takes an hour
+	go test -count=1 -v -timeout 4h -run TestDelivery ./internal/proof -trials 10000
+
 .PHONY: bench
 bench: ## run the benchmarks
 	$(call each_module,go test -run '^$$' -bench . -benchmem ./...)

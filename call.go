@@ -26,6 +26,9 @@ const (
 	maxArgsAhead = 64 << 10
 	// sendTime is how long a byte of an argument may take on its way, at 10 MB/s, before a timeout is enforced here.
 	sendTime = 100 * time.Nanosecond
+	// arriveTime is how long a byte of a result may take, at 1 MB/s, that is on its way when the timeout is enforced here. It
+	// shares the connection with those of other calls.
+	arriveTime = time.Microsecond
 )
 
 // CallInfo describes the call in which a function runs.
@@ -295,6 +298,7 @@ func (f *function) send(r *request, l *lease) (data []byte, sandbox string, deli
 func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pending, moved <-chan struct{}) (data []byte, again bool, delivery Delivery, err error) {
 	var running <-chan struct{} // as long as it matters
 	var overdue <-chan time.Time
+	arriving := false
 	// The worker ends calls by their timeouts. This is for one that does not.
 	late := f.config.timeout + 2*wire.Grace + time.Duration(len(r.args))*sendTime
 	if f.config.timeout > 0 && late > f.config.timeout { // no overflow
@@ -320,10 +324,15 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			defer timer.Stop()
 			overdue = timer.C
 		case <-overdue:
-			overdue = nil
-			if !pending.Returned() { // else a large result is on its way
+			size := time.Duration(pending.Arriving())
+			if size == 0 {
 				return nil, !l.Drop(sb), MayHaveRun, &StuckError{After: f.config.timeout, Err: ErrTimeout}
 			}
+			if arriving {
+				return nil, !l.Drop(sb), MayHaveRun, fmt.Errorf("%w after %v (sbx.Timeout), and its result of %d bytes did not arrive: its sandbox was stopped", ErrTimeout, f.config.timeout, size)
+			}
+			arriving = true
+			overdue = time.After(size*arriveTime + wire.Grace)
 		case <-r.ctx.Done():
 			if pending.Withdraw() {
 				l.Release(true)

@@ -503,3 +503,30 @@ func TestAPanicWithAnErrorWrapsIt(t *testing.T) {
 	require.ErrorAs(t, err, &crash)
 	assert.True(t, crash.Goexit, "an error whose text ends the goroutine")
 }
+
+// A worker that sends the rest of a result never, or too late, does not hold the caller.
+func TestAResultThatDoesNotArriveEndsByTheTimeout(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(path, make([]byte, 1<<20), 0o600))
+	for delay, arrives := range map[time.Duration]bool{3 * time.Second: true, time.Hour: false} {
+		synctest.Test(t, func(t *testing.T) {
+			session := sbxtest.Open(t, sbx.Lease(100*time.Hour), sbx.Driver(inprocess.New(&inprocess.Options{
+				Fault: func(m inprocess.Message) inprocess.Fault {
+					if slices.Equal(m.Kinds, []string{"chunk"}) { // the first one is in a frame with the result
+						return inprocess.Delay(delay / 3)
+					}
+					return inprocess.Fault{}
+				},
+			})))
+			data, err := session.Function(ReadFile, sbx.Timeout(time.Second)).Call(t.Context(), path)
+			if arrives {
+				require.NoError(t, err)
+				assert.Len(t, data, 1<<20)
+				return
+			}
+			require.ErrorIs(t, err, sbx.ErrTimeout)
+			assert.ErrorContains(t, err, "its result of 1048")
+			assert.Equal(t, sbx.MayHaveRun, delivery(t, err))
+		})
+	}
+}

@@ -137,7 +137,7 @@ type dispatch struct {
 	calls   map[uint64]*call // that wait or run
 	waiting []*call
 	running int
-	doomed  bool // the session is about to end the sandbox: nothing begins any more
+	doomed  bool // the sandbox is about to end: nothing begins any more
 }
 
 // call is a call that waits or runs.
@@ -164,7 +164,7 @@ func (d *dispatch) accept(message *wirepb.Call) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.waiting) == ledger.Slots || d.calls[message.GetId()] != nil {
+	if len(d.calls) == ledger.Slots || d.calls[message.GetId()] != nil {
 		c.cancel()
 		return &wire.ProtocolError{Reason: fmt.Sprintf("call %d is one too many", message.GetId())}
 	}
@@ -222,12 +222,13 @@ func (c *call) end() {
 	c.mu.Lock()
 	sent := c.answer(c.result, c.value)
 	c.mu.Unlock()
-	if sent != nil {
-		// The next call may end the process at once, which must not cost this one its result.
-		c.conn.Flush(sent, c.server.meter)
-	}
+	// The next call may end the process at once, which must not cost this one its result.
+	written := sent == nil || c.conn.Flush(sent, c.server.meter)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !written { // nobody would hear of the next call, and it could run elsewhere
+		c.doomed = true
+	}
 	c.running--
 	c.next()
 }

@@ -53,7 +53,7 @@ type Conn struct {
 	// of Recv alone
 	pending   []*wirepb.Message
 	incoming  map[uint64]*incoming
-	announced func(*wirepb.Message)
+	announced func(*wirepb.Message) error
 }
 
 // A Ticket stands for a message that was given to Send.
@@ -76,8 +76,8 @@ type incoming struct {
 }
 
 // NewConn returns a connection over stream. If announced is not nil, Recv calls it for each message whose value is going to
-// arrive in chunks.
-func NewConn(stream Stream, announced func(*wirepb.Message)) *Conn {
+// arrive in chunks, before it takes any of them; its error ends the connection.
+func NewConn(stream Stream, announced func(*wirepb.Message) error) *Conn {
 	c := &Conn{stream: stream, announced: announced, stopped: make(chan struct{}), incoming: map[uint64]*incoming{}}
 	c.wake.L = &c.mu
 	go c.send()
@@ -210,15 +210,15 @@ func (c *Conn) account(frame *wirepb.Frame, whole []*Ticket) {
 }
 
 // Flush returns when the ticket's message and its value were written to m, which is below the connection's stream, or the
-// connection has ended.
-func (c *Conn) Flush(ticket *Ticket, m *Meter) {
+// connection has ended; false if they were not.
+func (c *Conn) Flush(ticket *Ticket, m *Meter) bool {
 	c.mu.Lock()
 	for ticket.end == 0 && c.err == nil {
 		c.wake.Wait()
 	}
 	end := ticket.end
 	c.mu.Unlock()
-	m.wait(end)
+	return end > 0 && m.wait(end)
 }
 
 // gather waits for something to send, and returns the tickets that are sent whole with it. Small messages go first; then one
@@ -327,11 +327,13 @@ func (c *Conn) accept(message *wirepb.Message) (*wirepb.Message, error) {
 	case c.incoming[body.GetStream()] != nil:
 		return nil, broken("stream %d is announced twice", body.GetStream())
 	}
+	if c.announced != nil {
+		if err := c.announced(message); err != nil {
+			return nil, err
+		}
+	}
 	body.Data = nil
 	c.incoming[body.GetStream()] = &incoming{message: message, body: body}
-	if c.announced != nil {
-		c.announced(message)
-	}
 	return nil, nil
 }
 

@@ -75,11 +75,12 @@ func (m *Meter) count(p []byte) (data int) {
 	return data
 }
 
-// wait returns when so many bytes of messages were written, or the connection has ended.
-func (m *Meter) wait(bytes uint64) {
+// wait returns when so many bytes of messages were written, or the connection has ended; false if they were not.
+func (m *Meter) wait(bytes uint64) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for m.data < bytes && !m.ended {
 		m.changed.Wait()
 	}
+	return m.data >= bytes
 }

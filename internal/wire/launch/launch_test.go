@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +33,7 @@ type fake struct {
 	stdout string
 	start  error
 	script func(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error
+	killed func() // called when the process was killed, if it is not nil
 	env    []string
 }
 
@@ -48,7 +50,7 @@ func (f *fake) StartWorker(_ context.Context, spec driver.WorkerSpec) (driver.Pr
 	wirepb.RegisterWorkerServer(server, scripted{script: f.script})
 	p := &fakeProcess{
 		conn: outer, inner: inner, handshake: reader, done: make(chan struct{}),
-		stdout: io.NopCloser(strings.NewReader(f.stdout)),
+		stdout: io.NopCloser(strings.NewReader(f.stdout)), killed: f.killed,
 	}
 	p.end = sync.OnceFunc(func() { close(p.done) })
 	conns := make(chan net.Conn, 1)
@@ -93,6 +95,7 @@ type fakeProcess struct {
 	stdout      io.ReadCloser
 	done        chan struct{}
 	end         func()
+	killed      func()
 	ledger      *os.File
 }
 
@@ -114,7 +117,11 @@ func (p *fakeProcess) Wait(ctx context.Context) (driver.Exit, error) {
 
 func (p *fakeProcess) Kill() error {
 	p.end()
-	return p.inner.Close()
+	err := p.inner.Close()
+	if p.killed != nil {
+		p.killed()
+	}
+	return err
 }
 
 func frame(sequence uint64, messages ...*wirepb.Message) *wirepb.Frame {
@@ -131,6 +138,14 @@ func result(id uint64, attempt uint32) *wirepb.Message {
 	return &wirepb.Message{Kind: &wirepb.Message_Result{Result: &wirepb.Result{
 		Id: id, Attempt: attempt, Outcome: &wirepb.Result_Value{Value: &wirepb.Body{Data: []byte("v")}},
 	}}}
+}
+
+// announced is a result whose value is to come in chunks.
+func announced(id uint64, attempt uint32, stream uint64) *wirepb.Message {
+	message := result(id, attempt)
+	body := message.GetResult().GetValue()
+	body.Data, body.Stream, body.Size = nil, stream, wire.MaxValue
+	return message
 }
 
 // welcomed greets as a worker does, waits for the first call, and goes on with then.
@@ -251,6 +266,9 @@ func TestHostileWorkersAreLost(t *testing.T) {
 		{"a result of another attempt", sends(frame(2, result(1, 2))), "attempt 1 is running"},
 		{"a result of nothing", sends(frame(2, &wirepb.Message{Kind: &wirepb.Message_Result{Result: &wirepb.Result{Id: 1, Attempt: 1}}})), "does not send this"},
 		{"a second welcome", sends(frame(2, welcome())), "does not send this"},
+		{"a value of no call", sends(frame(2, announced(2, 1, 1))), "call 2, which is not running"},
+		{"a value of another attempt", sends(frame(2, announced(1, 2, 1))), "attempt 1 is running"},
+		{"a value too many", sends(frame(2, announced(1, 1, 1), announced(1, 1, 2))), "has one already"},
 		{"a frame twice", sends(frame(2), frame(2)), "frame 2 arrived as number 3"},
 		{"a frame too long", sends(&wirepb.Frame{Sequence: 2, Messages: []*wirepb.Message{{Kind: &wirepb.Message_Chunk{
 			Chunk: &wirepb.Chunk{Stream: 1, Data: make([]byte, wire.MaxFrame+1)},
@@ -272,7 +290,10 @@ func TestHostileWorkersAreLost(t *testing.T) {
 				t.Fatal("a call of a lost worker has a result")
 			default:
 			}
-			assert.False(t, w.Go(&wirepb.Call{Attempt: 1}, nil).Begun(), "what is sent after the end certainly does not begin")
+			assert.False(t, pending.Withdraw(), "it is too late")
+			late := w.Go(&wirepb.Call{Attempt: 1}, nil)
+			assert.False(t, late.Begun(), "what is sent after the end certainly does not begin")
+			assert.True(t, late.Withdraw())
 		})
 	}
 }
@@ -280,8 +301,29 @@ func TestHostileWorkersAreLost(t *testing.T) {
 func TestAResultOnceOnly(t *testing.T) {
 	w, err := start(t, &fake{line: goodLine, script: welcomed(sends(frame(2, result(1, 1), result(1, 1))))})
 	require.NoError(t, err)
-	assert.Equal(t, "v", string(w.Go(&wirepb.Call{Attempt: 1}, nil).Result().GetValue().GetData()))
+	pending := w.Go(&wirepb.Call{Attempt: 1}, nil)
+	assert.Equal(t, "v", string(pending.Result().GetValue().GetData()))
 	require.ErrorContains(t, w.Lost().Err, "which is not running")
+	assert.False(t, pending.Withdraw(), "it has its result, although the worker has ended")
+}
+
+func TestASilentWorkerIsCalledSilent(t *testing.T) {
+	f := &fake{line: goodLine, script: welcomed(sends())}
+	started := make(chan *Worker, 1)
+	var once sync.Once
+	f.killed = func() { // the receiver sees the end of the stream before the kill returns
+		once.Do(func() {
+			w := <-started
+			for w.conn.Err() == nil {
+				runtime.Gosched()
+			}
+		})
+	}
+	w, err := Start(t.Context(), f, Config{Session: "s", Sandbox: "s-1", Divert: 1, Lease: 20 * time.Millisecond})
+	require.NoError(t, err)
+	defer w.Close()
+	started <- w
+	require.ErrorIs(t, w.Lost().Err, ErrSilent)
 }
 
 func TestLongLinesArriveInPieces(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
@@ -141,8 +142,9 @@ func (w *Worker) giveUp(lease time.Duration) {
 	w.mu.Lock()
 	w.silent = true
 	w.mu.Unlock()
-	_ = w.process.Kill()
+	// Before the kill, by which the stream ends too.
 	w.conn.Fail(fmt.Errorf("%w for %v", ErrSilent, lease))
+	_ = w.process.Kill()
 	w.closeConn()
 }
 
@@ -207,9 +209,11 @@ func (w *Worker) receive() {
 	lost := &LostError{Err: w.conn.Err()}
 	exit := w.waitProcess()
 	if exit == nil {
-		// User code cut the stream and runs on.
+		// User code cut the stream and runs on; or it has ended, and on a busy machine that takes long to show.
 		_ = w.process.Kill()
-		_ = w.waitProcess()
+		if late := w.waitProcess(); late != nil && late.Signal != syscall.SIGKILL { // which is ours
+			exit = late
+		}
 	}
 	if !ours {
 		lost.Exit = exit // else the end says nothing about the worker
@@ -233,18 +237,39 @@ func (w *Worker) receive() {
 	close(w.done)
 }
 
-// returned notes that a call's function has returned, when its result begins to arrive.
-func (w *Worker) returned(message *wirepb.Message) {
+// returned notes that a call's function has returned, when its result begins to arrive in chunks. A worker has to have a call for every
+// value that it sends, or it could fill this side's memory with a thousand of them.
+func (w *Worker) returned(message *wirepb.Message) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if call := w.calls[message.GetResult().GetId()]; call != nil {
-		call.returned.Store(true)
+	call, err := w.answered(message.GetResult())
+	if err != nil {
+		return err
 	}
+	if call.withdrawn || call.arriving.Swap(message.GetResult().GetValue().GetSize()) > 0 {
+		return &wire.ProtocolError{Reason: fmt.Sprintf("a value for call %d, which can't have one or has one already", call.id)}
+	}
+	return nil
 }
+
+// answered finds the call of a result. Callers hold mu.
+func (w *Worker) answered(result *wirepb.Result) (*Pending, error) {
+	call := w.calls[result.GetId()]
+	switch {
+	case call == nil:
+		return nil, &wire.ProtocolError{Reason: fmt.Sprintf("a result of call %d, which is not running", result.GetId())}
+	case result.GetAttempt() != call.attempt:
+		return nil, &wire.ProtocolError{Reason: fmt.Sprintf("a result of attempt %d of call %d; attempt %d is running", result.GetAttempt(), result.GetId(), call.attempt)}
+	}
+	return call, nil
+}
+
+// exitTime is how long a process may take to end whose stream has ended.
+const exitTime = 2 * time.Second
 
 // waitProcess waits for the process's end, but not long, and returns how it ended; nil if that is not known.
 func (w *Worker) waitProcess() *driver.Exit {
-	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
+	ctx, cancel := context.WithTimeout(context.Background(), exitTime)
 	defer cancel()
 	exit, err := w.process.Wait(ctx)
 	if err != nil {
@@ -272,12 +297,9 @@ func (w *Worker) deliver(message *wirepb.Message) error {
 	if result == nil || result.GetOutcome() == nil {
 		return &wire.ProtocolError{Reason: "a worker does not send this"}
 	}
-	call := w.calls[result.GetId()]
-	if call == nil {
-		return &wire.ProtocolError{Reason: fmt.Sprintf("a result of call %d, which is not running", result.GetId())}
-	}
-	if result.GetAttempt() != call.attempt {
-		return &wire.ProtocolError{Reason: fmt.Sprintf("a result of attempt %d of call %d; attempt %d is running", result.GetAttempt(), result.GetId(), call.attempt)}
+	call, err := w.answered(result)
+	if err != nil {
+		return err
 	}
 	w.forget(call)
 	if call.withdrawn {
@@ -311,9 +333,9 @@ type Pending struct {
 	done    chan struct{}
 	result  *wirepb.Result
 
-	returned  atomic.Bool
-	withdrawn bool // guarded by worker.mu
-	begun     bool // set before worker.done is closed
+	arriving  atomic.Uint64 // the length of a result that comes in chunks; 0 before
+	withdrawn bool          // guarded by worker.mu
+	begun     bool          // set before worker.done is closed
 }
 
 // Go sends a call with its encoded argument. The id and the slot are chosen here. It does not wait.
@@ -351,8 +373,9 @@ func (w *Worker) Queues() bool {
 // Done is closed when the result is there. It stays open if the worker is lost first: select on Worker.Done too.
 func (p *Pending) Done() <-chan struct{} { return p.done }
 
-// Returned reports whether the function is known to have returned, although its result may not be there yet.
-func (p *Pending) Returned() bool { return p.returned.Load() }
+// Arriving returns how many bytes the result has that has begun to arrive, so that the function is known to have returned;
+// 0 if none has.
+func (p *Pending) Arriving() uint64 { return p.arriving.Load() }
 
 // Result returns the result. Call it after Done is closed.
 func (p *Pending) Result() *wirepb.Result {
@@ -373,8 +396,10 @@ func (p *Pending) Withdraw() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
+	case w.calls == nil: // the worker has ended
+		return p.withdrawn || !p.begun && p.result == nil
 	case w.calls[p.id] != p || p.withdrawn:
-		return p.withdrawn // it has its result, or the worker has ended
+		return p.withdrawn // else it has its result
 	case w.conn.Abort(p.ticket):
 		p.withdrawn = true
 		w.forget(p)

@@ -1,0 +1,9 @@
+//go:build !unix
+
+package proof
+
+import "errors"
+
+func endProcess(string) error { return errors.ErrUnsupported }
+
+func shoot(int) error { return errors.ErrUnsupported }
