@@ -132,6 +132,8 @@ type request struct {
 	args  []byte
 	// turn is the request's place in the queue for a sandbox.
 	turn pool.Turn[class, *sandbox]
+	// passed says that the interceptors let the request pass.
+	passed bool
 	// linger makes a cancelled call wait until its sandbox is free again or on its way out.
 	linger bool
 
@@ -155,6 +157,8 @@ func (f *function) prepare(ctx context.Context, index int, args ...any) (*reques
 		err = errNilContext
 	case ctx.Err() != nil:
 		err = contextError(ctx)
+	case checkMetadata(metadataOf(ctx)) != nil:
+		err = checkMetadata(metadataOf(ctx))
 	default:
 		r.args, err = f.entry.Load().EncodeArgs(nil, args...)
 		switch {
@@ -172,14 +176,10 @@ func (f *function) prepare(ctx context.Context, index int, args ...any) (*reques
 
 // queue takes the request's place in the queue for a sandbox. run must follow. Long arguments don't wait in a sandbox.
 func (f *function) queue(r *request) {
+	if len(f.session.config.interceptors) > 0 && !r.passed {
+		return // an interceptor may take its time, or refuse the call
+	}
 	r.turn = f.session.pool.Queue(f.class, len(r.args) <= maxArgsAhead)
-}
-
-// giveBack leaves the queue.
-func (f *function) giveBack(r *request) {
-	ended, cancel := context.WithCancel(context.Background())
-	cancel()
-	_, _ = r.turn.Wait(ended)
 }
 
 func (f *function) fail(r *request, sandbox string, err error) error {
@@ -199,10 +199,6 @@ func (f *function) run(r *request) ([]byte, error) {
 
 // do runs a queued request to its end and returns the encoded result.
 func (f *function) do(r *request) ([]byte, error) {
-	if err := checkMetadata(metadataOf(r.ctx)); err != nil {
-		f.giveBack(r)
-		return nil, f.fail(r, "", err)
-	}
 	for resent := 0; ; {
 		lease, err := r.turn.Wait(r.ctx)
 		if err != nil {
@@ -285,7 +281,7 @@ func (f *function) send(r *request, l *lease) (data []byte, sandbox string, deli
 			call.DeadlineNanos = int64(max(time.Until(deadline), 1))
 		}
 		pending := sb.worker.Go(call, r.args)
-		l.OnRecall(pending.Withdraw)
+		l.Sent(pending.Withdraw)
 		data, again, delivery, err := f.await(r, l, sb, pending, moved)
 		if !again {
 			return data, sb.id, delivery, err
@@ -324,7 +320,14 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			defer timer.Stop()
 			overdue = timer.C
 		case <-overdue:
+			if !pending.Handed() { // its argument is on its way
+				overdue = time.After(late)
+				continue
+			}
 			size := time.Duration(pending.Arriving())
+			if size == 0 && pending.Withdraw() { // the worker begins nothing
+				return nil, !l.Drop(sb), NotBegun, &notBegunError{fmt.Errorf("the worker had the call and did not begin it within %v", late)}
+			}
 			if size == 0 {
 				return nil, !l.Drop(sb), MayHaveRun, &StuckError{After: f.config.timeout, Err: ErrTimeout}
 			}

@@ -338,6 +338,8 @@ func TestInterceptors(t *testing.T) {
 			_, _ = session.Function(Size).Call(sbx.WithMetadata(t.Context(), "guard", "panic"), "x")
 		})
 	}
+	_, err = session.Function(Size).Call(sbx.WithMetadata(t.Context(), "guard", "\xff"), "x")
+	require.ErrorContains(t, err, "not UTF-8")
 	_, err = session.Function(Half).Call(sbx.WithMetadata(t.Context(), "guard", "swallow"), 1)
 	require.ErrorIs(t, err, ErrOdd, "no success can be made of a failure")
 	outputs, err := session.Function(Size).MapSlice(t.Context(), []string{"a", "bb"})

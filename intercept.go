@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"unicode/utf8"
 
 	"github.com/sandboxfn/sbx/internal/callinfo"
 )
@@ -15,8 +16,8 @@ import (
 // It is called by many goroutines at the same time.
 type Interceptor func(ctx context.Context, call CallInfo, next func(context.Context) error) error
 
-// Intercept wraps every call of the session in this program: from its place in the queue to its result, all attempts
-// included. The argument is encoded before, and the result decoded after. What next returns is a [*CallError]. call has no sandbox and
+// Intercept wraps every call of the session in this program: from before it takes a place in the queue for a sandbox to its result,
+// all attempts included. The argument is encoded before, and the result decoded after. What next returns is a [*CallError]. call has no sandbox and
 // no attempt yet. Of several interceptors the first is the outermost. Calls by Local are not wrapped.
 func Intercept(interceptors ...Interceptor) OpenOption {
 	return openOption(func(c *openConfig) {
@@ -50,7 +51,8 @@ const maxMetadata = 64 << 10
 type metadataKey struct{}
 
 // WithMetadata returns a context whose calls carry key and value beside their argument, such as the id of a trace. The
-// function finds them by [Info]; ordinary values of a context do not cross. All metadata of a call may have 64 KiB.
+// function finds them by [Info]; ordinary values of a context do not cross. Both are UTF-8, and all metadata of a call may
+// have 64 KiB; else the call fails.
 func WithMetadata(ctx context.Context, key, value string) context.Context {
 	metadata := maps.Clone(metadataOf(ctx))
 	if metadata == nil {
@@ -68,6 +70,9 @@ func metadataOf(ctx context.Context) map[string]string {
 func checkMetadata(metadata map[string]string) error {
 	size := 0
 	for key, value := range metadata {
+		if !utf8.ValidString(key) || !utf8.ValidString(value) {
+			return &ArgumentError{Err: fmt.Errorf("the metadata of key %q is not UTF-8: encode it, in base64 say", key)}
+		}
 		size += len(key) + len(value)
 	}
 	if size > maxMetadata {
@@ -81,14 +86,9 @@ var (
 	errNextMissed = callinfo.ErrNextMissed
 )
 
-// intercepted runs a queued request within the session's interceptors.
+// intercepted runs a request within the session's interceptors. It takes its place in the queue when they let it pass.
 func (f *function) intercepted(r *request) (data []byte, err error) {
 	called := false
-	defer func() {
-		if !called { // even if an interceptor panicked
-			f.giveBack(r)
-		}
-	}()
 	var outcome error
 	next := func(ctx context.Context) error {
 		switch {
@@ -97,8 +97,12 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 		case ctx == nil:
 			return f.fail(r, "", errNilContext)
 		}
-		called = true
+		if err := checkMetadata(metadataOf(ctx)); err != nil {
+			return f.fail(r, "", err)
+		}
+		called, r.passed = true, true
 		r.ctx = ctx
+		f.queue(r)
 		data, outcome = f.do(r)
 		return outcome
 	}

@@ -75,7 +75,10 @@ func TestALeaseAheadRunsWhenTheOneBeforeIsReleased(t *testing.T) {
 		a := lease(t, p, "x")
 		assert.True(t, closed(a.lease.Running()))
 		assert.Nil(t, a.lease.Moved())
-		b, c := ahead(t, p), ahead(t, p)
+		b := ahead(t, p)
+		b.Sent(nil)
+		c := ahead(t, p)
+		c.Sent(nil)
 		last := p.Queue("x", true)
 		assert.False(t, closed(last.w.ready), "two wait, no more")
 		assert.False(t, closed(b.Running()))
@@ -102,10 +105,16 @@ func TestAnIdleMemberTakesALeaseOver(t *testing.T) {
 		require.NoError(t, p.Prewarm(t.Context(), "x", 2))
 		a, b := lease(t, p, "x"), lease(t, p, "x")
 		var waiting []*Lease[string, *box]
-		for range 4 {
-			waiting = append(waiting, ahead(t, p))
-		}
 		recalled := 0
+		answers := []bool{false, true} // the first has just begun
+		for range 4 {
+			l := ahead(t, p)
+			waiting = append(waiting, l)
+			l.Sent(func() bool {
+				recalled++
+				return answers[recalled-1]
+			})
+		}
 		var mine []*Lease[string, *box] // ahead in a
 		for _, l := range waiting {
 			if l.Member() == a.box {
@@ -113,14 +122,12 @@ func TestAnIdleMemberTakesALeaseOver(t *testing.T) {
 			}
 		}
 		require.Len(t, mine, 2, "they are spread")
-		mine[0].OnRecall(func() bool { recalled++; return false }) // it has just begun
-		mine[1].OnRecall(func() bool { recalled++; return true })
-		b.release(true)
-		for _, l := range waiting {
+		for _, l := range waiting { // nobody waits in b
 			if l.Member() == b.box {
 				l.Release(true)
 			}
 		}
+		b.release(true)
 		assert.Equal(t, 2, recalled)
 		assert.False(t, closed(mine[0].Moved()))
 		assert.True(t, closed(mine[1].Moved()))
@@ -147,8 +154,68 @@ func TestARecallThatIsSetLate(t *testing.T) {
 		}
 		other.release(true)
 		assert.False(t, closed(l.Moved()), "its holder is about to send the call")
-		l.OnRecall(func() bool { return true })
+		l.Sent(func() bool { return true })
 		assert.True(t, closed(l.Moved()))
+		require.NoError(t, p.Close())
+	})
+}
+
+// A member does things in the order in which it gets them, and must not get the second before the first.
+func TestNoLeaseAheadOfOneThatWasNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{limits: Limits{Ahead: 4}}).pool(1)
+		first, err := p.Queue("x", true).Wait(t.Context())
+		require.NoError(t, err)
+		second, third := p.Queue("x", true), p.Queue("x", true)
+		assert.False(t, closed(second.w.ready))
+		first.Sent(nil)
+		assert.True(t, closed(second.w.ready))
+		assert.False(t, closed(third.w.ready))
+		l, err := second.Wait(t.Context())
+		require.NoError(t, err)
+		l.Release(true) // its holder gave up instead
+		assert.True(t, closed(third.w.ready))
+		require.NoError(t, p.Close())
+	})
+}
+
+// Leases that overlap must not keep a member from ever being free for another class.
+func TestAnotherClassIsServedAlthoughLeasesOverlap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{limits: Limits{Concurrency: 2, Ahead: 2}}).pool(1)
+		a, b := lease(t, p, "x"), lease(t, p, "x")
+		other := p.Queue("y", true)
+		a.release(true)
+		late := p.Queue("x", true)
+		assert.False(t, closed(late.w.ready), "it came later")
+		b.release(true)
+		l, err := other.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, "y", l.Member().class)
+
+		second := p.Queue("y", true)
+		assert.False(t, closed(second.w.ready), "the one of class x is first")
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err = late.Wait(ctx)
+		require.ErrorIs(t, err, context.Canceled)
+		assert.True(t, closed(second.w.ready), "who waited for the place has left")
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestAnAgeThatIsShorterThanAStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{openTime: time.Second, limits: Limits{Age: 1, Idle: 1}}
+		p := y.pool(1)
+		for range 3 {
+			l := lease(t, p, "x")
+			time.Sleep(time.Second)
+			l.release(true)
+		}
+		assert.Equal(t, 3, y.made, "each serves once")
+		synctest.Wait()
+		require.NoError(t, p.Prewarm(t.Context(), "x", 1))
 		require.NoError(t, p.Close())
 	})
 }
@@ -158,6 +225,7 @@ func TestALeaseAheadKeepsNobodyWaiting(t *testing.T) {
 		p := (&yard{limits: Limits{Ahead: 4}}).pool(1)
 		a := lease(t, p, "x")
 		b := ahead(t, p)
+		b.Sent(nil)
 		other := p.Queue("y", true)
 		late := p.Queue("x", true)
 		assert.False(t, closed(late.w.ready), "the member is wanted by who came before")
@@ -197,6 +265,7 @@ func TestUses(t *testing.T) {
 		p := y.pool(1)
 		a := lease(t, p, "x")
 		b := ahead(t, p)
+		b.Sent(nil)
 		third := p.Queue("x", true)
 		assert.False(t, closed(third.w.ready), "the second is its last")
 		a.release(true)
@@ -310,7 +379,7 @@ func TestNothingIsLostAmongLeases(t *testing.T) {
 					return
 				}
 				var sent atomic.Bool // what a ledger would know
-				l.OnRecall(func() bool { return !sent.Swap(true) })
+				l.Sent(func() bool { return !sent.Swap(true) })
 				select {
 				case <-l.Running():
 				case <-l.Member().Done():

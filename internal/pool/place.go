@@ -26,7 +26,10 @@ type place[C comparable, M Member] struct {
 
 	running int
 	ahead   []*Lease[C, M] // in the order in which they will run
+	unsent  int            // leases whose holders have not given the member anything yet
 	uses    int
+	// draining says that somebody of another class waits for the place.
+	draining bool
 	opened  time.Time
 	since   time.Time   // of the last change between busy and idle, or of the last check
 	timer   *time.Timer // ends it when it has been idle for too long, or is too old
@@ -52,7 +55,7 @@ func (pl *place[C, M]) room() int {
 }
 
 // retired reports whether the member gets no lease any more. It is stopped when the ones that it has are given back.
-func (pl *place[C, M]) retired() bool { return pl.usedUp() || pl.tooOld() }
+func (pl *place[C, M]) retired() bool { return pl.draining || pl.usedUp() || pl.tooOld() }
 
 func (pl *place[C, M]) usedUp() bool { return pl.limits.Uses > 0 && pl.uses >= pl.limits.Uses }
 
@@ -104,15 +107,15 @@ func (p *Pool[C, M]) start(class C) *place[C, M] {
 			return
 		}
 		p.stats.Opened++
-		place.m, place.state, place.opened = m, open, time.Now()
+		place.m, place.state, place.opened, place.since = m, open, time.Now(), time.Now()
 		if p.closed {
 			place.err = ErrClosed
 			p.discard(place, nil)
 			return
 		}
 		p.tasks.Go(func() { p.watch(place) })
-		p.settle(place)
 		p.balance()
+		p.settle(place)
 	})
 	return place
 }
@@ -146,7 +149,7 @@ func (p *Pool[C, M]) settle(place *place[C, M]) {
 	switch {
 	case place.usedUp():
 		p.discard(place, &p.stats.UsedUp)
-	case wait == 0:
+	case place.tooOld():
 		p.discard(place, &p.stats.TooOld)
 	case wait < 0:
 	case place.timer == nil:
@@ -164,7 +167,7 @@ func (p *Pool[C, M]) expire(place *place[C, M]) {
 		return
 	}
 	switch {
-	case place.tooOld():
+	case place.limits.Age > 0 && time.Since(place.opened) >= place.limits.Age:
 		p.discard(place, &p.stats.TooOld)
 	case place.limits.Idle > 0 && time.Since(place.since) >= place.limits.Idle:
 		p.discard(place, &p.stats.IdleTooLong)
@@ -185,8 +188,9 @@ func (p *Pool[C, M]) check(place *place[C, M]) {
 			p.discard(place, &p.stats.Lost)
 			return
 		}
-		p.settle(place)
+		place.since = time.Now()
 		p.balance()
+		p.settle(place)
 	})
 }
 

@@ -180,6 +180,7 @@ type Lease[C comparable, M Member] struct {
 
 	// guarded by pool.mu
 	ahead    bool
+	sent     bool
 	recall   func() bool
 	released bool
 }
@@ -197,16 +198,22 @@ func (l *Lease[C, M]) Running() <-chan struct{} { return l.running }
 // Moved is closed when another member has taken over a lease ahead.
 func (l *Lease[C, M]) Moved() <-chan struct{} { return l.moved }
 
-// OnRecall lets another member take the lease over while it is ahead: recall must take back what the holder gave the
-// member, and report whether it could. It must not block, or call the pool.
-func (l *Lease[C, M]) OnRecall(recall func() bool) {
+// Sent tells that the holder gave the member what it has to do; members take things in the order in which they get them, so
+// no further lease ahead is given until then. While the lease is ahead another member may take it over: recall must take back
+// what was given, and report whether it could. It must not block, or call the pool.
+func (l *Lease[C, M]) Sent(recall func() bool) {
 	p := l.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if l.ahead && !l.released {
-		l.recall = recall
-		p.balance()
+	if l.released || l.sent {
+		return
 	}
+	l.sent = true
+	l.place.unsent--
+	if l.ahead {
+		l.recall = recall
+	}
+	p.balance()
 }
 
 // Release gives the lease back. If reuse is false, or the member is of no use any more, it is stopped, whoever else has a
@@ -236,6 +243,9 @@ func (l *Lease[C, M]) release(reuse bool) {
 	}
 	l.released = true
 	place := l.place
+	if !l.sent {
+		place.unsent--
+	}
 	if l.ahead {
 		place.dropAhead(l)
 		place.uses--
@@ -268,6 +278,8 @@ func (p *Pool[C, M]) run(l *Lease[C, M], in *place[C, M]) {
 	l.ahead = false
 	in.running++
 	if in != l.place {
+		l.sent = false
+		in.unsent++
 		l.place.uses--
 		in.uses++
 		l.place = in
@@ -296,6 +308,9 @@ var always = func() chan struct{} {
 func (p *Pool[C, M]) balance() {
 	if p.closed {
 		return
+	}
+	for _, place := range p.places {
+		place.draining = false // unless somebody still waits for it
 	}
 	if len(p.waiting) > 0 {
 		p.serve()
@@ -340,6 +355,8 @@ func (p *Pool[C, M]) serve() {
 		case freeing > 0:
 			freeing--
 		case p.makeRoom(w.class):
+		case p.drain(w.class):
+			queues = false
 		default:
 			var l *Lease[C, M]
 			if queues && w.ahead {
@@ -393,6 +410,7 @@ func (p *Pool[C, M]) lease(class C, coming map[C]int) *Lease[C, M] {
 		default:
 			best.running++
 			best.use()
+			best.unsent++
 			return &Lease[C, M]{pool: p, place: best, running: always}
 		}
 	}
@@ -402,7 +420,7 @@ func (p *Pool[C, M]) lease(class C, coming map[C]int) *Lease[C, M] {
 func (p *Pool[C, M]) leaseAhead(class C) *Lease[C, M] {
 	var best *place[C, M]
 	for _, place := range p.places {
-		if place.class == class && place.room() > 0 && (best == nil || len(place.ahead) < len(best.ahead)) && place.m.Queues() {
+		if place.class == class && place.room() > 0 && place.unsent == 0 && (best == nil || len(place.ahead) < len(best.ahead)) && place.m.Queues() {
 			best = place
 		}
 	}
@@ -412,6 +430,7 @@ func (p *Pool[C, M]) leaseAhead(class C) *Lease[C, M] {
 	l := &Lease[C, M]{pool: p, place: best, ahead: true, running: make(chan struct{}), moved: make(chan struct{})}
 	best.ahead = append(best.ahead, l)
 	best.use()
+	best.unsent++
 	p.ahead++
 	return l
 }
@@ -428,6 +447,26 @@ func (p *Pool[C, M]) makeRoom(class C) bool {
 		return false
 	}
 	p.discard(best, &p.stats.MadeRoom)
+	return true
+}
+
+// drain keeps new leases from a member of another class that runs several at a time, the least busy one: their lives overlap, so
+// it might never have nothing to do. Where there is a member that runs one at a time, that will be free by itself.
+func (p *Pool[C, M]) drain(class C) bool {
+	var best *place[C, M]
+	for _, place := range p.places {
+		switch {
+		case place.class == class || place.state != open || place.draining:
+		case place.limits.Concurrency == 1:
+			return false
+		case best == nil || place.running+len(place.ahead) < best.running+len(best.ahead):
+			best = place
+		}
+	}
+	if best == nil {
+		return false
+	}
+	best.draining = true
 	return true
 }
 

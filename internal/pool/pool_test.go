@@ -106,6 +106,7 @@ func lease(t *testing.T, p *Pool[string, *box], class string) held {
 	l, err := p.Queue(class, false).Wait(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, class, l.Member().class)
+	l.Sent(nil)
 	return held{l.Member(), l}
 }
 

@@ -377,6 +377,9 @@ func (p *Pending) Done() <-chan struct{} { return p.done }
 // 0 if none has.
 func (p *Pending) Arriving() uint64 { return p.arriving.Load() }
 
+// Handed reports whether the call was wholly given to the transport.
+func (p *Pending) Handed() bool { return p.worker.conn.Handed(p.ticket) }
+
 // Result returns the result. Call it after Done is closed.
 func (p *Pending) Result() *wirepb.Result {
 	<-p.done
