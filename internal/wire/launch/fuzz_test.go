@@ -217,7 +217,7 @@ func FuzzWorker(f *testing.F) {
 			if !answered && !h.lied {
 				assert.Equal(t, h.claimed[call.id], call.Begun(), "call %d", i)
 			}
-			assert.Equal(t, !answered && !call.Begun(), call.Withdraw())
+			assert.Equal(t, answered && call.result.GetRefused() != nil || !answered && !call.Begun(), call.Withdraw())
 		}
 		assert.False(t, w.Go(&wirepb.Call{Attempt: 1}, nil).Begun())
 		w.Close()

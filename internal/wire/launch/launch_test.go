@@ -307,6 +307,17 @@ func TestAResultOnceOnly(t *testing.T) {
 	assert.False(t, pending.Withdraw(), "it has its result, although the worker has ended")
 }
 
+func TestARefusedCallDidNotBegin(t *testing.T) {
+	refused := &wirepb.Message{Kind: &wirepb.Message_Result{Result: &wirepb.Result{
+		Id: 1, Attempt: 1, Outcome: &wirepb.Result_Refused{Refused: &wirepb.Refusal{Reason: wirepb.Refusal_REASON_CANCELLED}},
+	}}}
+	w, err := start(t, &fake{line: goodLine, script: welcomed(sends(frame(2, refused)))})
+	require.NoError(t, err)
+	pending := w.Go(&wirepb.Call{Attempt: 1}, nil)
+	<-pending.Done()
+	assert.True(t, pending.Withdraw(), "whoever is cancelled at the same moment is told so")
+}
+
 func TestASilentWorkerIsCalledSilent(t *testing.T) {
 	f := &fake{line: goodLine, script: welcomed(sends())}
 	started := make(chan *Worker, 1)

@@ -393,16 +393,18 @@ func (p *Pending) Begun() bool {
 }
 
 // Withdraw takes the call back if it certainly did not begin, and reports whether it could: then it never begins, and no
-// result comes.
+// result comes but a refusal that is there already.
 func (p *Pending) Withdraw() bool {
 	w := p.worker
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
+	case p.withdrawn:
+		return true
+	case p.result != nil:
+		return p.result.GetRefused() != nil
 	case w.calls == nil: // the worker has ended
-		return p.withdrawn || !p.begun && p.result == nil
-	case w.calls[p.id] != p || p.withdrawn:
-		return p.withdrawn // else it has its result
+		return !p.begun
 	case w.conn.Abort(p.ticket):
 		p.withdrawn = true
 		w.forget(p)
