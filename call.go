@@ -21,11 +21,13 @@ import (
 
 const (
 	// maxResend bounds how often a call is sent again that certainly did not begin.
-	maxResend = 10
+	maxResend = 100
 	// maxArgsAhead is how long the arguments of a call may be that waits in a busy sandbox.
 	maxArgsAhead = 64 << 10
 	// sendTime is how long a byte of an argument may take on its way, at 10 MB/s, before a timeout is enforced here.
 	sendTime = 100 * time.Nanosecond
+	// maxRounds is how often more time is given to an argument that is on its way.
+	maxRounds = 10
 	// arriveTime is how long a byte of a result may take, at 1 MB/s, that is on its way when the timeout is enforced here. It
 	// shares the connection with those of other calls.
 	arriveTime = time.Microsecond
@@ -149,7 +151,7 @@ func newCallID() string { return "c-" + strconv.FormatUint(callSerial.Add(1), 10
 
 // prepare checks what can be checked before a sandbox is touched, and encodes the arguments, given by pointers.
 func (f *function) prepare(ctx context.Context, index int, args ...any) (*request, error) {
-	r := &request{ctx: ctx, index: index, id: newCallID()}
+	r := &request{ctx: ctx, index: index, id: newCallID(), delivery: NotBegun}
 	err := f.resolve()
 	switch {
 	case err != nil:
@@ -294,7 +296,7 @@ func (f *function) send(r *request, l *lease) (data []byte, sandbox string, deli
 func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pending, moved <-chan struct{}) (data []byte, again bool, delivery Delivery, err error) {
 	var running <-chan struct{} // as long as it matters
 	var overdue <-chan time.Time
-	arriving := false
+	arriving, rounds := false, 0
 	// The worker ends calls by their timeouts. This is for one that does not.
 	late := f.config.timeout + 2*wire.Grace + time.Duration(len(r.args))*sendTime
 	if f.config.timeout > 0 && late > f.config.timeout { // no overflow
@@ -309,10 +311,11 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 		case <-moved:
 			return nil, true, NotBegun, nil
 		case <-sb.worker.Done():
+			killed := sb.killed.Load() // not by what follows
 			if !l.Drop(sb) {
 				return nil, true, NotBegun, nil
 			}
-			data, delivery, err = f.lost(r, sb, pending)
+			data, delivery, err = f.lost(r, sb, pending, killed)
 			return data, false, delivery, err
 		case <-running:
 			running = nil
@@ -320,7 +323,8 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			defer timer.Stop()
 			overdue = timer.C
 		case <-overdue:
-			if !pending.Handed() { // its argument is on its way
+			if !pending.Handed() && rounds < maxRounds { // its argument is on its way
+				rounds++
 				overdue = time.After(late)
 				continue
 			}
@@ -366,7 +370,7 @@ func settle(l *lease, sb *sandbox, pending *launch.Pending) {
 }
 
 // lost is the end of a call whose sandbox ended.
-func (f *function) lost(r *request, sb *sandbox, pending *launch.Pending) ([]byte, Delivery, error) {
+func (f *function) lost(r *request, sb *sandbox, pending *launch.Pending, killed bool) ([]byte, Delivery, error) {
 	lost := sb.worker.Lost()
 	select {
 	case <-pending.Done(): // the result came just before the end
@@ -381,7 +385,11 @@ func (f *function) lost(r *request, sb *sandbox, pending *launch.Pending) ([]byt
 	case !begun:
 		return nil, NotBegun, &notBegunError{lost}
 	}
-	return nil, MayHaveRun, lostError(lost, f.config.retries > 0)
+	e := lostError(lost, f.config.retries > 0)
+	if killed && lost.Crash == nil {
+		e.ending = ending{what: "its sandbox was stopped, because another call in it did not end when its context did"}
+	}
+	return nil, MayHaveRun, e
 }
 
 // outcome reads a result.
@@ -431,7 +439,7 @@ func refusedError(ctx context.Context, refused *wirepb.Refusal) error {
 		if ctx.Err() != nil {
 			return contextError(ctx)
 		}
-		if _, ok := ctx.Deadline(); ok { // which has passed there, and is about to pass here
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < wire.Grace { // it has passed there, and is about to pass here
 			return context.DeadlineExceeded
 		}
 		return &notBegunError{errors.New(refused.GetText())}
@@ -484,5 +492,10 @@ func (f *function) invoke(ctx context.Context, out any, args ...any) error {
 	return f.decode(r, data, out)
 }
 
-// errGoexit is the error of a call whose result's unmarshaler did not return.
-var errGoexit = &ResultError{Err: errors.New("an unmarshaler called runtime.Goexit")}
+// goexitError is the error of a call whose goroutine user code ended: the unmarshaler of its result, or an interceptor.
+func (f *function) goexitError(r *request) error {
+	if r.delivery == Failed {
+		return f.fail(r, "", &ResultError{Err: errors.New("an unmarshaler or an interceptor called runtime.Goexit")})
+	}
+	return f.fail(r, "", errors.New("an interceptor called runtime.Goexit"))
+}

@@ -4,11 +4,11 @@ package sbx
 type Delivery int
 
 const (
-	// NotBegun says that no code of the function ran, and none will. The call can be made again without harm.
-	NotBegun Delivery = iota
 	// MayHaveRun says that the function was running, or may have been, when its sandbox was lost or the call was given up. It
 	// may have done all of its work, some, or none.
-	MayHaveRun
+	MayHaveRun Delivery = iota
+	// NotBegun says that no code of the function ran, and none will. The call can be made again without harm.
+	NotBegun
 	// Failed says that the function ran to its end: it returned an error, panicked, or returned what can't be sent.
 	Failed
 )
@@ -44,5 +44,7 @@ func (r *request) note(sandbox string, delivery Delivery, err error) {
 		r.attempts = append(r.attempts[:0], r.attempts[1:]...)
 	}
 	r.attempts = append(r.attempts, Attempt{sandbox, delivery, err})
-	r.delivery = max(r.delivery, delivery)
+	if delivery == Failed || r.delivery == NotBegun {
+		r.delivery = delivery
+	}
 }

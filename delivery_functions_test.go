@@ -155,3 +155,6 @@ func PanicWith(_ context.Context, what string) (int, error) {
 	}
 	panic(fmt.Errorf("wrapped: %w", ErrOdd))
 }
+
+// WhereAmI is Where for a map.
+func WhereAmI(ctx context.Context, _ int) (sbx.CallInfo, error) { return Where(ctx) }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -346,6 +347,98 @@ func TestInterceptors(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, []int{1, 2}, outputs)
 	assert.Zero(t, session.Stats().Waiting, "who was refused does not wait")
+}
+
+// An interceptor that gives up waits for what it has begun, and can't begin it later.
+func TestAnInterceptorThatReturnsBeforeNext(t *testing.T) {
+	var late func(context.Context) error
+	key := fmt.Sprint(t.Name(), serial.Add(1))
+	session := sbxtest.Open(t, sbx.MaxSandboxes(1), sbx.Intercept(func(ctx context.Context, call sbx.CallInfo, next func(context.Context) error) error {
+		if call.Metadata["late"] != "" {
+			late = next
+			return ErrOdd
+		}
+		go func() { _ = next(ctx) }()
+		for began(key) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		return ErrOdd
+	}))
+	_, err := session.Function2(Count).Call(t.Context(), key, time.Hour)
+	require.ErrorIs(t, err, ErrOdd)
+	assert.Equal(t, sbx.MayHaveRun, delivery(t, err))
+	other := fmt.Sprint(t.Name(), serial.Add(1))
+	_, err = session.Function2(Count).Call(sbx.WithMetadata(t.Context(), "late", "yes"), other, 0)
+	assert.Equal(t, sbx.NotBegun, delivery(t, err))
+	require.ErrorContains(t, late(t.Context()), "after it had returned")
+	assert.Zero(t, began(other))
+}
+
+func TestAnInterceptorThatEndsItsGoroutine(t *testing.T) {
+	after := false
+	session := sbxtest.Open(t, sbx.Intercept(func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
+		if after {
+			_ = next(ctx)
+		}
+		runtime.Goexit()
+		return nil
+	}))
+	_, err := session.Function(Double).Spawn(t.Context(), 1).Result(t.Context())
+	assert.Equal(t, sbx.NotBegun, delivery(t, err))
+	after = true
+	_, err = session.Function(Double).Spawn(t.Context(), 1).Result(t.Context())
+	assert.Equal(t, sbx.Failed, delivery(t, err))
+}
+
+func TestTheLastErrorOfAMapClaimsNothing(t *testing.T) {
+	session := sbxtest.Open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	key := fmt.Sprint(t.Name(), serial.Add(1))
+	inputs := func(yield func(bool) bool) {
+		yield(false)
+		cancel()
+	}
+	var last error
+	for _, err := range session.Function(Wait).Map(ctx, inputs) {
+		last = err
+	}
+	require.ErrorIs(t, last, context.Canceled, key)
+	assert.Equal(t, sbx.MayHaveRun, delivery(t, last))
+}
+
+func TestTheNeighbourOfAStuckCallIsToldSo(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(1), sbx.Concurrency(2))
+	neighbour := session.Function(Wait).Spawn(t.Context(), false)
+	require.Eventually(t, func() bool { return session.Stats().Running == 1 }, 10*time.Second, time.Millisecond)
+	_, err := session.Function(Wait, sbx.Timeout(10*time.Millisecond)).Call(t.Context(), true)
+	require.ErrorAs(t, err, new(*sbx.StuckError))
+	_, err = neighbour.Result(t.Context())
+	require.ErrorContains(t, err, "another call in it")
+	assert.Equal(t, sbx.MayHaveRun, delivery(t, err))
+}
+
+func TestCallsBeginInTheirOrder(t *testing.T) {
+	for range 5 {
+		session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(1))
+		short := session.Function2(Count, sbx.Timeout(200*time.Millisecond)).Spawn(t.Context(), "", 0)
+		long := session.Function2(Count).Spawn(t.Context(), "", 3*time.Second)
+		_, err := short.Result(t.Context())
+		require.NoError(t, err)
+		long.Cancel()
+		<-long.Done()
+	}
+}
+
+func TestMaxUsesUnderLoad(t *testing.T) {
+	session := sbxtest.Open(t, sbx.MaxSandboxes(2), sbx.MaxUses(2))
+	seen := map[string]int{}
+	for info, err := range session.Function(WhereAmI).Map(t.Context(), numbers(100)) {
+		require.NoError(t, err)
+		seen[info.Sandbox]++
+	}
+	for _, n := range seen {
+		assert.LessOrEqual(t, n, 2)
+	}
 }
 
 func TestInterceptorsInTheSandbox(t *testing.T) {

@@ -5,13 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/sandboxfn/sbx/internal/callinfo"
 )
 
 // An Interceptor wraps calls, for tracing, metrics or authorisation. It calls next once, with ctx or a context made from
-// it, and returns next's error or another one; an interceptor that does not call next refuses the call by its error. Returning
+// it, waits for it, and returns its error or another one; an interceptor that does not call next refuses the call by its error, and
+// one that returns while next still runs cancels the call. Returning
 // no error where next returned one makes no success of it on the caller's side.
 // It is called by many goroutines at the same time.
 type Interceptor func(ctx context.Context, call CallInfo, next func(context.Context) error) error
@@ -88,24 +90,47 @@ var (
 
 // intercepted runs a request within the session's interceptors. It takes its place in the queue when they let it pass.
 func (f *function) intercepted(r *request) (data []byte, err error) {
-	called := false
+	var gate struct {
+		sync.Mutex
+		called, closed bool
+		cancel         context.CancelFunc
+	}
+	done := make(chan struct{}) // closed when next is done, if it was called
 	var outcome error
 	next := func(ctx context.Context) error {
-		switch {
-		case called:
-			return f.fail(r, "", errNextTwice)
-		case ctx == nil:
-			return f.fail(r, "", errNilContext)
+		if ctx == nil {
+			return &CallError{Function: f.name(), Index: r.index, Call: r.id, Delivery: NotBegun, Err: errNilContext}
 		}
 		if err := checkMetadata(metadataOf(ctx)); err != nil {
-			return f.fail(r, "", err)
+			return &CallError{Function: f.name(), Index: r.index, Call: r.id, Delivery: NotBegun, Err: err}
 		}
-		called, r.passed = true, true
-		r.ctx = ctx
+		gate.Lock()
+		if gate.called || gate.closed {
+			gate.Unlock()
+			return errNextTwice
+		}
+		gate.called = true
+		ctx, gate.cancel = context.WithCancel(ctx)
+		gate.Unlock()
+		defer close(done)
+		r.passed, r.ctx = true, ctx
 		f.queue(r)
 		data, outcome = f.do(r)
 		return outcome
 	}
+	// An interceptor that returns, or panics, while next runs elsewhere ends the call.
+	settle := func() (called bool) {
+		gate.Lock()
+		gate.closed = true
+		called = gate.called
+		gate.Unlock()
+		if called {
+			gate.cancel()
+			<-done
+		}
+		return called
+	}
+	defer settle()
 	info := CallInfo{Function: f.name(), Call: r.id, Session: f.session.id, Metadata: metadataOf(r.ctx)}
 	info.Deadline, _ = r.ctx.Deadline()
 	interceptors := f.session.config.interceptors
@@ -114,7 +139,7 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 		next = func(ctx context.Context) error { return interceptors[i](ctx, info, inner) }
 	}
 	err = next(r.ctx)
-	switch {
+	switch called := settle(); {
 	case err != nil:
 	case !called:
 		err = errNextMissed

@@ -118,7 +118,7 @@ func (f *function) newRun(ctx context.Context, noInput, again bool, opts []MapOp
 		err = ErrClosed
 	}
 	if err != nil {
-		return nil, &CallError{Function: f.name(), Index: -1, Err: err}
+		return nil, &CallError{Function: f.name(), Index: -1, Delivery: NotBegun, Err: err}
 	}
 	r := &run{
 		f: f, config: config, outer: ctx,
@@ -250,10 +250,16 @@ func (r *run) begin(it *item, ordered bool, call callFunc, args []any) bool {
 	}
 	request.linger = true
 	r.f.queue(request)
-	it.err = r.f.fail(request, "", errGoexit) // unless the goroutine gets further
 	r.calls.Go(func() {
-		defer finish()
+		returned := false
+		defer func() {
+			if !returned {
+				it.err = r.f.goexitError(request)
+			}
+			finish()
+		}()
 		it.output, it.err = call(request)
+		returned = true
 	})
 	return true
 }

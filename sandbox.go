@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/wire/launch"
@@ -15,6 +17,7 @@ type sandbox struct {
 	inner  driver.Sandbox
 	worker *launch.Worker
 
+	killed   atomic.Bool // the session ended it while it ran
 	stopping sync.Mutex
 	stopped  bool
 }
@@ -27,11 +30,27 @@ func startSandbox(ctx context.Context, backend driver.Session, spec driver.Spec,
 	}
 	running, err := launch.Start(ctx, inner, config)
 	if err != nil {
-		stopCtx, cancel := context.WithTimeout(context.Background(), stopTime)
-		defer cancel()
-		return nil, errors.Join(err, inner.Stop(stopCtx))
+		return nil, errors.Join(err, stopForGood(ctx, inner))
 	}
 	return &sandbox{id: spec.ID, inner: inner, worker: running}, nil
+}
+
+// stopForGood stops a sandbox whose worker did not start. It tries again until it has succeeded or ctx ends; then the driver's
+// session stops it when that closes.
+func stopForGood(ctx context.Context, inner driver.Sandbox) error {
+	for {
+		stopCtx, cancel := context.WithTimeout(context.Background(), stopTime)
+		err := inner.Stop(stopCtx)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // Done is closed when the worker is lost.
@@ -45,6 +64,11 @@ func (sb *sandbox) Queues() bool { return sb.worker.Queues() }
 
 // Stop kills what runs in the sandbox and frees it. It may be called again after it failed.
 func (sb *sandbox) Stop(ctx context.Context) error {
+	select {
+	case <-sb.worker.Done():
+	default:
+		sb.killed.Store(true)
+	}
 	sb.stopping.Lock()
 	defer sb.stopping.Unlock()
 	if sb.stopped {

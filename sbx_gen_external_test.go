@@ -63,6 +63,7 @@ func init() {
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Typed", Typed)
 	registry.Function[bool, string]("github.com/sandboxfn/sbx_test.Wait", Wait)
 	registry.Function0[sbx.CallInfo]("github.com/sandboxfn/sbx_test.Where", Where)
+	registry.Function[int, sbx.CallInfo]("github.com/sandboxfn/sbx_test.WhereAmI", WhereAmI)
 	registry.Error("github.com/sandboxfn/sbx/driver.ErrStopped", driver.ErrStopped)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrAlias", ErrAlias)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrOdd", ErrOdd)

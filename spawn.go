@@ -28,16 +28,21 @@ func spawn[Out any](ctx context.Context, f *function, args ...any) *Call[Out] {
 	}
 	r.ctx, c.cancel = context.WithCancel(ctx)
 	f.queue(r)
-	c.err = f.fail(r, "", errGoexit) // unless the goroutine gets further
 	go func() {
-		defer close(c.done)
+		returned := false
+		defer func() {
+			if !returned {
+				c.err = f.goexitError(r)
+			}
+			close(c.done)
+		}()
 		defer f.session.leave()
 		defer c.cancel()
 		data, err := f.run(r)
 		if err == nil && f.entry.Load().Result() != nil {
 			err = f.decode(r, data, &c.out)
 		}
-		c.err = err
+		c.err, returned = err, true
 	}()
 	return c
 }

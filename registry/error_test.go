@@ -705,3 +705,14 @@ func TestStandardSentinelsAreWhatTheySay(t *testing.T) {
 		}
 	}
 }
+
+// selfPanic panics with its own kind, which fmt can't print.
+type selfPanic struct{ n int }
+
+func (e selfPanic) Error() string { panic(selfPanic{e.n + 1}) }
+
+func TestAnErrorThatPanicsWithItsOwnKind(t *testing.T) {
+	remote, err := DecodeError(AppendError(nil, selfPanic{}))
+	require.NoError(t, err)
+	assert.Equal(t, "(Error() of registry.selfPanic panicked: a registry.selfPanic)", remote.Error())
+}

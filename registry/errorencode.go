@@ -201,10 +201,20 @@ func (t *errorTree) causes(places []int, sent int) {
 func errorText(err error) (text string) {
 	defer func() {
 		if p := recover(); p != nil {
-			text = fmt.Sprintf("(Error() of %T panicked: %v)", err, p)
+			text = fmt.Sprintf("(Error() of %T panicked: %s)", err, panicText(p))
 		}
 	}()
 	return err.Error()
+}
+
+// panicText prints what a method panicked with, whose own methods may panic.
+func panicText(p any) (text string) {
+	defer func() {
+		if recover() != nil {
+			text = fmt.Sprintf("a %T", p)
+		}
+	}()
+	return fmt.Sprint(p)
 }
 
 // unwrap returns what an error wraps; nothing if it panics when it is asked.

@@ -173,6 +173,9 @@ func start(worker string, env []string) (_ *process, err error) {
 	go func() {
 		defer close(p.done)
 		p.waitErr = cmd.Wait()
+		if cmd.ProcessState == nil {
+			return // something else in this program reaped it
+		}
 		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 			p.outOfMemory = status.Signal() == syscall.SIGKILL && !p.killed.Load() && mark.Killed()
 		}
@@ -219,6 +222,9 @@ func (p *process) Wait(ctx context.Context) (driver.Exit, error) {
 	case <-p.done:
 	case <-ctx.Done():
 		return driver.Exit{}, context.Cause(ctx)
+	}
+	if p.cmd.ProcessState == nil {
+		return driver.Exit{}, fmt.Errorf("process: wait: %w", p.waitErr)
 	}
 	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if !ok {

@@ -54,7 +54,7 @@ func Intercept(i Interceptor) {
 
 var (
 	// ErrNextTwice is what next returns when it is called again.
-	ErrNextTwice = errors.New("an interceptor called next twice")
+	ErrNextTwice = errors.New("an interceptor called next twice, or after it had returned")
 	// ErrNextMissed is the error of an interceptor that has none.
 	ErrNextMissed = errors.New("an interceptor returned no error, but did not call next")
 )

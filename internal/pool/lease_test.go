@@ -413,3 +413,67 @@ func TestNothingIsLostAmongLeases(t *testing.T) {
 		assert.Zero(t, y.alive)
 	})
 }
+
+// A lease ahead may be given back before the one that ran first; it was used all the same.
+func TestUsesCountWhateverTheOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{limits: Limits{Uses: 2, Ahead: 5}}
+		p := y.pool(1)
+		a := lease(t, p, "x")
+		b := ahead(t, p)
+		b.Sent(func() bool { return false })
+		b.Release(true)
+		third := p.Queue("x", true)
+		assert.False(t, closed(third.w.ready))
+		a.release(true)
+		l, err := third.Wait(t.Context())
+		require.NoError(t, err)
+		assert.NotSame(t, a.box, l.Member())
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestAMemberThatDoesNotStopKeepsNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{}
+		p := y.pool(2)
+		a, b := lease(t, p, "x"), lease(t, p, "x")
+		b.release(true)
+		y.stopErr = errors.New("stuck")
+		a.release(false)
+		synctest.Wait()
+		turn := p.Queue("y", false)
+		assert.False(t, closed(turn.w.ready))
+		synctest.Wait()
+		y.mu.Lock()
+		y.stopErr = nil // for the idle one, which makes room
+		y.mu.Unlock()
+		l, err := turn.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, "y", l.Member().class)
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestPrewarmWaitsForWhatIsStopping(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{stopTime: time.Second}
+		p := y.pool(1)
+		lease(t, p, "x").release(false)
+		require.NoError(t, p.Prewarm(t.Context(), "x", 1))
+		assert.Equal(t, 1, p.Stats().Idle)
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestPrewarmThatCloseEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{openHook: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
+		p := y.pool(1)
+		done := make(chan error, 1)
+		go func() { done <- p.Prewarm(t.Context(), "x", 1) }()
+		synctest.Wait()
+		require.NoError(t, p.Close())
+		require.ErrorIs(t, <-done, ErrClosed)
+	})
+}

@@ -30,11 +30,12 @@ type place[C comparable, M Member] struct {
 	uses    int
 	// draining says that somebody of another class waits for the place.
 	draining bool
-	opened  time.Time
-	since   time.Time   // of the last change between busy and idle, or of the last check
-	timer   *time.Timer // ends it when it has been idle for too long, or is too old
+	opened   time.Time
+	since    time.Time   // of the last change between busy and idle, or of the last check
+	timer    *time.Timer // ends it when it has been idle for too long, or is too old
 
 	done chan struct{} // closed when it is no longer opening
+	gone chan struct{} // closed when the place is free again
 	err  error         // why it could not be opened or stopped
 }
 
@@ -59,8 +60,9 @@ func (pl *place[C, M]) retired() bool { return pl.draining || pl.usedUp() || pl.
 
 func (pl *place[C, M]) usedUp() bool { return pl.limits.Uses > 0 && pl.uses >= pl.limits.Uses }
 
+// tooOld is true of no member that was never used: it would have been made in vain.
 func (pl *place[C, M]) tooOld() bool {
-	return pl.limits.Age > 0 && time.Since(pl.opened) >= pl.limits.Age
+	return pl.limits.Age > 0 && pl.uses > 0 && time.Since(pl.opened) >= pl.limits.Age
 }
 
 func (pl *place[C, M]) empty() bool { return pl.running == 0 && len(pl.ahead) == 0 }
@@ -91,7 +93,7 @@ func (pl *place[C, M]) recallable() *Lease[C, M] {
 
 // start opens a member. Callers hold mu.
 func (p *Pool[C, M]) start(class C) *place[C, M] {
-	place := &place[C, M]{class: class, limits: p.backend.Limits(class), done: make(chan struct{})}
+	place := &place[C, M]{class: class, limits: p.backend.Limits(class), done: make(chan struct{}), gone: make(chan struct{})}
 	p.places = append(p.places, place)
 	p.tasks.Go(func() {
 		m, err := p.backend.Open(p.ctx, class)
@@ -109,7 +111,6 @@ func (p *Pool[C, M]) start(class C) *place[C, M] {
 		p.stats.Opened++
 		place.m, place.state, place.opened, place.since = m, open, time.Now(), time.Now()
 		if p.closed {
-			place.err = ErrClosed
 			p.discard(place, nil)
 			return
 		}
@@ -222,6 +223,10 @@ func (p *Pool[C, M]) discard(place *place[C, M], why *uint64) {
 		err := p.backend.Stop(place.m)
 		for err != nil && p.ctx.Err() == nil {
 			// It may still run, so its place is not free: try until it is, or until Close reports it.
+			p.mu.Lock()
+			place.err = err
+			p.balance() // nobody is to wait for this place alone
+			p.mu.Unlock()
 			select {
 			case <-time.After(stopAgain):
 			case <-p.ctx.Done():
@@ -239,46 +244,72 @@ func (p *Pool[C, M]) discard(place *place[C, M], why *uint64) {
 }
 
 func (p *Pool[C, M]) remove(gone *place[C, M]) {
+	close(gone.gone)
 	p.places = slices.DeleteFunc(p.places, func(place *place[C, M]) bool { return place == gone })
 }
 
 // Prewarm makes members of class until there are n, and waits until they are there or ctx ends. What is being made then goes
-// on. It makes no room by stopping other members.
+// on. It waits for members that are stopping, and makes no room by stopping others.
 func (p *Pool[C, M]) Prewarm(ctx context.Context, class C, n int) error {
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		return ErrClosed
+	coming, short, err := p.prewarm(ctx, class, n)
+	if err != nil {
+		return err
 	}
-	var coming []*place[C, M]
-	have := 0
-	for _, place := range p.places {
-		if place.class == class && place.state != stopping {
-			have++
-			coming = append(coming, place)
-		}
-	}
-	room := p.maximum - len(p.places)
-	for range min(n-have, room) {
-		coming = append(coming, p.start(class))
-	}
-	p.mu.Unlock()
-
 	var errs []error
 	for _, place := range coming {
 		select {
 		case <-place.done:
-			p.mu.Lock()
-			if place.state == opening {
-				errs = append(errs, place.err)
-			}
-			p.mu.Unlock()
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
-	if n-have > room {
-		errs = append(errs, fmt.Errorf("there is room for %d of %d", max(room+have, 0), n))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	for _, place := range coming {
+		if place.state == opening { // for good
+			errs = append(errs, place.err)
+		}
+	}
+	if short > 0 {
+		errs = append(errs, fmt.Errorf("there is room for %d of %d", n-short, n))
 	}
 	return errors.Join(errs...)
+}
+
+// prewarm begins what Prewarm waits for, and returns how many there is no room for.
+func (p *Pool[C, M]) prewarm(ctx context.Context, class C, n int) (coming []*place[C, M], short int, err error) {
+	for {
+		p.mu.Lock()
+		if p.closed {
+			p.mu.Unlock()
+			return nil, 0, ErrClosed
+		}
+		var leaving *place[C, M]
+		coming = coming[:0]
+		for _, place := range p.places {
+			switch {
+			case place.state == stopping && place.err == nil:
+				leaving = place
+			case place.state != stopping && place.class == class:
+				coming = append(coming, place)
+			}
+		}
+		for len(coming) < n && len(p.places) < p.maximum {
+			coming = append(coming, p.start(class))
+		}
+		p.mu.Unlock()
+		short = max(n-len(coming), 0)
+		if short == 0 || leaving == nil {
+			return coming, short, nil
+		}
+		select {
+		case <-leaving.gone:
+		case <-time.After(stopAgain): // it may not stop
+		case <-ctx.Done():
+			return nil, 0, context.Cause(ctx)
+		}
+	}
 }

@@ -245,10 +245,10 @@ func (l *Lease[C, M]) release(reuse bool) {
 	place := l.place
 	if !l.sent {
 		place.unsent--
+		place.uses-- // the member never heard of it
 	}
 	if l.ahead {
 		place.dropAhead(l)
-		place.uses--
 		p.ahead--
 	} else {
 		place.running--
@@ -329,7 +329,9 @@ func (p *Pool[C, M]) serve() {
 		case opening, checking:
 			coming[place.class] += place.limits.Concurrency
 		case stopping:
-			freeing++
+			if place.err == nil { // else it may never stop
+				freeing++
+			}
 		}
 	}
 	served := func(w *waiter[C, M], l *Lease[C, M]) {
@@ -451,14 +453,12 @@ func (p *Pool[C, M]) makeRoom(class C) bool {
 }
 
 // drain keeps new leases from a member of another class that runs several at a time, the least busy one: their lives overlap, so
-// it might never have nothing to do. Where there is a member that runs one at a time, that will be free by itself.
+// it might never have nothing to do. A member that runs one at a time is free by itself when that is done.
 func (p *Pool[C, M]) drain(class C) bool {
 	var best *place[C, M]
 	for _, place := range p.places {
 		switch {
-		case place.class == class || place.state != open || place.draining:
-		case place.limits.Concurrency == 1:
-			return false
+		case place.class == class || place.state != open || place.draining || place.limits.Concurrency == 1:
 		case best == nil || place.running+len(place.ahead) < best.running+len(best.ahead):
 			best = place
 		}

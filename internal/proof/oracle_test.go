@@ -85,7 +85,9 @@ func reportOf(k kind, mark, result string, err error, happens accident) report {
 	r.delivery = call.Delivery
 	furthest := sbx.NotBegun
 	for _, attempt := range call.Attempts {
-		furthest = max(furthest, attempt.Delivery)
+		if attempt.Delivery == sbx.Failed || furthest == sbx.NotBegun {
+			furthest = attempt.Delivery
+		}
 		if attempt.Delivery != sbx.NotBegun {
 			r.attempts++
 		}
