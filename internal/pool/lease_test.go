@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -475,5 +476,16 @@ func TestPrewarmThatCloseEnds(t *testing.T) {
 		synctest.Wait()
 		require.NoError(t, p.Close())
 		require.ErrorIs(t, <-done, ErrClosed)
+	})
+}
+
+func TestAStartThatEndsItsGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{openHook: func(context.Context) error { runtime.Goexit(); return nil }}
+		p := y.pool(1)
+		_, err := p.Queue("x", false).Wait(t.Context())
+		require.ErrorIs(t, err, errGoexit)
+		assert.Zero(t, p.Count())
+		require.NoError(t, p.Close())
 	})
 }

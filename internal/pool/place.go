@@ -96,29 +96,38 @@ func (p *Pool[C, M]) start(class C) *place[C, M] {
 	place := &place[C, M]{class: class, limits: p.backend.Limits(class), done: make(chan struct{}), gone: make(chan struct{})}
 	p.places = append(p.places, place)
 	p.tasks.Go(func() {
-		m, err := p.backend.Open(p.ctx, class)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		defer close(place.done)
-		if err != nil {
-			place.err = err
-			p.stats.OpenFailed++
-			p.remove(place)
-			p.fail(class, err)
-			p.balance()
-			return
-		}
-		p.stats.Opened++
-		place.m, place.state, place.opened, place.since = m, open, time.Now(), time.Now()
-		if p.closed {
-			p.discard(place, nil)
-			return
-		}
-		p.tasks.Go(func() { p.watch(place) })
-		p.balance()
-		p.settle(place)
+		var m M
+		err := errGoexit
+		defer func() { p.started(place, m, err) }()
+		m, err = p.backend.Open(p.ctx, class)
 	})
 	return place
+}
+
+var errGoexit = errors.New("what makes a sandbox called runtime.Goexit")
+
+// started takes what came of a start.
+func (p *Pool[C, M]) started(place *place[C, M], m M, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer close(place.done)
+	if err != nil {
+		place.err = err
+		p.stats.OpenFailed++
+		p.remove(place)
+		p.fail(place.class, err)
+		p.balance()
+		return
+	}
+	p.stats.Opened++
+	place.m, place.state, place.opened, place.since = m, open, time.Now(), time.Now()
+	if p.closed {
+		p.discard(place, nil)
+		return
+	}
+	p.tasks.Go(func() { p.watch(place) })
+	p.balance()
+	p.settle(place)
 }
 
 // fail tells the first who waits for class that it can't be made. Callers hold mu.
@@ -185,7 +194,7 @@ func (p *Pool[C, M]) check(place *place[C, M]) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		place.state = open
-		if err != nil || p.closed {
+		if err != nil || p.closed || isDone(place.m) {
 			p.discard(place, &p.stats.Lost)
 			return
 		}

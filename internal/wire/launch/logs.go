@@ -16,6 +16,8 @@ const (
 	// maxWaitingRecords is how many bytes of a sandbox's records wait for the handler before more are dropped. So it is with
 	// lines of a sandbox that has ended.
 	maxWaitingRecords = 4 << 20
+	// maxWaiting is how many bytes of all sandboxes together wait, those that have ended included, before more are dropped.
+	maxWaiting = 64 << 20
 	// entrySize is about what a waiting entry takes beside its texts.
 	entrySize = 500
 	// drainTime is how long Close waits for a handler that goes on; for one record it waits for settleTime.
@@ -32,6 +34,7 @@ type Logs struct {
 	mu      sync.Mutex
 	wake    sync.Cond // something waits, or the end
 	waiting []entry
+	size    int // of what waits
 	handled uint64
 	closed  bool // nothing more is taken
 }
@@ -114,7 +117,7 @@ func (s *source) line(stream, text string, by caller) {
 	}
 	switch {
 	case l.closed:
-	case s.lines >= maxWaitingRecords:
+	case s.lines >= maxWaitingRecords || l.size >= maxWaiting:
 		s.drop(1)
 	default:
 		size := len(text) + entrySize
@@ -141,7 +144,7 @@ func (s *source) log(message *wirepb.Log, r slog.Record, size int, by caller) {
 		return
 	}
 	s.drop(min(message.GetDropped(), math.MaxInt32))
-	s.full = s.full || s.records+size > maxWaitingRecords
+	s.full = s.full || s.records+size > maxWaitingRecords || l.size >= maxWaiting
 	switch {
 	case message.GetRecord() == nil:
 	case s.full:
@@ -167,6 +170,7 @@ func (s *source) drop(n uint64) {
 // push appends an entry. Callers hold logs.mu.
 func (s *source) push(e entry) {
 	s.noted = nil
+	s.logs.size += e.size
 	s.logs.waiting = append(s.logs.waiting, e)
 	s.logs.wake.Signal()
 }
@@ -247,6 +251,7 @@ func (l *Logs) next() (entry, bool) {
 // release gives an entry's room back. Callers hold mu.
 func (l *Logs) release(e entry) {
 	s := e.source
+	l.size -= e.size
 	if s.noted == e.dropped {
 		s.noted = nil // what is dropped later belongs to another note
 	}

@@ -343,3 +343,25 @@ func (short) Write([]byte) (int, error) { return 1, nil }
 type incomparable struct{ _ []byte }
 
 func (incomparable) Write(p []byte) (int, error) { return len(p), nil }
+
+func TestWhatEndedSandboxesLeftWaitingIsBounded(t *testing.T) {
+	release := make(chan struct{})
+	logs := NewLogs(handlerFunc(func(slog.Record) { <-release }), nil)
+	for n := range 40 { // each within its own bound, and more than the session's in all
+		o := outputOf(logs, fmt.Sprint(n))
+		for range 50 {
+			o.log(record(strings.Repeat("x", 60<<10)))
+		}
+		o.source.rush()
+	}
+	logs.mu.Lock()
+	size := logs.size
+	logs.mu.Unlock()
+	assert.LessOrEqual(t, size, maxWaiting+maxWaitingRecords)
+	assert.Greater(t, size, maxWaiting/4)
+	close(release)
+	logs.Close()
+	logs.mu.Lock()
+	defer logs.mu.Unlock()
+	assert.Zero(t, logs.size)
+}

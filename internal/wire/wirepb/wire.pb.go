@@ -422,7 +422,7 @@ type Welcome struct {
 	Functions []*Function `protobuf:"bytes,1,rep,name=functions,proto3" json:"functions,omitempty"`
 	// sbx_version is the version of this module that the worker was built with.
 	SbxVersion string `protobuf:"bytes,2,opt,name=sbx_version,json=sbxVersion,proto3" json:"sbx_version,omitempty"`
-	// ledger says that the worker notes the ids of calls that begin in memory that it shares with the session.
+	// ledger says that the worker claims calls that begin in memory that it shares with the session.
 	Ledger        bool `protobuf:"varint,3,opt,name=ledger,proto3" json:"ledger,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
