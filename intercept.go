@@ -34,8 +34,8 @@ func Intercept(interceptors ...Interceptor) OpenOption {
 }
 
 // InterceptRemote wraps every run of a function of this program in a sandbox, around the function alone. next returns the
-// function's own error, and panics when the function does. Call it from an init function: those run in sandboxes too, and main
-// does not. Of several interceptors the first is the outermost.
+// function's own error, and panics when the function does; an interceptor's error counts as the function's, a refusal too. Call it from
+// an init function: those run in sandboxes too, and main does not. Of several interceptors the first is the outermost.
 func InterceptRemote(interceptors ...Interceptor) {
 	for _, i := range interceptors {
 		if i == nil {
