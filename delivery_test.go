@@ -566,9 +566,11 @@ func faultyCalls(t *testing.T, session *sbx.Session, key string) int {
 	assert.LessOrEqual(t, began(key2), 1)
 	calls.Wait()
 	assert.LessOrEqual(t, failed.Load(), int32(2), "one fault costs at most what was in the sandbox")
-	key3 := fresh()
-	n, err = count.Call(t.Context(), key3, 0)
-	check(key3, n, err)
+	for range 2 { // the fault may have waited for the first of them
+		key3 := fresh()
+		n, err = count.Call(t.Context(), key3, 0)
+		check(key3, n, err)
+	}
 	require.NoError(t, err, "the session is whole again")
 	return int(failed.Load())
 }

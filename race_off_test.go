@@ -1,0 +1,5 @@
+//go:build !race
+
+package sbx_test
+
+const raceEnabled = false
