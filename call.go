@@ -159,9 +159,10 @@ func (f *function) prepare(ctx context.Context, index int, args ...any) (*reques
 		err = errNilContext
 	case ctx.Err() != nil:
 		err = contextError(ctx)
-	case checkMetadata(metadataOf(ctx)) != nil:
-		err = checkMetadata(metadataOf(ctx))
 	default:
+		if err = checkMetadata(metadataOf(ctx)); err != nil {
+			break
+		}
 		r.args, err = f.entry.Load().EncodeArgs(nil, args...)
 		switch {
 		case err != nil:
@@ -216,18 +217,19 @@ func (f *function) do(r *request) ([]byte, error) {
 		if delivery == NotBegun {
 			r.attempt--
 		}
-		var notBegun *notBegunError
-		var lost *SandboxLostError
-		switch {
-		case errors.As(err, &notBegun):
+		// What send returned, not what that wraps: a function's error may hold anything.
+		switch cause := err.(type) { //nolint:errorlint // see above
+		case *notBegunError:
 			if resent++; resent <= maxResend {
 				r.turn = f.session.pool.QueueFirst(f.class)
 				continue
 			}
-			err = startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, notBegun.err))
-		case errors.As(err, &lost) && r.attempt <= f.config.retries && r.ctx.Err() == nil:
-			f.queue(r)
-			continue
+			err = startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, cause.err))
+		case *SandboxLostError:
+			if r.attempt <= f.config.retries && r.ctx.Err() == nil {
+				f.queue(r)
+				continue
+			}
 		}
 		return nil, f.fail(r, sandbox, err)
 	}

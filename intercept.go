@@ -12,10 +12,9 @@ import (
 )
 
 // An Interceptor wraps calls, for tracing, metrics or authorisation. It calls next once, with ctx or a context made from
-// it, waits for it, and returns its error or another one; an interceptor that does not call next refuses the call by its error, and
-// one that returns while next still runs cancels the call. Returning
-// no error where next returned one makes no success of it on the caller's side.
-// It is called by many goroutines at the same time.
+// it, waits for it, and returns its error or another one. An interceptor that does not call next refuses the call by its
+// error, and one that returns while next still runs cancels the call. Returning no error where next returned one makes no
+// success of it on the caller's side. It is called by many goroutines at the same time.
 type Interceptor func(ctx context.Context, call CallInfo, next func(context.Context) error) error
 
 // Intercept wraps every call of the session in this program: from before it takes a place in the queue for a sandbox to its result,
@@ -83,11 +82,6 @@ func checkMetadata(metadata map[string]string) error {
 	return nil
 }
 
-var (
-	errNextTwice  = callinfo.ErrNextTwice
-	errNextMissed = callinfo.ErrNextMissed
-)
-
 // intercepted runs a request within the session's interceptors. It takes its place in the queue when they let it pass.
 func (f *function) intercepted(r *request) (data []byte, err error) {
 	var gate struct {
@@ -98,16 +92,17 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 	done := make(chan struct{}) // closed when next is done, if it was called
 	var outcome error
 	next := func(ctx context.Context) error {
-		if ctx == nil {
-			return &CallError{Function: f.name(), Index: r.index, Call: r.id, Delivery: NotBegun, Err: errNilContext}
+		var err error = errNilContext
+		if ctx != nil {
+			err = checkMetadata(metadataOf(ctx))
 		}
-		if err := checkMetadata(metadataOf(ctx)); err != nil {
+		if err != nil {
 			return &CallError{Function: f.name(), Index: r.index, Call: r.id, Delivery: NotBegun, Err: err}
 		}
 		gate.Lock()
 		if gate.called || gate.closed {
 			gate.Unlock()
-			return errNextTwice
+			return callinfo.ErrNextTwice
 		}
 		gate.called = true
 		ctx, gate.cancel = context.WithCancel(ctx)
@@ -142,7 +137,7 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 	switch called := settle(); {
 	case err != nil:
 	case !called:
-		err = errNextMissed
+		err = callinfo.ErrNextMissed
 	default:
 		err = outcome // there is no result that an interceptor could give instead
 	}

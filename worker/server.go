@@ -266,11 +266,11 @@ func (c *call) timedOut() bool { return errors.Is(context.Cause(c.ctx), callinfo
 // crash is the result of user code that did not return. p is what it panicked with, nil if it ended the goroutine.
 func (c *call) crash(p any) *wirepb.Result {
 	if !c.begun {
-		return refuse(wirepb.Refusal_REASON_BAD_ARGUMENT, fmt.Sprintf("an unmarshaler did not return: %s", panicText(p)))
+		return refuse(wirepb.Refusal_REASON_BAD_ARGUMENT, fmt.Sprintf("an unmarshaler did not return: %s", wire.PanicText(p)))
 	}
 	crash := &wirepb.Panic{Stack: wire.Clip(string(debug.Stack()), maxStack), Goexit: p == nil}
 	if p != nil {
-		crash.Value = wire.Clip(panicText(p), maxStack)
+		crash.Value = wire.Clip(wire.PanicText(p), maxStack)
 	}
 	if err, ok := p.(error); ok {
 		crash.Error = registry.AppendError(nil, err)
@@ -344,24 +344,6 @@ func refuse(reason wirepb.Refusal_Reason, text string) *wirepb.Result {
 
 func resultError(text string) *wirepb.Result {
 	return &wirepb.Result{Outcome: &wirepb.Result_ResultError{ResultError: wire.Clip(text, maxStack)}}
-}
-
-// panicText prints a panic's value, whose String or Error method is user code too.
-func panicText(p any) (text string) {
-	defer func() {
-		if recover() != nil {
-			text = fmt.Sprintf("(a %T, which panicked when it was printed)", p)
-		}
-	}()
-	switch p := p.(type) {
-	case nil:
-		return "runtime.Goexit was called"
-	case error:
-		return p.Error()
-	case fmt.Stringer:
-		return p.String()
-	}
-	return fmt.Sprint(p)
 }
 
 // goroutine is the name of the goroutine that calls it, as in "goroutine 7 ".

@@ -130,21 +130,11 @@ func encodeTime(t time.Time) *wirepb.Time {
 	return &wirepb.Time{Seconds: seconds, Nanos: uint32(t.Nanosecond()), Offset: int32(offset)}
 }
 
-// panicText prints what a method panicked with, whose own methods may panic.
-func panicText(p any) (text string) {
-	defer func() {
-		if recover() != nil {
-			text = fmt.Sprintf("a %T", p)
-		}
-	}()
-	return fmt.Sprint(p)
-}
-
 // logText is how a value prints, as slog's text handler has it. Its methods are user code, and may panic.
 func logText(v any) (text string) {
 	defer func() {
 		if p := recover(); p != nil {
-			text = fmt.Sprintf("!PANIC: %T: %s", v, panicText(p))
+			text = fmt.Sprintf("!PANIC: %T: %s", v, PanicText(p))
 		}
 	}()
 	switch v := v.(type) {
