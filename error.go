@@ -31,6 +31,14 @@ var (
 	// ErrNotRegistered is wrapped by the error of a call of a function that generated code did not register.
 	ErrNotRegistered = errors.New("function is not registered")
 
+	// ErrNoWorker is wrapped by the error of Open where sandboxes need a worker that sbxgen builds (see [BuiltWorker]), and there is
+	// none that they could run. The message says which command makes one.
+	ErrNoWorker = errors.New("no worker")
+
+	// ErrStaleWorker is wrapped by the error of Open if the built worker is not of the source as it is now, or of another
+	// version of sbx. The message says what has changed, and which command builds it anew; [AutoBuild] has Open do it.
+	ErrStaleWorker = errors.New("the worker is stale")
+
 	// ErrSilent is wrapped by the error of a call whose sandbox gave no sign of life for as long as [Lease] says.
 	ErrSilent = launch.ErrSilent
 

@@ -53,6 +53,9 @@ type openConfig struct {
 	logger       *slog.Logger
 	level        slog.Leveler // nil: what the logger's handler is enabled for
 	output       func(sandbox string) (stdout, stderr io.Writer)
+	builtWorker  bool
+	workerFile   string
+	autoBuild    bool
 	errs         []error
 }
 

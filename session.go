@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
-	"github.com/sandboxfn/sbx/driver/local"
 	"github.com/sandboxfn/sbx/internal/pool"
 	"github.com/sandboxfn/sbx/internal/wire/launch"
 	"github.com/sandboxfn/sbx/worker"
@@ -31,6 +30,7 @@ type Session struct {
 	backend driver.Session
 	pool    *pool.Pool[class, *sandbox]
 	logs    *launch.Logs
+	workers *workers
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelCauseFunc
@@ -64,16 +64,12 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 		return nil, fmt.Errorf("sbx: open: %w", err)
 	}
 	if config.driver == nil {
-		config.driver = local.New(nil)
+		config.driver = defaultDriver()
 	}
-	executable, err := executable()
+	s := &Session{id: newID(), config: config, workers: &workers{openConfig: config}}
+	s.backend, err = config.driver.Open(ctx, driver.SessionSpec{ID: s.id, Worker: s.workers.find, Logger: config.logger})
 	if err != nil {
-		return nil, fmt.Errorf("sbx: open: find this program's own file, which runs in sandboxes: %w", err)
-	}
-	s := &Session{id: newID(), config: config}
-	s.backend, err = config.driver.Open(ctx, driver.SessionSpec{ID: s.id, Worker: executable, Logger: config.logger})
-	if err != nil {
-		return nil, fmt.Errorf("sbx: open: %w", err)
+		return nil, fmt.Errorf("sbx: open: %w", errors.Join(err, s.workers.Close()))
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.logs = launch.NewLogs(config.logger.Handler(), config.level)
@@ -113,7 +109,7 @@ func (s *Session) Close() error {
 	s.tasks.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
-	err = errors.Join(err, s.backend.Close(ctx))
+	err = errors.Join(err, s.backend.Close(ctx), s.workers.Close())
 	s.logs.Close()
 	if err != nil {
 		return fmt.Errorf("sbx: close session %s: %w", s.id, err)

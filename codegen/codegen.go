@@ -79,6 +79,7 @@ type Result struct {
 type File struct {
 	Path   string // absolute
 	Change Change
+	Source []byte // what it holds now, or with Config.Check would hold; nil if it is removed
 }
 
 // Change is what a run did to a file, or with [Config.Check] would do.
@@ -100,6 +101,32 @@ func (e *UsageError) Error() string { return e.Reason }
 // Run generates. Findings in the user's code are not an error: they are in the result's diagnostics. The error is a
 // [*UsageError], or says that the go command or the file system failed.
 func Run(ctx context.Context, config Config) (*Result, error) {
+	a, err := analyse(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	if len(a.diagnostics) > 0 {
+		return &Result{Diagnostics: a.diagnostics}, nil
+	}
+	files, err := apply(a.wanted, a.unneeded, config)
+	if err != nil {
+		return nil, err
+	}
+	return &Result{Files: files}, nil
+}
+
+// An analysis is what is known of a module before anything is written.
+type analysis struct {
+	module      *module
+	units       []*unit
+	graph       *graph
+	selected    map[string]bool   // package path → it is one that the patterns choose
+	wanted      map[string][]byte // path → source of a generated file of the selected packages
+	unneeded    map[string][]byte // path → what a generated file that isn't needed holds when it is emptied
+	diagnostics []Diagnostic
+}
+
+func analyse(ctx context.Context, config Config) (*analysis, error) {
 	module, err := openModule(ctx, config)
 	if err != nil {
 		return nil, err
@@ -142,16 +169,13 @@ func Run(ctx context.Context, config Config) (*Result, error) {
 		}
 	}
 
-	wanted, inTheWay := plan(units, selected, old)
-	diagnostics = tidy(append(diagnostics, inTheWay...))
-	if len(diagnostics) > 0 {
-		return &Result{Diagnostics: diagnostics}, nil
-	}
-	files, err := apply(wanted, stale(old, wanted, units, selected), config)
-	if err != nil {
-		return nil, err
-	}
-	return &Result{Files: files}, nil
+	graph := newGraph(units)
+	wanted, inTheWay := plan(units, graph, selected, old)
+	return &analysis{
+		module: module, units: units, graph: graph, selected: selected,
+		wanted: wanted, unneeded: stale(old, wanted, units, selected),
+		diagnostics: tidy(append(diagnostics, inTheWay...)),
+	}, nil
 }
 
 // A unit is a package as files are generated for it: an ordinary package, the _test.go files of a package together with

@@ -100,6 +100,7 @@ type writer struct {
 	pkg     *types.Package
 	taken   func(string) bool // whether a name can't be given to an import
 	aliases map[string]string // import path → name in this file
+	blank   []string          // standard packages that are imported without a name
 }
 
 // use returns the name that the imported package has in the file.
@@ -243,6 +244,9 @@ func (w *writer) file(statements []string) []byte {
 	b.Write(empty(w.pkg.Name()))
 	b.WriteString("\n")
 	var standard, others []string
+	for _, importPath := range w.blank {
+		standard = append(standard, fmt.Sprintf("_ %q", importPath))
+	}
 	for _, importPath := range slices.Sorted(maps.Keys(w.aliases)) {
 		alias := w.aliases[importPath]
 		if alias == path.Base(importPath) {

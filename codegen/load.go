@@ -25,6 +25,10 @@ type module struct {
 	dir  string // where the run takes place, inside the module
 	root string
 	tags string // of the user, and ignoreTag
+
+	userTags string
+	cache    string // where downloaded modules are
+	work     string // the go.work file; empty if there is none
 }
 
 func openModule(ctx context.Context, config Config) (*module, error) {
@@ -32,11 +36,11 @@ func openModule(ctx context.Context, config Config) (*module, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := runGo(ctx, dir, "env", "-json", "GOMOD", "GOFLAGS", "GOWORK")
+	out, err := runGo(ctx, dir, "env", "-json", "GOMOD", "GOFLAGS", "GOWORK", "GOMODCACHE")
 	if err != nil {
 		return nil, err
 	}
-	var env struct{ GOMOD, GOFLAGS, GOWORK string }
+	var env struct{ GOMOD, GOFLAGS, GOWORK, GOMODCACHE string }
 	if err := json.Unmarshal(out, &env); err != nil {
 		return nil, fmt.Errorf("read the output of go env: %w", err)
 	}
@@ -51,7 +55,10 @@ func openModule(ctx context.Context, config Config) (*module, error) {
 	if tags == "" {
 		tags = tagsOf(env.GOFLAGS)
 	}
-	m := &module{dir: dir, root: filepath.Dir(env.GOMOD), tags: ignoreTag}
+	m := &module{dir: dir, root: filepath.Dir(env.GOMOD), tags: ignoreTag, userTags: tags, cache: env.GOMODCACHE}
+	if env.GOWORK != "off" {
+		m.work = env.GOWORK
+	}
 	if tags != "" {
 		m.tags = tags + "," + ignoreTag
 	}
@@ -124,6 +131,11 @@ func (m *module) selected(ctx context.Context, patterns []string, roots []*packa
 			all[pkg.PkgPath] = true
 		}
 	}
+	return m.chosen(ctx, patterns, all)
+}
+
+// chosen returns those of the module's packages that the patterns choose.
+func (m *module) chosen(ctx context.Context, patterns []string, all map[string]bool) (map[string]bool, error) {
 	if len(patterns) == 0 {
 		return all, nil
 	}

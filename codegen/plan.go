@@ -30,7 +30,7 @@ func isGeneratedName(name string) bool {
 
 // plan returns the source of every generated file of the selected packages by its path, and a diagnostic for each that
 // a file of the user's stands in the way of.
-func plan(units []*unit, selected map[string]bool, old map[string]oldFile) (map[string][]byte, []Diagnostic) {
+func plan(units []*unit, graph *graph, selected map[string]bool, old map[string]oldFile) (map[string][]byte, []Diagnostic) {
 	wanted := map[string][]byte{}
 	var diagnostics []Diagnostic
 	want := func(path string, source []byte) {
@@ -44,7 +44,6 @@ func plan(units []*unit, selected map[string]bool, old map[string]oldFile) (map[
 		wanted[path] = source
 	}
 
-	graph := newGraph(units)
 	byPath := map[string][]*types.Package{} // all that share the files of a folder, tests included
 	for _, u := range units {
 		byPath[u.pkg.PkgPath] = append(byPath[u.pkg.PkgPath], u.pkg.Types)

@@ -135,14 +135,18 @@ func apply(wanted, unneeded map[string][]byte, config Config) ([]File, error) {
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, File{Path: path, Change: change})
+		files = append(files, File{Path: path, Change: change, Source: wanted[path]})
 	}
 	for _, path := range slices.Sorted(maps.Keys(unneeded)) {
 		change, err := discard(path, unneeded[path], config)
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, File{Path: path, Change: change})
+		file := File{Path: path, Change: change}
+		if config.GoGenerate {
+			file.Source = unneeded[path]
+		}
+		files = append(files, file)
 	}
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	return files, nil

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 )
 
@@ -36,11 +37,24 @@ type Driver interface {
 type SessionSpec struct {
 	// ID is unique among all sessions everywhere. Whatever a backend keeps carries it.
 	ID string
-	// Worker is the path, on this machine, of the executable that serves calls.
-	Worker string
+	// Worker returns the path, on this machine, of the executable that serves calls in sandboxes of a platform. The driver calls it
+	// within Open, for each platform that its sandboxes can have, and passes its errors on as they are. Whoever needs the
+	// file after Open keeps it open, or a copy.
+	Worker func(ctx context.Context, platform Platform) (path string, err error)
 	// Logger takes the driver's own messages. Never nil.
 	Logger *slog.Logger
 }
+
+// Platform is what an executable runs on, in the go command's words.
+type Platform struct {
+	OS, Arch string // "linux", "amd64"
+}
+
+// Host is the platform of this program.
+func Host() Platform { return Platform{OS: runtime.GOOS, Arch: runtime.GOARCH} }
+
+// String is "linux/amd64".
+func (p Platform) String() string { return p.OS + "/" + p.Arch }
 
 // A Session is one sbx.Session's use of a driver. All methods may be called at the same time.
 type Session interface {

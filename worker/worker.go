@@ -15,6 +15,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -28,8 +29,11 @@ import (
 // the session that it is ready, and how it ends; nobody closes it.
 var boot, handshake = takeBoot()
 
-// diverts counts the calls of Divert.
-var diverts int
+// diverts counts the calls of Divert, and source is the file that the last one is in.
+var (
+	diverts int
+	source  string
+)
 
 // takeBoot reads the marker and removes it, so that neither user code nor what it starts takes itself for a worker.
 func takeBoot() (*wire.Boot, *os.File) {
@@ -59,9 +63,18 @@ func Diverts() int { return diverts }
 // test binary may, the last one counts: the session knows how many ran, and the same program runs them in the same order.
 func Divert() {
 	diverts++
+	_, source, _, _ = runtime.Caller(1)
 	if boot == nil || diverts != boot.Divert {
 		return
 	}
+	becomeWorker()
+}
+
+// Source returns the file in which Divert was called last, as the compiler knows it: an absolute path, but not in programs
+// that were built with -trimpath.
+func Source() string { return source }
+
+func becomeWorker() {
 	if err := serveProcess(*boot); err != nil {
 		fmt.Fprintf(os.Stderr, "sbx: worker: %v\n", err)
 		os.Exit(1)

@@ -10,14 +10,27 @@
 //
 // The flags are
 //
-//	-C dir      run in this folder
-//	-tags list  build tags, comma-separated, as for go build
-//	-check      write nothing; list the files that would change, and exit with status 1 if there are any
-//	-v          list the files that are written and removed
-//	-version    print the version
+//	-C dir            run in this folder
+//	-tags list        build tags, comma-separated, as for go build
+//	-platform list    build the workers for these platforms, too: linux/amd64,linux/arm64
+//	-check            as the command check
+//	-v                list the files that are written and removed
+//	-version          as the command version
 //
-// The exit status is 0 if all is well, 1 if there are diagnostics, if the work failed, or if with -check a file isn't up
-// to date, and 2 for wrong usage. With diagnostics no file is touched.
+// The exit status is 0 if all is well, 1 if there are diagnostics, if the work failed, or if something isn't up
+// to date where that was asked, and 2 for wrong usage. With diagnostics no file is touched.
+//
+// Other work is done by commands, each with -C, -tags, -v and -h:
+//
+//	sbxgen check                                list the generated files that would change
+//	sbxgen diff                                 show how, and how workers would: "Train: field Job.Epochs added"
+//	sbxgen list                                 list functions with types and positions
+//	sbxgen worker [-platform list] [-o file]    build workers, into the cache that sessions look into, or into a file
+//	sbxgen build [-platform list] [-o file]     build a program with its workers inside
+//	sbxgen version                              print the version
+//
+// The cache is the folder sbx in the user's cache folder, or what SBX_CACHE names; what was not used for longest is removed when it
+// has more than 2 GiB.
 //
 // A file that is no longer needed is removed; under go generate, which would miss it, it is emptied instead, and the next
 // run by hand removes it. With -check an empty one may stay.
@@ -49,12 +62,15 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/sandboxfn/sbx/codegen"
 )
 
-const usage = `usage: go tool sbxgen [flags] [packages]
+var usages = map[string]string{
+	"generate": `usage: go tool sbxgen [flags] [packages]
+       go tool sbxgen command [flags] [packages]
 
 Sbxgen writes the code that registers the functions which a program wraps with
 sbx: sbx_gen.go in the packages that wrap, and zz_sbx_gen.go in the main and test
@@ -65,8 +81,57 @@ folder, by hand and under go generate, so one directive anywhere does:
 
 Packages limit what is written and diagnosed to some packages of the module.
 
+The commands, each with flags of its own (go tool sbxgen command -h):
+
+	check     say which generated files are stale, and write nothing
+	diff      show what would change, in generated files and built workers
+	list      list the wrapped functions
+	worker    build workers: the program without its main, for sandboxes
+	build     build a program with its workers inside
+	version   print the version
+
 flags:
-`
+`,
+	"check": `usage: go tool sbxgen check [flags] [packages]
+
+Check lists the generated files that would change, and exits with status 1 if
+there are any, or if there are diagnostics. It writes nothing.
+
+flags:
+`,
+	"diff": `usage: go tool sbxgen diff [flags] [packages]
+
+Diff shows how the generated files would change, and how the workers that would
+be built now differ from those that were built last. It exits with status 1 if
+there is a difference, and writes nothing.
+
+flags:
+`,
+	"list": `usage: go tool sbxgen list [flags] [packages]
+
+List prints the wrapped functions, one a line: name, type, where it is declared,
+and the places where it is wrapped, with tabs between.
+
+flags:
+`,
+	"worker": `usage: go tool sbxgen worker [flags] [packages]
+
+Worker builds the workers of main packages; without packages, of all in the
+module that reach a wrapped function. A worker is the program without its main:
+static, small, for any platform. It goes into a cache, where sessions find it,
+and is built only if what goes into it has changed.
+
+flags:
+`,
+	"build": `usage: go tool sbxgen build [flags] [package]
+
+Build builds a program with its workers inside, so that one file is all there is
+to deploy. It has the flags that GOFLAGS has.
+
+flags:
+`,
+	"version": "usage: go tool sbxgen version\n",
+}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -75,76 +140,100 @@ func main() {
 	os.Exit(status)
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("sbxgen", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	dir := flags.String("C", "", "run in folder `dir`")
-	tags := flags.String("tags", "", "comma-separated build `tags`, as for go build")
-	check := flags.Bool("check", false, "write nothing; list the files that would change and exit with status 1 if there are any")
-	verbose := flags.Bool("v", false, "list the files that are written and removed")
-	version := flags.Bool("version", false, "print the version")
-	flags.Usage = func() {
-		fmt.Fprint(flags.Output(), usage)
-		flags.PrintDefaults()
-	}
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return 2
-	}
-	if *version {
-		fmt.Fprintln(stdout, "sbxgen", sbxVersion())
-		return 0
-	}
-	config := codegen.Config{
-		Dir: *dir, Patterns: flags.Args(), Tags: *tags, Check: *check,
-		GoGenerate: os.Getenv("GOFILE") != "",
-	}
-	return generate(ctx, config, *verbose, stdout, stderr)
+// A command is what one word after sbxgen does; generate is what happens without one.
+type command func(ctx context.Context, s *sbxgen, args []string) error
+
+var commands = map[string]command{
+	"generate": generate, "check": check, "diff": show, "list": list, "worker": worker, "build": build, "version": version,
 }
 
-func generate(ctx context.Context, config codegen.Config, verbose bool, stdout, stderr io.Writer) int {
-	result, err := codegen.Run(ctx, config)
-	if err != nil {
-		fmt.Fprintln(stderr, "sbxgen:", err)
-		if _, ok := errors.AsType[*codegen.UsageError](err); ok {
-			return 2
-		}
+// run is the whole command. A first argument that is the name of a command is one, and not a package.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	s := &sbxgen{stdout: stdout, stderr: stderr}
+	name, command := "generate", command(generate)
+	if len(args) > 0 && commands[args[0]] != nil {
+		name, command = args[0], commands[args[0]]
+		args = args[1:]
+	}
+	s.flags = flag.NewFlagSet("sbxgen "+name, flag.ContinueOnError)
+	s.flags.SetOutput(stderr)
+	s.flags.StringVar(&s.dir, "C", "", "run in folder `dir`")
+	s.flags.StringVar(&s.tags, "tags", "", "comma-separated build `tags`, as for go build")
+	s.flags.BoolVar(&s.verbose, "v", false, "say more: which files are written and removed, which packages make a worker large")
+	s.flags.Usage = func() {
+		fmt.Fprint(stderr, usages[name])
+		s.flags.PrintDefaults()
+	}
+	err := command(ctx, s, args)
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errReported):
 		return 1
+	case errors.Is(err, errUsage):
+		return 2
 	}
-	dir, err := filepath.Abs(config.Dir)
+	fmt.Fprintln(stderr, "sbxgen:", err)
+	if _, ok := errors.AsType[*codegen.UsageError](err); ok {
+		return 2
+	}
+	return 1
+}
+
+var (
+	errReported = errors.New("what is wrong was printed")
+	errUsage    = errors.New("the usage was printed")
+)
+
+// sbxgen is one run of the command.
+type sbxgen struct {
+	stdout, stderr io.Writer
+	flags          *flag.FlagSet
+
+	dir, tags string
+	verbose   bool
+}
+
+// parse reads the flags, to which the command may have added its own.
+func (s *sbxgen) parse(args []string) error {
+	err := s.flags.Parse(args)
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		return errUsage // package flag has printed it
+	}
+	return err
+}
+
+// report prints diagnostics, and returns an error if there are any.
+func (s *sbxgen) report(diagnostics []codegen.Diagnostic) error {
+	if len(diagnostics) == 0 {
+		return nil
+	}
+	dir, err := filepath.Abs(s.dir)
 	if err != nil {
-		fmt.Fprintln(stderr, "sbxgen:", err)
-		return 1
+		return err
 	}
-	for _, diagnostic := range result.Diagnostics {
-		fmt.Fprintln(stderr, diagnostic.Format(dir))
+	for _, diagnostic := range diagnostics {
+		fmt.Fprintln(s.stderr, diagnostic.Format(dir))
 	}
-	status := 0
-	if len(result.Diagnostics) > 0 {
-		status = 1
-	}
-	for _, file := range result.Files {
-		if file.Change == codegen.Unchanged {
-			continue
-		}
-		name := file.Path
-		if rel, err := filepath.Rel(dir, name); err == nil {
-			name = rel
-		}
-		switch {
-		case config.Check:
-			fmt.Fprintf(stdout, "%s would be %s\n", name, file.Change)
-			status = 1
-		case verbose:
-			fmt.Fprintf(stdout, "%s %s\n", file.Change, name)
+	return errReported
+}
+
+// relative is a path as it is printed: relative to the folder of the run.
+func (s *sbxgen) relative(path string) string {
+	if dir, err := filepath.Abs(s.dir); err == nil {
+		if rel, err := filepath.Rel(dir, path); err == nil {
+			return rel
 		}
 	}
-	if config.Check && len(result.Diagnostics) == 0 && status == 1 {
-		fmt.Fprintln(stderr, "sbxgen: generated files are not up to date: run go tool sbxgen")
+	return path
+}
+
+func version(_ context.Context, s *sbxgen, args []string) error {
+	if err := s.parse(args); err != nil {
+		return err
 	}
-	return status
+	fmt.Fprintln(s.stdout, "sbxgen", sbxVersion(), runtime.Version())
+	return nil
 }
 
 // sbxVersion is the version of the module that the command was built from.

@@ -114,11 +114,16 @@ type suite struct {
 
 func (s *suite) open(worker string) driver.Session {
 	session, err := s.driver.Open(s.ctx, driver.SessionSpec{
-		ID: "drivertest", Worker: worker, Logger: slog.New(slog.NewTextHandler(s.Output(), nil)),
+		ID: "drivertest", Worker: at(worker), Logger: slog.New(slog.NewTextHandler(s.Output(), nil)),
 	})
 	require.NoError(s, err)
 	s.Cleanup(func() { assert.NoError(s, session.Close(context.Background())) })
 	return session
+}
+
+// at is for a session whose executable is the file at path.
+func at(path string) func(context.Context, driver.Platform) (string, error) {
+	return func(context.Context, driver.Platform) (string, error) { return path, nil }
 }
 
 func (s *suite) create(env ...string) driver.Sandbox {
@@ -442,7 +447,7 @@ func (s *suite) orphan() {
 func (s *suite) badWorker() {
 	path := s.TempDir() + "/no-program"
 	require.NoError(s, os.WriteFile(path, []byte("#!/bin/false\n"), 0o755))
-	session, err := s.driver.Open(s.ctx, driver.SessionSpec{ID: "bad", Worker: path, Logger: slog.New(slog.DiscardHandler)})
+	session, err := s.driver.Open(s.ctx, driver.SessionSpec{ID: "bad", Worker: at(path), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return // a driver may see it at once
 	}

@@ -33,7 +33,12 @@ var sessionID = fmt.Sprint("test-", os.Getpid())
 func spec(t testing.TB) driver.SessionSpec {
 	self, err := os.Executable()
 	require.NoError(t, err)
-	return driver.SessionSpec{ID: sessionID, Worker: self, Logger: slog.New(slog.DiscardHandler)}
+	return driver.SessionSpec{ID: sessionID, Worker: worker(self), Logger: slog.New(slog.DiscardHandler)}
+}
+
+// worker is for a session whose executable is the file at path.
+func worker(path string) func(context.Context, driver.Platform) (string, error) {
+	return func(context.Context, driver.Platform) (string, error) { return path, nil }
 }
 
 func open(t testing.TB) driver.Session {
@@ -252,7 +257,7 @@ func TestWorkerIsReplacedOnDisk(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "worker")
 	require.NoError(t, os.WriteFile(path, self, 0o700))
 	s := spec(t)
-	s.Worker = path
+	s.Worker = worker(path)
 	session, err := local.New(nil).Open(testContext(t), s)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, session.Close(testContext(t))) }()
@@ -267,7 +272,7 @@ func TestSetupErrorNamesStepAndSandbox(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "worker")
 	require.NoError(t, os.WriteFile(path, []byte("not a program"), 0o700))
 	s := spec(t)
-	s.Worker = path
+	s.Worker = worker(path)
 	session, err := local.New(nil).Open(testContext(t), s)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, session.Close(testContext(t))) }()
@@ -294,7 +299,7 @@ func TestOpenRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := spec(t)
-			s.Worker = test.worker
+			s.Worker = worker(test.worker)
 			_, err := local.New(test.options).Open(ctx, s)
 			assert.ErrorContains(t, err, test.want)
 		})

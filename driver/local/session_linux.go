@@ -45,13 +45,17 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 		return nil, fmt.Errorf("local: open this program to run it as launcher: %w", err)
 	}
 	defer program.Close()
-	worker, err := os.Open(spec.Worker)
+	path, err := spec.Worker(ctx, driver.Host())
+	if err != nil {
+		return nil, err
+	}
+	worker, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("local: open the worker: %w", err)
 	}
 	defer worker.Close()
 	if info, err := worker.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("local: worker %s is not a regular file", spec.Worker)
+		return nil, fmt.Errorf("local: worker %s is not a regular file", path)
 	}
 
 	s := &session{id: spec.ID, stderr: &tail{}, done: make(chan struct{}), sandboxes: map[string]*sandbox{}}

@@ -103,7 +103,7 @@ func TestNothingIsLeft(t *testing.T) {
 // workerClient is a client with two sandboxes whose processes all hold LIFELINE, and which does not clean up.
 func workerClient() int {
 	ctx := context.Background()
-	session, err := local.New(nil).Open(ctx, driver.SessionSpec{ID: os.Getenv("SESSION"), Worker: "/proc/self/exe", Logger: slog.New(slog.DiscardHandler)})
+	session, err := local.New(nil).Open(ctx, driver.SessionSpec{ID: os.Getenv("SESSION"), Worker: worker("/proc/self/exe"), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		fmt.Println(err)
 		return 1

@@ -24,8 +24,8 @@ type plain struct{}
 
 func (plain) Name() string { return "process" }
 
-func (plain) Open(_ context.Context, spec driver.SessionSpec) (driver.Session, error) {
-	session, err := open(spec)
+func (plain) Open(ctx context.Context, spec driver.SessionSpec) (driver.Session, error) {
+	session, err := open(ctx, spec)
 	if err != nil {
 		return nil, err
 	}

@@ -20,12 +20,16 @@ import (
 	"github.com/sandboxfn/sbx/internal/oom"
 )
 
-func open(spec driver.SessionSpec) (driver.Session, error) {
-	return &session{spec: spec, sandboxes: map[*sandbox]struct{}{}}, nil
+func open(ctx context.Context, spec driver.SessionSpec) (driver.Session, error) {
+	worker, err := spec.Worker(ctx, driver.Host())
+	if err != nil {
+		return nil, err
+	}
+	return &session{worker: worker, sandboxes: map[*sandbox]struct{}{}}, nil
 }
 
 type session struct {
-	spec driver.SessionSpec
+	worker string // path of the executable
 
 	mu        sync.Mutex
 	closed    bool
@@ -84,7 +88,7 @@ func (sb *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (dri
 	case sb.process != nil:
 		return nil, fmt.Errorf("process: sandbox %s has a worker already", sb.spec.ID)
 	}
-	p, err := start(sb.session.spec.Worker, slices.Concat(sb.spec.Env, spec.Env))
+	p, err := start(sb.session.worker, slices.Concat(sb.spec.Env, spec.Env))
 	if err != nil {
 		return nil, fmt.Errorf("process: sandbox %s: start the worker: %w", sb.spec.ID, err)
 	}

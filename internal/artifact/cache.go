@@ -1,0 +1,177 @@
+package artifact
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// CacheLimit is how many bytes of workers a cache keeps. What was used last stays.
+const CacheLimit = 2 << 30
+
+// A Cache keeps built workers, by what they were built from. Several processes may use one at the same time. Its layout:
+//
+//	workers/KEY             the worker whose manifest has the key
+//	last/FOLDER/OS-ARCH     the key of the worker that was built last for the main package of a folder, by a hash of its path
+type Cache struct {
+	dir   string
+	limit int64
+}
+
+// DefaultCache is the one of the current user: the folder sbx in the user's cache folder, or what the environment variable
+// SBX_CACHE names.
+func DefaultCache() (*Cache, error) {
+	dir := os.Getenv("SBX_CACHE")
+	if dir == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return nil, fmt.Errorf("find a folder for built workers: %w; set SBX_CACHE to one", err)
+		}
+		dir = filepath.Join(user, "sbx")
+	} else if !filepath.IsAbs(dir) {
+		return nil, fmt.Errorf("SBX_CACHE is %q, which is no absolute path", dir)
+	}
+	return NewCache(dir, CacheLimit), nil
+}
+
+// NewCache returns the cache in a folder, which need not exist, with a limit in bytes.
+func NewCache(dir string, limit int64) *Cache { return &Cache{dir: dir, limit: limit} }
+
+// Dir is the cache's folder.
+func (c *Cache) Dir() string { return c.dir }
+
+func (c *Cache) path(key string) string { return filepath.Join(c.dir, "workers", key) }
+
+// Get returns the path of the worker with a key, and marks it as used. The error is fs.ErrNotExist if there is none. The file
+// may be removed when other workers are put: open it at once, and Get it again if it is gone.
+func (c *Cache) Get(key string) (string, error) {
+	if !isKey(key) {
+		return "", fmt.Errorf("%q is no key of a worker", key)
+	}
+	path := c.path(key)
+	now := time.Now()
+	if err := os.Chtimes(path, now, now); errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	return path, nil
+}
+
+func isKey(key string) bool {
+	raw, err := hex.DecodeString(key)
+	return err == nil && len(raw) == 16
+}
+
+// Put moves nothing and copies all: what is read from contents becomes the worker with the key, whole or not at all. It returns
+// the worker's path. Then the workers that were not used for longest are removed, until what is left is within the limit.
+func (c *Cache) Put(key string, contents io.Reader) (_ string, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("keep a worker in %s: %w", c.dir, err)
+		}
+	}()
+	path := c.path(key)
+	if err := replaceFile(path, 0o755, contents); err != nil {
+		return "", err
+	}
+	return path, c.trim(path)
+}
+
+// folder is what is kept for the main package in dir, an absolute path.
+func (c *Cache) folder(dir string) string {
+	sum := sha256.Sum256([]byte(filepath.Clean(dir)))
+	return filepath.Join(c.dir, "last", hex.EncodeToString(sum[:16]))
+}
+
+func (c *Cache) place(dir, platform string) string {
+	return filepath.Join(c.folder(dir), strings.ReplaceAll(platform, "/", "-"))
+}
+
+// Platforms are those for which there was a worker of the main package in dir, an absolute path.
+func (c *Cache) Platforms(dir string) []string {
+	entries, _ := os.ReadDir(c.folder(dir))
+	var platforms []string
+	for _, entry := range entries {
+		if goos, goarch, ok := strings.Cut(entry.Name(), "-"); ok && goos != "" {
+			platforms = append(platforms, goos+"/"+goarch)
+		}
+	}
+	return platforms
+}
+
+// SetLast says which worker is the one of the main package in dir, an absolute path.
+func (c *Cache) SetLast(dir, platform, key string) error {
+	if err := replaceFile(c.place(dir, platform), 0o644, strings.NewReader(key)); err != nil {
+		return fmt.Errorf("keep which worker is the last one: %w", err)
+	}
+	return nil
+}
+
+// Last returns the path of the worker that was built last for the main package in dir, an absolute path. The error is
+// fs.ErrNotExist if there is none.
+func (c *Cache) Last(dir, platform string) (string, error) {
+	key, err := os.ReadFile(c.place(dir, platform))
+	if err != nil {
+		return "", err
+	}
+	return c.Get(string(key))
+}
+
+// trim removes what was not used for longest, but never keep.
+func (c *Cache) trim(keep string) error {
+	entries, err := os.ReadDir(filepath.Join(c.dir, "workers"))
+	if err != nil {
+		return err
+	}
+	var infos []fs.FileInfo
+	total := int64(0)
+	for _, entry := range entries {
+		if info, err := entry.Info(); err == nil { // else somebody else removed it
+			infos = append(infos, info)
+			total += info.Size()
+		}
+	}
+	slices.SortFunc(infos, func(a, b fs.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
+	for _, info := range infos {
+		path := filepath.Join(c.dir, "workers", info.Name())
+		if total <= c.limit {
+			break
+		}
+		if path == keep || !isKey(info.Name()) && time.Since(info.ModTime()) < time.Hour { // somebody may be writing it
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		total -= info.Size()
+	}
+	return nil
+}
+
+// replaceFile gives a file new contents at once: whoever opens it finds the old ones or the new ones, whole.
+func replaceFile(path string, mode fs.FileMode, contents io.Reader) (err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	temp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(temp.Name()))
+		}
+	}()
+	_, err = io.Copy(temp, contents)
+	if err = errors.Join(err, temp.Chmod(mode), temp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(temp.Name(), path)
+}
