@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"strings"
 
@@ -118,7 +117,7 @@ func (w *workers) cached(ctx context.Context, platform driver.Platform) (string,
 // lookUp returns the worker of the main package in dir, unless there is none or its source has changed.
 func lookUp(cache *artifact.Cache, dir string, platform driver.Platform) (string, error) {
 	remedy := fmt.Sprintf("run go tool sbxgen worker -platform %s in %s, or open the session with sbx.AutoBuild()", platform, dir)
-	found, err := cache.Last(dir, platform.String())
+	last, found, err := cache.Last(dir, platform.String())
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("%w for %s: %s", ErrNoWorker, platform, remedy)
 	}
@@ -132,17 +131,10 @@ func lookUp(cache *artifact.Cache, dir string, platform driver.Platform) (string
 	if ours := wire.ModuleVersion(); m.SBX != ours {
 		return "", fmt.Errorf("%w: it was built with sbx %s, and this program with %s; %s", ErrStaleWorker, m.SBX, ours, remedy)
 	}
-	root, ok := strings.CutSuffix(filepath.ToSlash(dir), path.Join("/", m.Dir))
-	if m.Dir == "." {
-		root, ok = dir, true
-	}
-	if !ok {
-		return "", fmt.Errorf("%w for %s: the last one was built for %s, in another place; %s", ErrNoWorker, platform, m.Package, remedy)
-	}
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return found, nil // the source isn't here, so it can't tell
 	}
-	reason, err := m.Stale(filepath.FromSlash(root))
+	reason, err := m.Stale(last.Folders)
 	switch {
 	case err != nil:
 		return "", err

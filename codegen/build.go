@@ -34,6 +34,8 @@ type Plan struct {
 	Manifest *artifact.Manifest
 	// Dir is the main package's folder, an absolute path.
 	Dir string
+	// Folders are where the modules of the manifest's sources are, by their paths; the main module's by "".
+	Folders map[string]string
 
 	program   *program
 	target    *target
@@ -171,7 +173,15 @@ func (p *program) functions() ([]artifact.Function, map[string]artifact.Type) {
 // A describer writes types as manifests have them.
 type describer struct{ types map[string]artifact.Type }
 
-func shortQualifier(pkg *types.Package) string { return pkg.Name() }
+// seenFrom writes types as code in a package does.
+func seenFrom(here *types.Package) types.Qualifier {
+	return func(pkg *types.Package) string {
+		if pkg == here {
+			return ""
+		}
+		return pkg.Name()
+	}
+}
 
 func (d *describer) function(wrap Wrap) artifact.Function {
 	reached := map[string]bool{}
@@ -180,7 +190,7 @@ func (d *describer) function(wrap Wrap) artifact.Function {
 	}
 	return artifact.Function{
 		Name:      wrap.instanceName(),
-		Signature: types.TypeString(wrap.signature(), shortQualifier),
+		Signature: types.TypeString(wrap.signature(), seenFrom(wrap.Func.Pkg())),
 		Types:     slices.Sorted(maps.Keys(reached)),
 	}
 }
@@ -211,7 +221,8 @@ func (d *describer) add(t types.Type, reached map[string]bool) {
 		return
 	}
 	reached[name] = true
-	described := artifact.Type{Text: types.TypeString(named, shortQualifier)}
+	qualifier := seenFrom(named.Obj().Pkg())
+	described := artifact.Type{Text: types.TypeString(named, qualifier)}
 	structure, isStruct := named.Underlying().(*types.Struct)
 	switch {
 	case wholePair(named):
@@ -222,11 +233,11 @@ func (d *describer) add(t types.Type, reached map[string]bool) {
 				continue
 			}
 			field := structure.Field(i)
-			described.Fields = append(described.Fields, artifact.Field{Name: field.Name(), Type: types.TypeString(field.Type(), shortQualifier)})
+			described.Fields = append(described.Fields, artifact.Field{Name: field.Name(), Type: types.TypeString(field.Type(), qualifier)})
 		}
 		d.addParts(structure, reached)
 	default:
-		described.Underlying = types.TypeString(named.Underlying(), shortQualifier)
+		described.Underlying = types.TypeString(named.Underlying(), qualifier)
 		d.addParts(named.Underlying(), reached)
 	}
 	d.types[name] = described

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sandboxfn/sbx/internal/artifact"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/tools/go/packages"
@@ -51,10 +52,10 @@ func TestIsGeneratedName(t *testing.T) {
 		"sbx_gen.go", "sbx_gen_test.go", "sbx_gen_external_test.go", "zz_sbx_gen.go", "zzzz_sbx_gen_test.go",
 		"zz_sbx_gen_external_test.go",
 	} {
-		assert.True(t, isGeneratedName(name), name)
+		assert.True(t, artifact.IsGenerated(name), name)
 	}
 	for _, name := range []string{"z_sbx_gen.go", "zzsbx_gen.go", "_sbx_gen.go", "sbx_gen2.go", "x_sbx_gen.go", "zz_.go", "zz", ""} {
-		assert.False(t, isGeneratedName(name), name)
+		assert.False(t, artifact.IsGenerated(name), name)
 	}
 }
 
@@ -79,7 +80,7 @@ func TestDivertingName(t *testing.T) {
 		assert.Equal(t, test.want, name, test.files)
 		assert.Equal(t, test.want == "", last != "", test.files)
 		for _, file := range test.files {
-			if name != "" && !isGeneratedName(file) && !isTestFile(file) {
+			if name != "" && !artifact.IsGenerated(file) && !isTestFile(file) {
 				assert.Less(t, file, name)
 			}
 		}

@@ -32,7 +32,7 @@ func List(ctx context.Context, config Config) ([]Wrapped, []Diagnostic, error) {
 			if byName[name] == nil {
 				byName[name] = &Wrapped{
 					Name:      name,
-					Signature: types.TypeString(wrap.signature(), shortQualifier),
+					Signature: types.TypeString(wrap.signature(), seenFrom(wrap.Func.Pkg())),
 					Declared:  u.pkg.Fset.Position(wrap.Func.Pos()),
 				}
 			}

@@ -8,8 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
+	"github.com/sandboxfn/sbx/internal/artifact"
 	"golang.org/x/tools/go/packages"
 )
 
@@ -19,14 +19,6 @@ var (
 	// A diverting file has as many z's more in front as it needs to sort last.
 	divertingNames = [...]string{"zz_sbx_gen.go", "zz_sbx_gen_test.go", "zz_sbx_gen_external_test.go"}
 )
-
-// isGeneratedName reports whether a generated file can have the name.
-func isGeneratedName(name string) bool {
-	unprefixed := strings.TrimLeft(name, "z")
-	rest, ok := strings.CutPrefix(unprefixed, "_")
-	diverting := ok && len(name)-len(unprefixed) >= 2 && slices.Contains(registrationNames[:], rest)
-	return diverting || slices.Contains(registrationNames[:], name)
-}
 
 // plan returns the source of every generated file of the selected packages by its path, and a diagnostic for each that
 // a file of the user's stands in the way of.
@@ -87,7 +79,7 @@ const maxName = 255
 func divertingName(u *unit) (name, last string) {
 	for _, file := range slices.Concat(u.pkg.GoFiles, u.pkg.IgnoredFiles) {
 		base := filepath.Base(file)
-		if isTestFile(base) != (u.kind != ordinary) || isGeneratedName(base) || filepath.Dir(file) != u.dir {
+		if isTestFile(base) != (u.kind != ordinary) || artifact.IsGenerated(base) || filepath.Dir(file) != u.dir {
 			continue
 		}
 		if last == "" || base > filepath.Base(last) {

@@ -2,6 +2,7 @@ package codegen
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,8 +27,8 @@ type listed struct {
 	ImportPath, Dir string
 	Standard        bool
 	Module          *struct {
-		Path, Version, GoMod string
-		Main                 bool
+		Path, Version, GoMod, Dir string
+		Main                      bool
 	}
 	GoFiles, CgoFiles, CFiles, CXXFiles, MFiles, HFiles, FFiles, SFiles, SwigFiles, SwigCXXFiles, SysoFiles, EmbedFiles []string
 }
@@ -59,9 +60,6 @@ func (p *program) plan(ctx context.Context, t *target) (_ *Plan, err error) {
 			m.Settings = append(m.Settings, name+"="+value)
 		}
 	}
-	if m.Dir, err = p.module.relative(p.unit.dir); err != nil {
-		return nil, err
-	}
 	m.Functions, m.Types = p.functions()
 	var main *listed
 	for _, l := range packages {
@@ -78,10 +76,10 @@ func (p *program) plan(ctx context.Context, t *target) (_ *Plan, err error) {
 	if main == nil {
 		return nil, fmt.Errorf("go list says nothing of %s for %s", p.unit.pkg.PkgPath, t)
 	}
-	if m.Sources, err = p.module.sources(packages, p.unit.dir); err != nil {
+	plan := &Plan{Manifest: m, Dir: p.unit.dir, program: p, target: t}
+	if m.Sources, plan.Folders, err = p.module.sources(packages, p.unit.dir); err != nil {
 		return nil, err
 	}
-	plan := &Plan{Manifest: m, Dir: p.unit.dir, program: p, target: t}
 	for _, name := range slices.Concat(main.GoFiles, main.CgoFiles) {
 		plan.mainFiles = append(plan.mainFiles, filepath.Join(main.Dir, name))
 	}
@@ -143,23 +141,15 @@ func (p *program) list(ctx context.Context, t *target, tags, cgo string) (_ []*l
 	}
 }
 
-// relative is a path below the module's folder, or beside it, with slashes.
-func (m *module) relative(path string) (string, error) {
-	rel, err := filepath.Rel(m.root, path)
-	if err != nil {
-		return "", fmt.Errorf("a source file lies where the module's folder has no path to: %w", err)
-	}
-	return filepath.ToSlash(rel), nil
-}
-
 // sources hashes what goes into a build, but for the standard library, downloaded modules, and generated files, which follow
-// from the rest.
-func (m *module) sources(packages []*listed, mainDir string) ([]artifact.Source, error) {
-	paths := map[string]bool{}
-	add := func(dir string, names ...string) {
+// from the rest. It returns the folders of the modules, too.
+func (m *module) sources(packages []*listed, mainDir string) ([]artifact.Source, map[string]string, error) {
+	folders := map[string]string{"": m.root}
+	files := map[string]string{} // path → module
+	add := func(module, dir string, names ...string) {
 		for _, name := range names {
-			if !isGeneratedName(name) {
-				paths[filepath.Join(dir, name)] = true
+			if !artifact.IsGenerated(name) {
+				files[filepath.Join(dir, name)] = module
 			}
 		}
 	}
@@ -167,16 +157,20 @@ func (m *module) sources(packages []*listed, mainDir string) ([]artifact.Source,
 		if l.Standard || l.Dir == "" || isWithin(l.Dir, m.cache) {
 			continue
 		}
-		add(l.Dir, l.files()...)
+		name := "" // also what is vendored
+		if l.Module != nil && l.Module.Dir != "" && l.Module.Dir != m.root {
+			name = l.Module.Path
+			folders[name] = l.Module.Dir
+			add(name, filepath.Dir(l.Module.GoMod), filepath.Base(l.Module.GoMod))
+		}
+		add(name, l.Dir, l.files()...)
 		all, err := artifact.SourceFiles(l.Dir)
 		if err != nil {
-			return nil, fmt.Errorf("look for source files: %w", err)
+			return nil, nil, fmt.Errorf("look for source files: %w", err)
 		}
-		add(l.Dir, all...)
-		if l.Module != nil && l.Module.GoMod != "" && !isWithin(l.Module.GoMod, m.cache) {
-			paths[l.Module.GoMod] = true
-		}
+		add(name, l.Dir, all...)
 	}
+	add("", m.root, "go.mod")
 	optional := []string{
 		filepath.Join(m.root, "go.sum"), filepath.Join(m.root, "vendor", "modules.txt"), filepath.Join(mainDir, "default.pgo"),
 	}
@@ -185,23 +179,25 @@ func (m *module) sources(packages []*listed, mainDir string) ([]artifact.Source,
 	}
 	for _, path := range optional {
 		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-			paths[path] = true
+			files[path] = ""
 		}
 	}
 	var sources []artifact.Source
-	for path := range paths {
+	for path, module := range files {
 		sum, err := artifact.HashFile(path)
 		if err != nil {
-			return nil, fmt.Errorf("hash the source: %w", err)
+			return nil, nil, fmt.Errorf("hash the source: %w", err)
 		}
-		rel, err := m.relative(path)
+		rel, err := filepath.Rel(folders[module], path)
 		if err != nil {
-			return nil, err
+			return nil, nil, fmt.Errorf("hash the source: %w", err)
 		}
-		sources = append(sources, artifact.Source{Path: rel, Sum: sum})
+		sources = append(sources, artifact.Source{Module: module, Path: filepath.ToSlash(rel), Sum: sum})
 	}
-	slices.SortFunc(sources, func(a, b artifact.Source) int { return strings.Compare(a.Path, b.Path) })
-	return sources, nil
+	slices.SortFunc(sources, func(a, b artifact.Source) int {
+		return cmp.Or(strings.Compare(a.Module, b.Module), strings.Compare(a.Path, b.Path))
+	})
+	return sources, folders, nil
 }
 
 func isWithin(path, dir string) bool {

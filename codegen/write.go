@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/sandboxfn/sbx/internal/artifact"
 )
 
 // An oldFile is a file that has the name of a generated one.
@@ -42,7 +44,7 @@ func generatedFiles(root string) (map[string]oldFile, error) {
 			}
 			return nil
 		}
-		if !isGeneratedName(name) {
+		if !artifact.IsGenerated(name) {
 			return nil
 		}
 		if !entry.Type().IsRegular() {
@@ -122,7 +124,7 @@ func packageName(path string) string {
 func isLeftAlone(dir string) bool {
 	entries, err := os.ReadDir(dir)
 	return err == nil && !slices.ContainsFunc(entries, func(entry fs.DirEntry) bool {
-		return strings.HasSuffix(entry.Name(), ".go") && !isGeneratedName(entry.Name())
+		return strings.HasSuffix(entry.Name(), ".go") && !artifact.IsGenerated(entry.Name())
 	})
 }
 

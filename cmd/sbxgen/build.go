@@ -36,7 +36,7 @@ func (s *sbxgen) buildWorkers(ctx context.Context, platforms []string, output st
 	if len(workers) != 1 {
 		return &codegen.UsageError{Reason: fmt.Sprintf("-o names one file, and there are %d workers: choose one main package and one platform", len(workers))}
 	}
-	return copyExecutable(output, workers[0])
+	return copyExecutable(s.inDir(output), workers[0])
 }
 
 // workers returns the paths of the workers of the main packages that the patterns choose; it builds those that aren't in the cache.
@@ -56,7 +56,7 @@ func (s *sbxgen) workers(ctx context.Context, patterns, platforms []string) ([]s
 		if err != nil {
 			return nil, err
 		}
-		if err := cache.SetLast(plan.Dir, plan.Manifest.Platform, plan.Manifest.Key()); err != nil {
+		if err := cache.SetLast(plan.Dir, plan.Manifest.Platform, artifact.Last{Key: plan.Manifest.Key(), Folders: plan.Folders}); err != nil {
 			return nil, err
 		}
 		paths = append(paths, path)
@@ -137,6 +137,10 @@ func build(ctx context.Context, s *sbxgen, args []string) error {
 	}
 	if *output == "" {
 		*output = program.Name
+	}
+	*output = s.inDir(*output)
+	if info, err := os.Stat(*output); err == nil && info.IsDir() {
+		*output = filepath.Join(*output, program.Name)
 	}
 	if err := program.Build(ctx, *output, workers); err != nil {
 		return err

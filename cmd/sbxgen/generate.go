@@ -128,7 +128,7 @@ func (s *sbxgen) diffWorkers(ctx context.Context) (stale bool, err error) {
 		return false, err
 	}
 	for _, plan := range plans {
-		path, err := cache.Last(plan.Dir, plan.Manifest.Platform)
+		_, path, err := cache.Last(plan.Dir, plan.Manifest.Platform)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -218,6 +218,14 @@ func (s *sbxgen) report(diagnostics []codegen.Diagnostic) error {
 	return errReported
 }
 
+// inDir is a path that the user gave: relative to the folder of the run.
+func (s *sbxgen) inDir(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(s.dir, path)
+}
+
 // relative is a path as it is printed: relative to the folder of the run.
 func (s *sbxgen) relative(path string) string {
 	if dir, err := filepath.Abs(s.dir); err == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"os"
@@ -67,6 +68,7 @@ func TestReal(t *testing.T) {
 			}
 			return writeNew(filepath.Join(env.WorkDir, "go.mod"), strings.ReplaceAll(goMod, "./.sbx", fmt.Sprintf("%q", root)))
 		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"same": same},
 	})
 }
 
@@ -91,6 +93,19 @@ func writeNew(path, content string) error {
 		return nil
 	}
 	return os.WriteFile(path, []byte(content), 0o644)
+}
+
+// same is the command "same file1 file2": the files, which nobody wants to see as text, have the same bytes.
+func same(ts *testscript.TestScript, neg bool, args []string) {
+	var contents [2][]byte
+	for i, name := range args {
+		var err error
+		contents[i], err = os.ReadFile(ts.MkAbs(name))
+		ts.Check(err)
+	}
+	if bytes.Equal(contents[0], contents[1]) == neg {
+		ts.Fatalf("%s and %s: same is %t", args[0], args[1], !neg)
+	}
 }
 
 // touched is the command "touched reference file...": the files are newer than the reference; with ! none is.

@@ -1,8 +1,10 @@
 package artifact
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +22,7 @@ const CacheLimit = 2 << 30
 // A Cache keeps built workers, by what they were built from. Several processes may use one at the same time. Its layout:
 //
 //	workers/KEY             the worker whose manifest has the key
-//	last/FOLDER/OS-ARCH     the key of the worker that was built last for the main package of a folder, by a hash of its path
+//	last/FOLDER/OS-ARCH     a Last, for the main package of a folder, by a hash of its path
 type Cache struct {
 	dir   string
 	limit int64
@@ -106,22 +108,38 @@ func (c *Cache) Platforms(dir string) []string {
 	return platforms
 }
 
+// A Last is the worker that was built last for a main package and a platform.
+type Last struct {
+	// Key is that of its manifest.
+	Key string `json:"key"`
+	// Folders are where the modules of its sources are on this machine, by their paths; the main module's by "".
+	Folders map[string]string `json:"folders"`
+}
+
 // SetLast says which worker is the one of the main package in dir, an absolute path.
-func (c *Cache) SetLast(dir, platform, key string) error {
-	if err := replaceFile(c.place(dir, platform), 0o644, strings.NewReader(key)); err != nil {
+func (c *Cache) SetLast(dir, platform string, last Last) error {
+	text, err := json.Marshal(last)
+	if err == nil {
+		err = replaceFile(c.place(dir, platform), 0o644, bytes.NewReader(text))
+	}
+	if err != nil {
 		return fmt.Errorf("keep which worker is the last one: %w", err)
 	}
 	return nil
 }
 
-// Last returns the path of the worker that was built last for the main package in dir, an absolute path. The error is
+// Last returns the worker that was built last for the main package in dir, an absolute path, and its path. The error is
 // fs.ErrNotExist if there is none.
-func (c *Cache) Last(dir, platform string) (string, error) {
-	key, err := os.ReadFile(c.place(dir, platform))
+func (c *Cache) Last(dir, platform string) (last Last, path string, err error) {
+	text, err := os.ReadFile(c.place(dir, platform))
 	if err != nil {
-		return "", err
+		return Last{}, "", err
 	}
-	return c.Get(string(key))
+	if err := json.Unmarshal(text, &last); err != nil {
+		return Last{}, "", fmt.Errorf("%s: %w", c.place(dir, platform), err)
+	}
+	path, err = c.Get(last.Key)
+	return last, path, err
 }
 
 // trim removes what was not used for longest, but never keep.

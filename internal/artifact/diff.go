@@ -145,23 +145,23 @@ func diffFields(owner string, old, now []Field) []string {
 func diffSources(old, now []Source) []string {
 	before, after := map[string]string{}, map[string]string{}
 	for _, s := range old {
-		before[s.Path] = s.Sum
+		before[s.String()] = s.Sum
 	}
 	for _, s := range now {
-		after[s.Path] = s.Sum
+		after[s.String()] = s.Sum
 	}
 	var lines []string
 	for _, s := range now {
-		switch sum, had := before[s.Path]; {
+		switch sum, had := before[s.String()]; {
 		case !had:
-			lines = append(lines, s.Path+": added")
+			lines = append(lines, s.String()+": added")
 		case sum != s.Sum:
-			lines = append(lines, s.Path+": changed")
+			lines = append(lines, s.String()+": changed")
 		}
 	}
 	for _, s := range old {
-		if _, has := after[s.Path]; !has {
-			lines = append(lines, s.Path+": removed")
+		if _, has := after[s.String()]; !has {
+			lines = append(lines, s.String()+": removed")
 		}
 	}
 	return lines

@@ -27,8 +27,6 @@ type Manifest struct {
 	Platform string `json:"platform"`
 	// Package is the import path of the main package.
 	Package string `json:"package"`
-	// Dir is the folder of that package, relative to the module's, with slashes.
-	Dir string `json:"dir"`
 	// Settings are what else decides the outcome, such as "CGO_ENABLED=0" and "-tags=a,b".
 	Settings []string `json:"settings"`
 	// Functions are the functions that the worker serves, sorted by name.
@@ -36,7 +34,7 @@ type Manifest struct {
 	// Types are those that the functions' signatures reach, by their full names.
 	Types map[string]Type `json:"types"`
 	// Sources are the files that went in, but for those of the standard library and of downloaded modules, which go.sum
-	// stands for. Sorted by path.
+	// stands for. Sorted by module and path.
 	Sources []Source `json:"sources"`
 }
 
@@ -67,10 +65,21 @@ type Field struct {
 
 // A Source is a file with its hash.
 type Source struct {
+	// Module is the path of the module that the file belongs to; empty for the main module. Others have folders on this machine
+	// by a replacement in go.mod, or by a workspace.
+	Module string `json:"module,omitempty"`
 	// Path is relative to the module's folder, with slashes.
 	Path string `json:"path"`
 	// Sum is the SHA-256 of the contents, in hexadecimal digits.
 	Sum string `json:"sum"`
+}
+
+// String is the file's path, with its module if that is another than the main one.
+func (s Source) String() string {
+	if s.Module == "" {
+		return s.Path
+	}
+	return s.Path + " of " + s.Module
 }
 
 // Key names the worker that a manifest describes: two manifests with the same key are of the same worker.
