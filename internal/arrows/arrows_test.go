@@ -43,7 +43,7 @@ func TestArrowsCanFail(t *testing.T) {
 	clean := func() graph {
 		return graph{
 			".":                      {Imports: []string{"context", "./driver", "./driver/local", "./internal/pool", "./registry"}, TestImports: []string{"./driver/inprocess"}},
-			"./codegen":              {Imports: []string{"./registry", "golang.org/x/tools/go/packages"}},
+			"./codegen":              {Imports: []string{"./internal/artifact", "./registry", "golang.org/x/tools/go/packages"}},
 			"./driver":               {Imports: []string{"context", "log/slog"}},
 			"./driver/drivertest":    {Imports: []string{"./driver", "./internal/wire/launch"}},
 			"./driver/inprocess":     {Imports: []string{"./driver", "./worker"}},
@@ -51,6 +51,7 @@ func TestArrowsCanFail(t *testing.T) {
 			"./driver/local/seccomp": {Imports: []string{"golang.org/x/sys/unix"}},
 			"./driver/process":       {Imports: []string{"./driver"}},
 			"./examples/hello":       {Imports: []string{".", "./driver/process", "./registry", "./worker"}},
+			"./internal/artifact":    {Imports: []string{"crypto/sha256"}},
 			"./internal/pool":        {Imports: []string{"./driver", "./internal/wire/launch"}},
 			"./internal/wire":        {Imports: []string{"github.com/hashicorp/go-plugin"}},
 			"./internal/wire/launch": {Imports: []string{"./driver", "github.com/hashicorp/go-plugin", "./internal/wire"}},
@@ -92,7 +93,15 @@ func TestArrowsCanFail(t *testing.T) {
 		},
 		"codegen imports ours": {
 			from: "./codegen", to: "./internal/pool",
-			want: []violation{{"codegen imports only registry", []string{"./codegen", "./internal/pool"}}},
+			want: []violation{{"codegen imports only registry and artifact", []string{"./codegen", "./internal/pool"}}},
+		},
+		"artifact imports ours": {
+			from: "./internal/artifact", to: "./registry",
+			want: []violation{{"artifact is std-only", []string{"./internal/artifact", "./registry"}}},
+		},
+		"worker imports artifact through another": {
+			from: "./internal/wire", to: "./internal/artifact",
+			want: []violation{{"worker does without artifact", []string{"./worker", "./internal/wire", "./internal/artifact"}}},
 		},
 		"sbx imports another driver": {
 			from: ".", to: "./driver/process",

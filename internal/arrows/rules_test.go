@@ -59,10 +59,23 @@ var arrows = []rule{
 		transitive: true,
 	},
 	{
-		name:    "codegen imports only registry",
+		name:    "codegen imports only registry and artifact",
 		reason:  "the generator must build and run where the program that it generates for does not",
 		from:    under("./codegen"),
-		forbids: func(_, to string) bool { return ours(to) && !under("./registry")(to) && !under("./codegen")(to) },
+		forbids: func(_, to string) bool { return ours(to) && !under("./registry")(to) && !under("./codegen")(to) && to != "./internal/artifact" },
+	},
+	{
+		name:    "artifact is std-only",
+		reason:  "the generator and the session share what is known of a built worker, and nothing else",
+		from:    is("./internal/artifact"),
+		forbids: func(_, to string) bool { return ours(to) || !standard(to) },
+	},
+	{
+		name:       "worker does without artifact",
+		reason:     "a built worker's manifest is found by its marks, which must stand nowhere else in the file",
+		from:       under("./worker"),
+		forbids:    func(_, to string) bool { return to == "./internal/artifact" },
+		transitive: true,
 	},
 	{
 		name:    "nobody imports a concrete driver",
