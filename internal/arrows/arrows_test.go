@@ -89,7 +89,10 @@ func TestArrowsCanFail(t *testing.T) {
 		},
 		"worker imports codegen through another": {
 			from: "./internal/wire", to: "./codegen",
-			want: []violation{{"worker imports neither sbx nor driver nor codegen", []string{"./worker", "./internal/wire", "./codegen"}}},
+			want: []violation{
+				{"worker imports neither sbx nor driver nor codegen", []string{"./worker", "./internal/wire", "./codegen"}},
+				{"worker does without artifact", []string{"./worker", "./internal/wire", "./codegen", "./internal/artifact"}},
+			},
 		},
 		"codegen imports ours": {
 			from: "./codegen", to: "./internal/pool",
