@@ -76,7 +76,12 @@ type program struct {
 
 // findPrograms returns the main packages that the patterns choose; there is at least one if there is no error.
 func findPrograms(ctx context.Context, build Build) ([]*program, []Diagnostic, error) {
-	a, err := analyse(ctx, Config{Dir: build.Dir, Tags: build.Tags})
+	config := Config{Dir: build.Dir, Tags: build.Tags}
+	module, old, err := look(ctx, config)
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := analyse(ctx, config, module, old)
 	if err != nil {
 		return nil, nil, err
 	}

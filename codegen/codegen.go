@@ -62,6 +62,9 @@ type Config struct {
 	// Check leaves all files as they are; the result says what would change. A file without contents, as GoGenerate
 	// leaves it, may stay.
 	Check bool
+	// Stamps is a folder in which to remember that nothing was to do, so that the next run can tell by hashing the module's
+	// files that it is so still. Empty means that every run loads the module.
+	Stamps string
 	// GoGenerate says that go generate runs this. It goes on to read every file that was there when it began, so the
 	// files that are no longer needed are not removed then: only their contents are.
 	GoGenerate bool
@@ -101,7 +104,23 @@ func (e *UsageError) Error() string { return e.Reason }
 // Run generates. Findings in the user's code are not an error: they are in the result's diagnostics. The error is a
 // [*UsageError], or says that the go command or the file system failed.
 func Run(ctx context.Context, config Config) (*Result, error) {
-	a, err := analyse(ctx, config)
+	module, old, err := look(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	var s *stamp
+	if config.Stamps != "" {
+		s, _ = module.newStamp(config.Stamps, config, old)
+		if s != nil && s.fresh(old) {
+			result := &Result{}
+			for path := range old {
+				result.Files = append(result.Files, File{Path: path, Change: Unchanged})
+			}
+			slices.SortFunc(result.Files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+			return result, nil
+		}
+	}
+	a, err := analyse(ctx, config, module, old)
 	if err != nil {
 		return nil, err
 	}
@@ -111,6 +130,9 @@ func Run(ctx context.Context, config Config) (*Result, error) {
 	files, err := apply(a.wanted, a.unneeded, config)
 	if err != nil {
 		return nil, err
+	}
+	if s != nil && (!config.Check || !slices.ContainsFunc(files, func(f File) bool { return f.Change != Unchanged })) {
+		s.keep(module.root)
 	}
 	return &Result{Files: files}, nil
 }
@@ -126,15 +148,20 @@ type analysis struct {
 	diagnostics []Diagnostic
 }
 
-func analyse(ctx context.Context, config Config) (*analysis, error) {
+// look finds the module and the generated files in it.
+func look(ctx context.Context, config Config) (*module, map[string]oldFile, error) {
 	module, err := openModule(ctx, config)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	old, err := generatedFiles(module.root)
 	if err != nil {
-		return nil, fmt.Errorf("look for generated files: %w", err)
+		return nil, nil, fmt.Errorf("look for generated files: %w", err)
 	}
+	return module, old, nil
+}
+
+func analyse(ctx context.Context, config Config, module *module, old map[string]oldFile) (*analysis, error) {
 	roots, err := module.load(ctx, old)
 	if err != nil {
 		return nil, err

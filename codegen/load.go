@@ -29,6 +29,7 @@ type module struct {
 	userTags string
 	cache    string // where downloaded modules are
 	work     string // the go.work file; empty if there is none
+	env      []byte // the settings of the go command that decide what is loaded
 }
 
 func openModule(ctx context.Context, config Config) (*module, error) {
@@ -36,7 +37,8 @@ func openModule(ctx context.Context, config Config) (*module, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := runGo(ctx, dir, "env", "-json", "GOMOD", "GOFLAGS", "GOWORK", "GOMODCACHE")
+	out, err := runGo(ctx, dir, "env", "-json", "GOMOD", "GOFLAGS", "GOWORK", "GOMODCACHE",
+		"GOVERSION", "GOROOT", "GOOS", "GOARCH", "CGO_ENABLED", "GOEXPERIMENT")
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +57,7 @@ func openModule(ctx context.Context, config Config) (*module, error) {
 	if tags == "" {
 		tags = tagsOf(env.GOFLAGS)
 	}
-	m := &module{dir: dir, root: filepath.Dir(env.GOMOD), tags: ignoreTag, userTags: tags, cache: env.GOMODCACHE}
+	m := &module{dir: dir, root: filepath.Dir(env.GOMOD), tags: ignoreTag, userTags: tags, cache: env.GOMODCACHE, env: out}
 	if env.GOWORK != "off" {
 		m.work = env.GOWORK
 	}

@@ -27,6 +27,7 @@ type oldFile struct {
 // ./... looks at. What isn't a regular file is the user's.
 func generatedFiles(root string) (map[string]oldFile, error) {
 	old := map[string]oldFile{}
+	root = folder(root)
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -56,6 +57,9 @@ func generatedFiles(root string) (map[string]oldFile, error) {
 	})
 	return old, err
 }
+
+// folder makes a path one that filepath.WalkDir goes into even if it is a symbolic link.
+func folder(path string) string { return filepath.Clean(path) + string(filepath.Separator) }
 
 // readOld looks at the beginning of a file. An empty one counts as ours, cut off while it was written.
 func readOld(path string) (oldFile, error) {

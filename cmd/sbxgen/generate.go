@@ -46,10 +46,14 @@ func generate(ctx context.Context, s *sbxgen, args []string) error {
 
 // run generates, or finds out what that would change.
 func (s *sbxgen) run(ctx context.Context, check bool) (*codegen.Result, error) {
-	result, err := codegen.Run(ctx, codegen.Config{
+	config := codegen.Config{
 		Dir: s.dir, Patterns: s.flags.Args(), Tags: s.tags, Check: check,
 		GoGenerate: os.Getenv("GOFILE") != "",
-	})
+	}
+	if cache, err := artifact.DefaultCache(); err == nil {
+		config.Stamps = filepath.Join(cache.Dir(), "generated")
+	}
+	result, err := codegen.Run(ctx, config)
 	if err != nil {
 		return nil, err
 	}

@@ -82,6 +82,7 @@ func offline(env *testscript.Env) error {
 	env.Setenv("GOCACHE", dirs[0])
 	env.Setenv("GOMODCACHE", dirs[1])
 	env.Setenv("GOPATH", dirs[2])
+	env.Setenv("SBX_CACHE", filepath.Join(env.WorkDir, ".cache"))
 	env.Setenv("GOPROXY", "off")
 	env.Setenv("GOFLAGS", "-mod=mod")
 	env.Setenv("GOTOOLCHAIN", os.Getenv("GOTOOLCHAIN"))
