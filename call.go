@@ -139,6 +139,7 @@ type request struct {
 	// linger makes a cancelled call wait until its sandbox is free again or on its way out.
 	linger bool
 
+	sentTo   atomic.Pointer[sandbox]
 	attempt  int       // counts runs from 1; 0 before the first
 	attempts []Attempt // that failed
 	delivery Delivery  // the furthest of them
@@ -284,6 +285,7 @@ func (f *function) send(r *request, l *lease) (data []byte, sandbox string, deli
 			// It travels with the call, so that it holds even if this side is stopped.
 			call.DeadlineNanos = int64(max(time.Until(deadline), 1))
 		}
+		r.sentTo.Store(sb)
 		pending := sb.worker.Go(call, r.args)
 		l.Sent(pending.Withdraw)
 		data, again, delivery, err := f.await(r, l, sb, pending, moved)

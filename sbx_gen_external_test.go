@@ -6,6 +6,8 @@
 package sbx_test
 
 import (
+	"compress/gzip"
+	"encoding/hex"
 	"log/slog"
 	"net"
 	"net/url"
@@ -64,6 +66,9 @@ func init() {
 	registry.Function[bool, string]("github.com/sandboxfn/sbx_test.Wait", Wait)
 	registry.Function0[sbx.CallInfo]("github.com/sandboxfn/sbx_test.Where", Where)
 	registry.Function[int, sbx.CallInfo]("github.com/sandboxfn/sbx_test.WhereAmI", WhereAmI)
+	registry.Error("compress/gzip.ErrChecksum", gzip.ErrChecksum)
+	registry.Error("compress/gzip.ErrHeader", gzip.ErrHeader)
+	registry.Error("encoding/hex.ErrLength", hex.ErrLength)
 	registry.Error("github.com/sandboxfn/sbx/driver.ErrStopped", driver.ErrStopped)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrAlias", ErrAlias)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrOdd", ErrOdd)
@@ -77,6 +82,7 @@ func init() {
 	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
 	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
 	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
+	registry.ErrorType[hex.InvalidByteError]()
 	registry.ErrorType[driver.UnavailableError]()
 	registry.ErrorType[local.SetupError]()
 	registry.ErrorType[registry.DataError]()

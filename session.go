@@ -44,6 +44,7 @@ type Session struct {
 	active   int           // calls and maps
 	drained  chan struct{} // closed when none is active any more; nil if nobody asked
 	serial   int           // of sandboxes
+	live     map[string]*sandbox
 	tasks    sync.WaitGroup
 }
 
@@ -66,7 +67,7 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 	if config.driver == nil {
 		config.driver = defaultDriver()
 	}
-	s := &Session{id: newID(), config: config, workers: &workers{openConfig: config}}
+	s := &Session{id: newID(), config: config, workers: &workers{openConfig: config}, live: map[string]*sandbox{}}
 	s.backend, err = config.driver.Open(ctx, driver.SessionSpec{ID: s.id, Worker: s.workers.find, Logger: config.logger})
 	if err != nil {
 		return nil, fmt.Errorf("sbx: open: %w", errors.Join(err, s.workers.Close()))
@@ -74,7 +75,7 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.logs = launch.NewLogs(config.logger.Handler(), config.level)
 	s.pool = pool.New(config.maxSandboxes, pool.Backend[class, *sandbox]{
-		Open: s.openSandbox, Stop: stopSandbox, Limits: func(c class) pool.Limits { return c.limits },
+		Open: s.openSandbox, Stop: s.stopSandbox, Limits: func(c class) pool.Limits { return c.limits },
 	})
 	return s, nil
 }
@@ -230,13 +231,22 @@ func (s *Session) openSandbox(ctx context.Context, class class) (*sandbox, error
 	id := fmt.Sprintf("%s-%d", s.id, s.serial)
 	s.mu.Unlock()
 	environ, tags := class.parse()
-	return startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ}, launch.Config{
+	sb, err := startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ}, launch.Config{
 		Session: s.id, Sandbox: id, Divert: worker.Diverts(), Concurrency: class.limits.Concurrency, Lease: s.config.lease,
 		Logs: s.logs, Output: s.config.writers(id),
 	})
+	if err == nil {
+		s.mu.Lock()
+		s.live[id] = sb
+		s.mu.Unlock()
+	}
+	return sb, err
 }
 
-func stopSandbox(sb *sandbox) error {
+func (s *Session) stopSandbox(sb *sandbox) error {
+	s.mu.Lock()
+	delete(s.live, sb.id)
+	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	return sb.Stop(ctx)

@@ -2,11 +2,16 @@ package sbx
 
 import (
 	"context"
+	"errors"
+	"fmt"
 )
+
+var errNotSent = errors.New("it waits for a sandbox")
 
 // Call is the handle of a call that runs. Its methods may be called at the same time.
 type Call[Out any] struct {
 	id     string
+	where  func() *sandbox // that the call was sent to last; nil before
 	cancel context.CancelFunc
 	done   chan struct{}
 	out    Out
@@ -17,7 +22,7 @@ type Call[Out any] struct {
 func spawn[Out any](ctx context.Context, f *function, args ...any) *Call[Out] {
 	c := &Call[Out]{cancel: func() {}, done: make(chan struct{})}
 	r, err := f.prepare(ctx, -1, args...)
-	c.id = r.id
+	c.id, c.where = r.id, r.sentTo.Load
 	if err == nil && !f.session.enter() {
 		err = f.fail(r, "", ErrClosed)
 	}
@@ -49,6 +54,25 @@ func spawn[Out any](ctx context.Context, f *function, args ...any) *Call[Out] {
 
 // ID is the call's id, as [Info] shows it to the function and [CallError] to the caller.
 func (c *Call[Out]) ID() string { return c.id }
+
+// Sandbox is the id of the sandbox that the call was sent to last; empty if it was not sent yet. It is what [Session.Profile]
+// takes.
+func (c *Call[Out]) Sandbox() string {
+	if sb := c.where(); sb != nil {
+		return sb.id
+	}
+	return ""
+}
+
+// Stacks returns the stacks of all goroutines of the sandbox that the call was sent to, as the runtime prints them, while the
+// call goes on: it shows what a call does that has not returned. It fails if the call was not sent yet, or the sandbox is gone.
+func (c *Call[Out]) Stacks(ctx context.Context) ([]byte, error) {
+	sb := c.where()
+	if sb == nil {
+		return nil, fmt.Errorf("sbx: stacks of call %s: %w", c.id, errNotSent)
+	}
+	return profile(ctx, sb, "goroutine", 0, 2)
+}
 
 // Done is closed when the call has ended.
 func (c *Call[Out]) Done() <-chan struct{} { return c.done }

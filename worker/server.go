@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sandboxfn/sbx/internal/callinfo"
@@ -97,6 +98,8 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 			}
 		case *wirepb.Message_Cancel:
 			d.cancel(kind.Cancel.GetId())
+		case *wirepb.Message_Profile:
+			s.calls.Go(func() { d.profile(kind.Profile) })
 		case *wirepb.Message_Ping:
 			conn.Send(&wirepb.Message{Kind: &wirepb.Message_Ping{Ping: &wirepb.Ping{}}}, nil, nil)
 		default:
@@ -138,6 +141,8 @@ type dispatch struct {
 	waiting []*call
 	running int
 	doomed  bool // the sandbox is about to end: nothing begins any more
+
+	profiling atomic.Bool
 }
 
 // call is a call that waits or runs.

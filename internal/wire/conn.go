@@ -367,6 +367,8 @@ func bodyOf(message *wirepb.Message) *wirepb.Body {
 		return kind.Call.GetArgument()
 	case *wirepb.Message_Result:
 		return kind.Result.GetValue()
+	case *wirepb.Message_Profiled:
+		return kind.Profiled.GetProfile()
 	}
 	return nil
 }

@@ -36,7 +36,8 @@ type Worker struct {
 	slots     []int          // of the ledger, those that are free
 	withdrawn int            // calls that the worker has not confirmed
 	asked     []chan struct{}
-	silent    bool // it was given up
+	profiles  map[uint64]*profiling // nil when the stream has ended
+	silent    bool                  // it was given up
 	lost      *LostError
 	done      chan struct{}
 }
@@ -233,7 +234,7 @@ func (w *Worker) receive() {
 	}
 	w.output.attribute(nil)
 	w.ledger.Close()
-	w.ledger, w.calls = nil, nil
+	w.ledger, w.calls, w.profiles = nil, nil, nil
 	close(w.done)
 }
 
@@ -242,6 +243,9 @@ func (w *Worker) receive() {
 func (w *Worker) returned(message *wirepb.Message) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if profiled := message.GetProfiled(); profiled != nil {
+		return w.profileArrives(profiled)
+	}
 	call, err := w.answered(message.GetResult())
 	if err != nil {
 		return err
@@ -292,6 +296,9 @@ func (w *Worker) deliver(message *wirepb.Message) error {
 		}
 		w.asked = nil
 		return nil
+	}
+	if profiled := message.GetProfiled(); profiled != nil {
+		return w.profiled(profiled)
 	}
 	result := message.GetResult()
 	if result == nil || result.GetOutcome() == nil {

@@ -154,6 +154,8 @@ type Message struct {
 	//	*Message_Abort
 	//	*Message_Ping
 	//	*Message_Log
+	//	*Message_Profile
+	//	*Message_Profiled
 	Kind          isMessage_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -277,6 +279,24 @@ func (x *Message) GetLog() *Log {
 	return nil
 }
 
+func (x *Message) GetProfile() *Profile {
+	if x != nil {
+		if x, ok := x.Kind.(*Message_Profile); ok {
+			return x.Profile
+		}
+	}
+	return nil
+}
+
+func (x *Message) GetProfiled() *Profiled {
+	if x != nil {
+		if x, ok := x.Kind.(*Message_Profiled); ok {
+			return x.Profiled
+		}
+	}
+	return nil
+}
+
 type isMessage_Kind interface {
 	isMessage_Kind()
 }
@@ -317,6 +337,14 @@ type Message_Log struct {
 	Log *Log `protobuf:"bytes,9,opt,name=log,proto3,oneof"` // worker → session
 }
 
+type Message_Profile struct {
+	Profile *Profile `protobuf:"bytes,17,opt,name=profile,proto3,oneof"` // session → worker
+}
+
+type Message_Profiled struct {
+	Profiled *Profiled `protobuf:"bytes,18,opt,name=profiled,proto3,oneof"` // worker → session, its answer
+}
+
 func (*Message_Hello) isMessage_Kind() {}
 
 func (*Message_Welcome) isMessage_Kind() {}
@@ -334,6 +362,10 @@ func (*Message_Abort) isMessage_Kind() {}
 func (*Message_Ping) isMessage_Kind() {}
 
 func (*Message_Log) isMessage_Kind() {}
+
+func (*Message_Profile) isMessage_Kind() {}
+
+func (*Message_Profiled) isMessage_Kind() {}
 
 // Hello names the worker to itself.
 type Hello struct {
@@ -1255,6 +1287,140 @@ func (*Ping) Descriptor() ([]byte, []int) {
 	return file_wire_proto_rawDescGZIP(), []int{14}
 }
 
+// Profile asks for a profile of the worker, which waits for no call. One is taken at a time; Cancel doesn't end it.
+type Profile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id is unique among the profiles asked for on this stream.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// name is that of a profile of runtime/pprof, or "cpu" or "trace".
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// duration_nanos is how long "cpu" and "trace" record.
+	DurationNanos int64 `protobuf:"varint,3,opt,name=duration_nanos,json=durationNanos,proto3" json:"duration_nanos,omitempty"`
+	// debug is the argument of that name of runtime/pprof: 0 for the format of the tool pprof, else text.
+	Debug         uint32 `protobuf:"varint,4,opt,name=debug,proto3" json:"debug,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Profile) Reset() {
+	*x = Profile{}
+	mi := &file_wire_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Profile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Profile) ProtoMessage() {}
+
+func (x *Profile) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Profile.ProtoReflect.Descriptor instead.
+func (*Profile) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Profile) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Profile) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Profile) GetDurationNanos() int64 {
+	if x != nil {
+		return x.DurationNanos
+	}
+	return 0
+}
+
+func (x *Profile) GetDebug() uint32 {
+	if x != nil {
+		return x.Debug
+	}
+	return 0
+}
+
+type Profiled struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// error says why there is no profile.
+	Error         string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Profile       *Body  `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Profiled) Reset() {
+	*x = Profiled{}
+	mi := &file_wire_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Profiled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Profiled) ProtoMessage() {}
+
+func (x *Profiled) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Profiled.ProtoReflect.Descriptor instead.
+func (*Profiled) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Profiled) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Profiled) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Profiled) GetProfile() *Body {
+	if x != nil {
+		return x.Profile
+	}
+	return nil
+}
+
 // Log is a record that user code logged through its context. A worker drops records rather than let them wait without
 // bound, and cuts what is too long or too deep; so does the session with what arrives.
 type Log struct {
@@ -1271,7 +1437,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1449,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1462,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{15}
+	return file_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Log) GetCall() uint64 {
@@ -1334,7 +1500,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1512,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1525,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{16}
+	return file_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Record) GetTime() *Time {
@@ -1411,7 +1577,7 @@ type Attr struct {
 
 func (x *Attr) Reset() {
 	*x = Attr{}
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1589,7 @@ func (x *Attr) String() string {
 func (*Attr) ProtoMessage() {}
 
 func (x *Attr) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1602,7 @@ func (x *Attr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attr.ProtoReflect.Descriptor instead.
 func (*Attr) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{17}
+	return file_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Attr) GetKey() string {
@@ -1586,7 +1752,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +1764,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1777,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{18}
+	return file_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Group) GetAttrs() []*Attr {
@@ -1635,7 +1801,7 @@ type Time struct {
 
 func (x *Time) Reset() {
 	*x = Time{}
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1813,7 @@ func (x *Time) String() string {
 func (*Time) ProtoMessage() {}
 
 func (x *Time) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1826,7 @@ func (x *Time) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Time.ProtoReflect.Descriptor instead.
 func (*Time) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{19}
+	return file_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Time) GetSeconds() int64 {
@@ -1692,7 +1858,7 @@ const file_wire_proto_rawDesc = "" +
 	"wire.proto\x12\vsbx.wire.v1\"U\n" +
 	"\x05Frame\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x120\n" +
-	"\bmessages\x18\x02 \x03(\v2\x14.sbx.wire.v1.MessageR\bmessages\"\xb9\x03\n" +
+	"\bmessages\x18\x02 \x03(\v2\x14.sbx.wire.v1.MessageR\bmessages\"\xa0\x04\n" +
 	"\aMessage\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.sbx.wire.v1.HelloH\x00R\x05hello\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.sbx.wire.v1.WelcomeH\x00R\awelcome\x12'\n" +
@@ -1702,7 +1868,9 @@ const file_wire_proto_rawDesc = "" +
 	"\x05chunk\x18\x06 \x01(\v2\x12.sbx.wire.v1.ChunkH\x00R\x05chunk\x12*\n" +
 	"\x05abort\x18\a \x01(\v2\x12.sbx.wire.v1.AbortH\x00R\x05abort\x12'\n" +
 	"\x04ping\x18\b \x01(\v2\x11.sbx.wire.v1.PingH\x00R\x04ping\x12$\n" +
-	"\x03log\x18\t \x01(\v2\x10.sbx.wire.v1.LogH\x00R\x03logB\x06\n" +
+	"\x03log\x18\t \x01(\v2\x10.sbx.wire.v1.LogH\x00R\x03log\x120\n" +
+	"\aprofile\x18\x11 \x01(\v2\x14.sbx.wire.v1.ProfileH\x00R\aprofile\x123\n" +
+	"\bprofiled\x18\x12 \x01(\v2\x15.sbx.wire.v1.ProfiledH\x00R\bprofiledB\x06\n" +
 	"\x04kindJ\x04\b\n" +
 	"\x10\x11R\x05grantR\x06creditR\x05drain\"\x9b\x01\n" +
 	"\x05Hello\x12\x18\n" +
@@ -1772,7 +1940,16 @@ const file_wire_proto_rawDesc = "" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x1f\n" +
 	"\x05Abort\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\"\x06\n" +
-	"\x04Ping\"`\n" +
+	"\x04Ping\"j\n" +
+	"\aProfile\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
+	"\x0eduration_nanos\x18\x03 \x01(\x03R\rdurationNanos\x12\x14\n" +
+	"\x05debug\x18\x04 \x01(\rR\x05debug\"]\n" +
+	"\bProfiled\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12+\n" +
+	"\aprofile\x18\x03 \x01(\v2\x11.sbx.wire.v1.BodyR\aprofile\"`\n" +
 	"\x03Log\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\x04R\x04call\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x04R\adropped\x12+\n" +
@@ -1815,7 +1992,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_wire_proto_goTypes = []any{
 	(Refusal_Reason)(0), // 0: sbx.wire.v1.Refusal.Reason
 	(*Frame)(nil),       // 1: sbx.wire.v1.Frame
@@ -1833,12 +2010,14 @@ var file_wire_proto_goTypes = []any{
 	(*Chunk)(nil),       // 13: sbx.wire.v1.Chunk
 	(*Abort)(nil),       // 14: sbx.wire.v1.Abort
 	(*Ping)(nil),        // 15: sbx.wire.v1.Ping
-	(*Log)(nil),         // 16: sbx.wire.v1.Log
-	(*Record)(nil),      // 17: sbx.wire.v1.Record
-	(*Attr)(nil),        // 18: sbx.wire.v1.Attr
-	(*Group)(nil),       // 19: sbx.wire.v1.Group
-	(*Time)(nil),        // 20: sbx.wire.v1.Time
-	nil,                 // 21: sbx.wire.v1.Call.MetadataEntry
+	(*Profile)(nil),     // 16: sbx.wire.v1.Profile
+	(*Profiled)(nil),    // 17: sbx.wire.v1.Profiled
+	(*Log)(nil),         // 18: sbx.wire.v1.Log
+	(*Record)(nil),      // 19: sbx.wire.v1.Record
+	(*Attr)(nil),        // 20: sbx.wire.v1.Attr
+	(*Group)(nil),       // 21: sbx.wire.v1.Group
+	(*Time)(nil),        // 22: sbx.wire.v1.Time
+	nil,                 // 23: sbx.wire.v1.Call.MetadataEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	2,  // 0: sbx.wire.v1.Frame.messages:type_name -> sbx.wire.v1.Message
@@ -1850,28 +2029,31 @@ var file_wire_proto_depIdxs = []int32{
 	13, // 6: sbx.wire.v1.Message.chunk:type_name -> sbx.wire.v1.Chunk
 	14, // 7: sbx.wire.v1.Message.abort:type_name -> sbx.wire.v1.Abort
 	15, // 8: sbx.wire.v1.Message.ping:type_name -> sbx.wire.v1.Ping
-	16, // 9: sbx.wire.v1.Message.log:type_name -> sbx.wire.v1.Log
-	5,  // 10: sbx.wire.v1.Welcome.functions:type_name -> sbx.wire.v1.Function
-	6,  // 11: sbx.wire.v1.Call.argument:type_name -> sbx.wire.v1.Body
-	21, // 12: sbx.wire.v1.Call.metadata:type_name -> sbx.wire.v1.Call.MetadataEntry
-	6,  // 13: sbx.wire.v1.Result.value:type_name -> sbx.wire.v1.Body
-	11, // 14: sbx.wire.v1.Result.panic:type_name -> sbx.wire.v1.Panic
-	10, // 15: sbx.wire.v1.Result.timed_out:type_name -> sbx.wire.v1.TimedOut
-	12, // 16: sbx.wire.v1.Result.refused:type_name -> sbx.wire.v1.Refusal
-	0,  // 17: sbx.wire.v1.Refusal.reason:type_name -> sbx.wire.v1.Refusal.Reason
-	17, // 18: sbx.wire.v1.Log.record:type_name -> sbx.wire.v1.Record
-	20, // 19: sbx.wire.v1.Record.time:type_name -> sbx.wire.v1.Time
-	18, // 20: sbx.wire.v1.Record.attrs:type_name -> sbx.wire.v1.Attr
-	20, // 21: sbx.wire.v1.Attr.time:type_name -> sbx.wire.v1.Time
-	19, // 22: sbx.wire.v1.Attr.group:type_name -> sbx.wire.v1.Group
-	18, // 23: sbx.wire.v1.Group.attrs:type_name -> sbx.wire.v1.Attr
-	1,  // 24: sbx.wire.v1.Worker.Serve:input_type -> sbx.wire.v1.Frame
-	1,  // 25: sbx.wire.v1.Worker.Serve:output_type -> sbx.wire.v1.Frame
-	25, // [25:26] is the sub-list for method output_type
-	24, // [24:25] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	18, // 9: sbx.wire.v1.Message.log:type_name -> sbx.wire.v1.Log
+	16, // 10: sbx.wire.v1.Message.profile:type_name -> sbx.wire.v1.Profile
+	17, // 11: sbx.wire.v1.Message.profiled:type_name -> sbx.wire.v1.Profiled
+	5,  // 12: sbx.wire.v1.Welcome.functions:type_name -> sbx.wire.v1.Function
+	6,  // 13: sbx.wire.v1.Call.argument:type_name -> sbx.wire.v1.Body
+	23, // 14: sbx.wire.v1.Call.metadata:type_name -> sbx.wire.v1.Call.MetadataEntry
+	6,  // 15: sbx.wire.v1.Result.value:type_name -> sbx.wire.v1.Body
+	11, // 16: sbx.wire.v1.Result.panic:type_name -> sbx.wire.v1.Panic
+	10, // 17: sbx.wire.v1.Result.timed_out:type_name -> sbx.wire.v1.TimedOut
+	12, // 18: sbx.wire.v1.Result.refused:type_name -> sbx.wire.v1.Refusal
+	0,  // 19: sbx.wire.v1.Refusal.reason:type_name -> sbx.wire.v1.Refusal.Reason
+	6,  // 20: sbx.wire.v1.Profiled.profile:type_name -> sbx.wire.v1.Body
+	19, // 21: sbx.wire.v1.Log.record:type_name -> sbx.wire.v1.Record
+	22, // 22: sbx.wire.v1.Record.time:type_name -> sbx.wire.v1.Time
+	20, // 23: sbx.wire.v1.Record.attrs:type_name -> sbx.wire.v1.Attr
+	22, // 24: sbx.wire.v1.Attr.time:type_name -> sbx.wire.v1.Time
+	21, // 25: sbx.wire.v1.Attr.group:type_name -> sbx.wire.v1.Group
+	20, // 26: sbx.wire.v1.Group.attrs:type_name -> sbx.wire.v1.Attr
+	1,  // 27: sbx.wire.v1.Worker.Serve:input_type -> sbx.wire.v1.Frame
+	1,  // 28: sbx.wire.v1.Worker.Serve:output_type -> sbx.wire.v1.Frame
+	28, // [28:29] is the sub-list for method output_type
+	27, // [27:28] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -1889,6 +2071,8 @@ func file_wire_proto_init() {
 		(*Message_Abort)(nil),
 		(*Message_Ping)(nil),
 		(*Message_Log)(nil),
+		(*Message_Profile)(nil),
+		(*Message_Profiled)(nil),
 	}
 	file_wire_proto_msgTypes[8].OneofWrappers = []any{
 		(*Result_Value)(nil),
@@ -1898,7 +2082,7 @@ func file_wire_proto_init() {
 		(*Result_Refused)(nil),
 		(*Result_ResultError)(nil),
 	}
-	file_wire_proto_msgTypes[17].OneofWrappers = []any{
+	file_wire_proto_msgTypes[19].OneofWrappers = []any{
 		(*Attr_Text)(nil),
 		(*Attr_Integer)(nil),
 		(*Attr_Natural)(nil),
@@ -1914,7 +2098,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,72 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sandboxfn/sbx/internal/wire"
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
+)
+
+// profiling is a profile that was asked for.
+type profiling struct {
+	arriving bool
+	result   *wirepb.Profiled
+	done     chan struct{}
+}
+
+// Profile asks the worker for a profile: one of runtime/pprof, or "cpu" or "trace", which take as long as duration says.
+func (w *Worker) Profile(ctx context.Context, name string, duration time.Duration, debug int) ([]byte, error) {
+	p := &profiling{done: make(chan struct{})}
+	w.mu.Lock()
+	if w.calls == nil {
+		w.mu.Unlock()
+		<-w.done
+		return nil, w.lost
+	}
+	if w.profiles == nil {
+		w.profiles = map[uint64]*profiling{}
+	}
+	w.last++
+	id := w.last
+	w.profiles[id] = p
+	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Profile{Profile: &wirepb.Profile{
+		Id: id, Name: name, DurationNanos: int64(duration), Debug: uint32(debug),
+	}}}, nil, nil)
+	w.mu.Unlock()
+	select {
+	case <-p.done:
+	case <-w.done:
+		return nil, w.lost
+	case <-ctx.Done(): // the answer is dropped when it comes
+		return nil, context.Cause(ctx)
+	}
+	if text := p.result.GetError(); text != "" {
+		return nil, errors.New(wire.Clip(text, 1000))
+	}
+	return p.result.GetProfile().GetData(), nil
+}
+
+// profileArrives notes that a profile begins to arrive in chunks. Callers hold mu.
+func (w *Worker) profileArrives(profiled *wirepb.Profiled) error {
+	p := w.profiles[profiled.GetId()]
+	if p == nil || p.arriving {
+		return &wire.ProtocolError{Reason: fmt.Sprintf("a profile %d, which was not asked for or has come already", profiled.GetId())}
+	}
+	p.arriving = true
+	return nil
+}
+
+// profiled takes a profile that has arrived. Callers hold mu.
+func (w *Worker) profiled(profiled *wirepb.Profiled) error {
+	p := w.profiles[profiled.GetId()]
+	if p == nil {
+		return &wire.ProtocolError{Reason: fmt.Sprintf("a profile %d, which was not asked for or has come already", profiled.GetId())}
+	}
+	delete(w.profiles, profiled.GetId())
+	p.result = profiled
+	close(p.done)
+	return nil
+}

@@ -1,0 +1,47 @@
+package sbx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrNoSandbox is wrapped by the error of an operation on a sandbox that the session does not have, or has no more.
+var ErrNoSandbox = errors.New("the session has no such sandbox")
+
+// Profile takes a profile of the worker in a sandbox while calls run there, in the format of go tool pprof. name is one of
+// runtime/pprof: "goroutine", "heap", "allocs", "block", "mutex", "threadcreate", or one that the program made; or it is "cpu" or
+// "trace" (for go tool trace), which record for as long as duration says, at most ten minutes; for others duration is not used.
+//
+// A sandbox's id is in log records, in [Info], in [CallError] and in [Call.Sandbox]. One profile is taken at a time in each. When ctx
+// ends first Profile returns its error. What comes from a sandbox is its own word; read it with tools that expect as much.
+func (s *Session) Profile(ctx context.Context, sandbox, name string, duration time.Duration) ([]byte, error) {
+	if ctx == nil {
+		return nil, fmt.Errorf("sbx: profile: %w", errNilContext)
+	}
+	s.mu.Lock()
+	sb, closed := s.live[sandbox], s.closed
+	s.mu.Unlock()
+	switch {
+	case closed:
+		return nil, fmt.Errorf("sbx: profile of sandbox %s: %w", sandbox, ErrClosed)
+	case sb == nil:
+		return nil, fmt.Errorf("sbx: profile of sandbox %s: %w", sandbox, ErrNoSandbox)
+	case duration < 0:
+		return nil, &OptionError{Option: "Profile", Reason: fmt.Sprintf("is asked to record for %v; give no negative duration", duration)}
+	}
+	return profile(ctx, sb, name, duration, 0)
+}
+
+// profile asks a sandbox's worker. debug is as in runtime/pprof.
+func profile(ctx context.Context, sb *sandbox, name string, duration time.Duration, debug int) ([]byte, error) {
+	if ctx == nil {
+		return nil, fmt.Errorf("sbx: profile: %w", errNilContext)
+	}
+	data, err := sb.worker.Profile(ctx, name, duration, debug)
+	if err != nil {
+		return nil, fmt.Errorf("sbx: profile %q of sandbox %s: %w", name, sb.id, err)
+	}
+	return data, nil
+}

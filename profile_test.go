@@ -1,0 +1,86 @@
+package sbx_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local"
+	"github.com/sandboxfn/sbx/driver/process"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestProfilesOfABusySandbox(t *testing.T) {
+	drivers := map[string]driver.Driver{"process": process.New()}
+	if runtime.GOOS == "linux" {
+		drivers["local"] = local.New(nil)
+	}
+	for name, d := range drivers {
+		t.Run(name, func(t *testing.T) {
+			session, err := sbx.Open(t.Context(), sbx.Driver(d), sbx.MaxSandboxes(1))
+			require.NoError(t, err)
+			defer func() { assert.NoError(t, session.Close()) }()
+			call := session.Function(Wait).Spawn(t.Context(), false)
+			waiting := session.Function(Wait).Spawn(t.Context(), false)
+
+			var stacks []byte
+			require.Eventually(t, func() bool {
+				stacks, err = call.Stacks(t.Context())
+				return err == nil && bytes.Contains(stacks, []byte("sbx_test.Wait("))
+			}, 20*time.Second, 10*time.Millisecond, "the stacks of a call that waits: %v\n%s", err, stacks)
+			assert.Contains(t, string(stacks), "functions_test.go:")
+			require.NotEmpty(t, call.Sandbox())
+
+			for _, name := range []string{"goroutine", "heap", "allocs", "block", "mutex", "threadcreate", "cpu"} {
+				profile, err := session.Profile(t.Context(), call.Sandbox(), name, 20*time.Millisecond)
+				require.NoError(t, err, name)
+				assert.Equal(t, "\x1f\x8b", string(profile[:2]), "%s: it is compressed, as pprof wants it", name)
+			}
+			recorded, err := session.Profile(t.Context(), call.Sandbox(), "trace", 20*time.Millisecond)
+			require.NoError(t, err)
+			assert.True(t, bytes.HasPrefix(recorded, []byte("go 1.")), "it is an execution trace")
+
+			// One at a time; a context ends the wait for it.
+			ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errors.New("no patience"))
+			defer cancel()
+			_, err = session.Profile(ctx, call.Sandbox(), "cpu", 500*time.Millisecond)
+			require.ErrorContains(t, err, "no patience")
+			_, err = session.Profile(t.Context(), call.Sandbox(), "heap", 0)
+			require.ErrorContains(t, err, "another profile of this sandbox is being taken")
+
+			_, err = session.Profile(t.Context(), call.Sandbox(), "nonsense", 0)
+			require.Error(t, err)
+			_, err = session.Profile(t.Context(), "s-other-1", "heap", 0)
+			require.ErrorIs(t, err, sbx.ErrNoSandbox)
+			var option *sbx.OptionError
+			_, err = session.Profile(t.Context(), call.Sandbox(), "cpu", -1)
+			require.ErrorAs(t, err, &option)
+
+			call.Cancel()
+			waiting.Cancel()
+			_, err = call.Result(t.Context())
+			require.ErrorIs(t, err, context.Canceled)
+			require.NoError(t, session.Close())
+			_, err = session.Profile(t.Context(), call.Sandbox(), "heap", 0)
+			require.ErrorIs(t, err, sbx.ErrClosed)
+			_, err = call.Stacks(t.Context())
+			require.Error(t, err)
+		})
+	}
+}
+
+func TestStacksOfACallThatWasNotSent(t *testing.T) {
+	session, err := sbx.Open(t.Context(), sbx.Driver(process.New()))
+	require.NoError(t, err)
+	require.NoError(t, session.Close())
+	call := session.Function(Wait).Spawn(t.Context(), false)
+	assert.Empty(t, call.Sandbox())
+	_, err = call.Stacks(t.Context())
+	assert.ErrorContains(t, err, "waits for a sandbox")
+}
