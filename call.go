@@ -186,7 +186,11 @@ func (f *function) queue(r *request) {
 	r.turn = f.session.pool.Queue(f.class, len(r.args) <= maxArgsAhead)
 }
 
+// fail is a call's error. Without a sandbox it is about the last one in which the function may have begun.
 func (f *function) fail(r *request, sandbox string, err error) error {
+	if sb := r.sentTo.Load(); sandbox == "" && sb != nil && r.delivery != NotBegun {
+		sandbox = sb.id
+	}
 	return &CallError{
 		Function: f.name(), Index: r.index, Call: r.id, Sandbox: sandbox, Attempt: r.attempt,
 		Delivery: r.delivery, Attempts: r.attempts, Err: err,
@@ -345,6 +349,11 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			arriving = true
 			overdue = time.After(size*arriveTime + wire.Grace)
 		case <-r.ctx.Done():
+			select {
+			case <-pending.Done(): // at the same time
+				continue
+			default:
+			}
 			if pending.Withdraw() {
 				l.Release(true)
 				return nil, false, NotBegun, contextError(r.ctx)
@@ -406,7 +415,7 @@ func (f *function) outcome(r *request, result *wirepb.Result) ([]byte, Delivery,
 	case *wirepb.Result_Panic:
 		return nil, Failed, panicError(outcome.Panic)
 	case *wirepb.Result_TimedOut:
-		return f.timedOut(outcome.TimedOut)
+		return f.timedOut(r.ctx, outcome.TimedOut)
 	case *wirepb.Result_ResultError:
 		return nil, Failed, &ResultError{Err: errors.New(outcome.ResultError)}
 	case *wirepb.Result_Refused:
@@ -416,22 +425,36 @@ func (f *function) outcome(r *request, result *wirepb.Result) ([]byte, Delivery,
 }
 
 // timedOut is the result of a function that had not returned when its time was up.
-func (f *function) timedOut(outcome *wirepb.TimedOut) ([]byte, Delivery, error) {
+func (f *function) timedOut(ctx context.Context, outcome *wirepb.TimedOut) ([]byte, Delivery, error) {
 	if outcome.GetRunning() {
 		stuck := &StuckError{After: f.config.timeout, Err: ErrTimeout, Stack: outcome.GetStack()}
 		if outcome.GetDeadline() {
-			stuck.After, stuck.Err = 0, context.DeadlineExceeded
+			stuck.After, stuck.Err = 0, deadlineError(ctx)
 		}
 		return nil, MayHaveRun, stuck
 	}
-	err := context.DeadlineExceeded
-	if !outcome.GetDeadline() {
+	var err error
+	if outcome.GetDeadline() {
+		err = deadlineError(ctx)
+	} else {
 		err = fmt.Errorf("%w after %v (sbx.Timeout)", ErrTimeout, f.config.timeout)
 	}
 	if remote := outcome.GetError(); remote != nil {
 		err = fmt.Errorf("%w, and returned: %w", err, functionError(remote))
 	}
 	return nil, Failed, err
+}
+
+// deadlineError is the end of a context whose deadline has passed in the sandbox, and so is about to pass here: with its cause.
+func deadlineError(ctx context.Context) error {
+	timer := time.NewTimer(wire.Grace)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return contextError(ctx)
+	case <-timer.C:
+		return context.DeadlineExceeded
+	}
 }
 
 // refusedError is why a call did not begin.
@@ -444,7 +467,7 @@ func refusedError(ctx context.Context, refused *wirepb.Refusal) error {
 			return contextError(ctx)
 		}
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < wire.Grace { // it has passed there, and is about to pass here
-			return context.DeadlineExceeded
+			return deadlineError(ctx)
 		}
 		return &notBegunError{errors.New(refused.GetText())}
 	}

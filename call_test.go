@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sandboxfn/sbx"
@@ -516,4 +517,38 @@ func TestAnEndedContextTouchesNothing(t *testing.T) {
 	_, err := session.Function(Pick).Call(ctx, Picky{"worse"})
 	require.ErrorIs(t, err, context.Canceled, "the argument is not even encoded")
 	assert.Zero(t, session.SandboxCount())
+}
+
+// lateContext ends a little after its deadline, as a context does on a busy machine.
+type lateContext struct {
+	context.Context
+	deadline time.Time
+}
+
+func (c lateContext) Deadline() (time.Time, bool) { return c.deadline, true }
+
+// If the sandbox's side is the first to see that the caller's time is up, the caller gets its own cause all the same.
+func TestTheCauseOfADeadline(t *testing.T) {
+	why := errors.New("the user went home")
+	synctest.Test(t, func(t *testing.T) {
+		session := sbxtest.Open(t)
+		inner, cancel := context.WithTimeoutCause(t.Context(), time.Second+time.Millisecond, why)
+		defer cancel()
+		ctx := lateContext{inner, time.Now().Add(time.Second)}
+		_, err := session.Function(Wait).Call(ctx, false)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, err, why)
+		var call *sbx.CallError
+		require.ErrorAs(t, err, &call)
+		assert.NotEmpty(t, call.Sandbox)
+	})
+}
+
+func TestAResultThatCantBeReadNamesItsSandbox(t *testing.T) {
+	session := sbxtest.Open(t)
+	_, err := session.Function(Quit).Spawn(t.Context(), "decode").Result(t.Context())
+	var call *sbx.CallError
+	require.ErrorAs(t, err, &call)
+	assert.NotEmpty(t, call.Sandbox)
+	assert.Equal(t, sbx.Failed, call.Delivery)
 }

@@ -13,7 +13,8 @@ type Stats struct {
 
 	// The rest counts from the session's begin.
 
-	// Started are the sandboxes that were started, and StartsFailed those that could not be.
+	// Started are the sandboxes that were started, and StartsFailed those that could not be. While there are others of the same kind,
+	// calls wait for those, and a start is tried again a second later; else a start that fails fails a call.
 	Started, StartsFailed uint64
 	// Lost are the sandboxes that ended by themselves; Killed were stopped because a function did not obey its context, or
 	// for what they sent; UsedUp, TooOld and IdleTooLong were stopped by [MaxUses], [MaxAge] and [IdleTime], and MadeRoom for

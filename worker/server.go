@@ -310,7 +310,8 @@ func (c *call) run() *wirepb.Result {
 	}
 	if deadline, ok := c.ctx.Deadline(); ok {
 		info.Deadline = deadline
-		if late := time.Until(deadline) + wire.Grace; late > 0 { // no overflow
+		// Decoding may have taken until after the deadline.
+		if late := max(time.Until(deadline), 0) + wire.Grace; late > 0 { // no overflow
 			c.goroutine = goroutine()
 			timer := time.AfterFunc(late, c.overdue)
 			defer timer.Stop()

@@ -59,10 +59,12 @@ var arrows = []rule{
 		transitive: true,
 	},
 	{
-		name:    "codegen imports only registry and artifact",
-		reason:  "the generator must build and run where the program that it generates for does not",
-		from:    under("./codegen"),
-		forbids: func(_, to string) bool { return ours(to) && !under("./registry")(to) && !under("./codegen")(to) && to != "./internal/artifact" },
+		name:   "codegen imports only registry and artifact",
+		reason: "the generator must build and run where the program that it generates for does not",
+		from:   under("./codegen"),
+		forbids: func(_, to string) bool {
+			return ours(to) && !under("./registry")(to) && !under("./codegen")(to) && to != "./internal/artifact"
+		},
 	},
 	{
 		name:    "artifact is std-only",

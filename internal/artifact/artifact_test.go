@@ -88,7 +88,9 @@ func TestDiff(t *testing.T) {
 			[]string{"Train: field Job.Rate added"},
 		},
 		"fields removed, changed and moved": {
-			func(m *Manifest) { m.Types["example.com/m.Job"] = Type{Text: "Job", Fields: []Field{{"Epochs", "int8"}}} },
+			func(m *Manifest) {
+				m.Types["example.com/m.Job"] = Type{Text: "Job", Fields: []Field{{"Epochs", "int8"}}}
+			},
 			[]string{"Train: field Job.Epochs: int8, was int", "Train: field Job.Name removed"},
 		},
 		"order": {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/sandboxfn/sbx/driver"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -25,6 +26,9 @@ func mapped(t testing.TB) (session, worker *Ledger) {
 	t.Cleanup(worker.Close)
 	return session, worker
 }
+
+// Package driver, which imports nothing of ours, says the length to those who write drivers.
+func TestTheLengthIsWhatDriversAreTold(t *testing.T) { assert.Equal(t, driver.LedgerSize, Size) }
 
 func TestAClaimIsSeenAndFinal(t *testing.T) {
 	session, worker := mapped(t)

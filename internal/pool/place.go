@@ -115,7 +115,11 @@ func (p *Pool[C, M]) started(place *place[C, M], m M, err error) {
 		place.err = err
 		p.stats.OpenFailed++
 		p.remove(place)
-		p.fail(place.class, err)
+		if p.has(place.class) {
+			p.hold(place.class)
+		} else {
+			p.fail(place.class, err)
+		}
 		p.balance()
 		return
 	}
@@ -128,6 +132,37 @@ func (p *Pool[C, M]) started(place *place[C, M], m M, err error) {
 	p.tasks.Go(func() { p.watch(place) })
 	p.balance()
 	p.settle(place)
+}
+
+// has reports whether there is a member of class. Callers hold mu.
+func (p *Pool[C, M]) has(class C) bool {
+	return slices.ContainsFunc(p.places, func(place *place[C, M]) bool {
+		return place.class == class && (place.state == open || place.state == checking)
+	})
+}
+
+// openAgain is how long a class is served by the members that there are, after one more could not be opened.
+const openAgain = time.Second
+
+// hold has those who wait for class be served by the members that there are, and opens no more for a while: what is short, a
+// quota or descriptors, is so for the next one, too. Callers hold mu.
+func (p *Pool[C, M]) hold(class C) {
+	if p.held[class] {
+		return
+	}
+	p.held[class] = true
+	p.tasks.Go(func() {
+		timer := time.NewTimer(openAgain)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-p.ctx.Done():
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.held, class)
+		p.balance()
+	})
 }
 
 // fail tells the first who waits for class that it can't be made. Callers hold mu.

@@ -79,13 +79,14 @@ type Pool[C comparable, M Member] struct {
 	closed  bool
 	places  []*place[C, M] // all that are taken
 	waiting []*waiter[C, M]
-	ahead   int // leases
+	ahead   int        // leases
+	held    map[C]bool // classes of which none is opened for now
 	stats   Stats
 }
 
 // New returns a pool of at most maximum members.
 func New[C comparable, M Member](maximum int, backend Backend[C, M]) *Pool[C, M] {
-	p := &Pool[C, M]{maximum: maximum, backend: backend}
+	p := &Pool[C, M]{maximum: maximum, backend: backend, held: map[C]bool{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -349,15 +350,16 @@ func (p *Pool[C, M]) serve() {
 			served(w, l)
 			continue
 		}
+		held := p.held[w.class] // it waits for one that there is
 		switch {
 		case coming[w.class] > 0:
 			coming[w.class]--
-		case len(p.places) < p.maximum:
+		case !held && len(p.places) < p.maximum:
 			coming[w.class] += p.start(w.class).limits.Concurrency - 1
-		case freeing > 0:
+		case !held && freeing > 0:
 			freeing--
-		case p.makeRoom(w.class):
-		case p.drain(w.class):
+		case !held && p.makeRoom(w.class):
+		case !held && p.drain(w.class):
 			queues = false
 		default:
 			var l *Lease[C, M]

@@ -74,6 +74,13 @@ func (y *yard) open(ctx context.Context, class string) (*box, error) {
 	return b, nil
 }
 
+// opened is how often somebody tried to open a box.
+func (y *yard) opened() int {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	return y.made
+}
+
 func (y *yard) stop(b *box) error {
 	time.Sleep(y.stopTime)
 	y.mu.Lock()
@@ -234,6 +241,38 @@ func TestFailedOpenFailsOneWaiter(t *testing.T) {
 		assert.Zero(t, p.Count())
 		y.openErr = nil
 		lease(t, p, "x")
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestAFailedOpenLeavesTheWorkToTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{}
+		p := y.pool(3)
+		first := lease(t, p, "a")
+		y.mu.Lock()
+		y.openErr = errors.New("too many")
+		y.mu.Unlock()
+		turn := p.Queue("a", false)
+		other := p.Queue("b", false)
+		synctest.Wait()
+		_, err := other.Wait(t.Context())
+		require.ErrorContains(t, err, "too many", "there is no b")
+		made := y.opened()
+		time.Sleep(10*openAgain + openAgain/2)
+		synctest.Wait()
+		assert.Equal(t, made+10, y.opened(), "it is tried once a second")
+		first.release(true)
+		l, err := turn.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Same(t, first.box, l.Member())
+
+		// The last one is gone: now the error is all that there is.
+		turn = p.Queue("a", false)
+		synctest.Wait()
+		l.Release(false)
+		_, err = turn.Wait(t.Context())
+		require.ErrorContains(t, err, "too many")
 		require.NoError(t, p.Close())
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -162,6 +163,9 @@ func (w *Worker) Check(ctx context.Context) error {
 	case <-w.done:
 		return w.lost
 	case <-ctx.Done():
+		w.mu.Lock()
+		w.asked = slices.DeleteFunc(w.asked, func(other chan struct{}) bool { return other == answer })
+		w.mu.Unlock()
 		return fmt.Errorf("%w: %w", ErrSilent, context.Cause(ctx))
 	}
 }
