@@ -2,6 +2,7 @@ package sbx_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sandboxfn/sbx"
 	"github.com/sandboxfn/sbx/driver/local"
@@ -36,6 +38,16 @@ func init() {
 		}
 		return nil
 	}
+	// A process that outlives the worker and holds all that the worker has.
+	lowLevel["leave a child"] = func() error {
+		for fd := 3; fd < 64; fd++ {
+			_, _, _ = syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_SETFD, 0)
+		}
+		child := exec.Command("/bin/sleep", "60")
+		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		child.Stdout, child.Stderr = os.Stdout, os.Stderr
+		return child.Start()
+	}
 	lowLevel["garbage on the handshake"] = func() error {
 		return writeToHandshake(bytes.Repeat([]byte("\xff\x00\x1b[2J garbage "), 100), 1000)
 	}
@@ -54,6 +66,18 @@ func writeToHandshake(text []byte, times int) error {
 		}
 	}
 	return nil
+}
+
+// What a worker leaves behind and holds its descriptors does not hide its end.
+func TestAChildThatHoldsTheDescriptors(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on, sbx.Lease(time.Hour))
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // long before the child ends
+		defer cancel()
+		_, err := session.Function2(Crash).Call(ctx, "leave a child", "exit 3")
+		require.ErrorIs(t, err, sbx.ErrExited)
+		assert.ErrorContains(t, err, "exit status 3")
+	})
 }
 
 func TestTheRuntimeGetsNoMemory(t *testing.T) {

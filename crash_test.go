@@ -77,50 +77,55 @@ func TestPanicsElsewhere(t *testing.T) {
 
 func TestEndings(t *testing.T) {
 	apart(t, func(t *testing.T, on sbx.OpenOption) {
-		session := sbxtest.Open(t, on)
-		crash := session.Function2(Crash)
-		for _, c := range []struct {
-			end   string
-			exit  driver.Exit
-			first string // in the error's first line
-			stack string // in the crash
-			is    error
-		}{
-			{end: "exit 0", first: "exit status 0); return from the function instead", is: sbx.ErrExited},
-			{end: "exit 3", exit: driver.Exit{Code: 3}, first: "exit status 3); return an error instead", is: sbx.ErrExited},
-			{end: "log.Fatal", exit: driver.Exit{Code: 1}, first: "exit status 1); return an error instead", is: sbx.ErrExited},
-			{end: "overflow", exit: driver.Exit{Code: 2}, first: "stack overflow; look for recursion", stack: "sbx_test.recurse(", is: sbx.ErrStackOverflow},
-			{end: "elsewhere: overflow", exit: driver.Exit{Code: 2}, first: "stack overflow; look for recursion", stack: "sbx_test.recurse(", is: sbx.ErrStackOverflow},
-			{end: "maps", exit: driver.Exit{Code: 2}, first: "concurrent map writes; guard the map", stack: "sbx_test.misbehave"},
-			{end: "unlock", exit: driver.Exit{Code: 2}, first: "sync: unlock of unlocked mutex", stack: "sbx_test.misbehave"},
-			{end: "SIGKILL", exit: driver.Exit{Code: -1, Signal: syscall.SIGKILL}, first: "signal: killed; something killed it"},
-			{end: "SIGTERM", exit: driver.Exit{Code: -1, Signal: syscall.SIGTERM}, first: "signal: terminated"},
-			{end: "SIGABRT", exit: driver.Exit{Code: 2}, first: "SIGABRT: abort; a signal", stack: "PC="},
-			{end: "SIGSEGV", exit: driver.Exit{Code: 2}, first: "SIGSEGV: segmentation violation; a signal", stack: "PC="},
-		} {
-			t.Run(c.end, func(t *testing.T) {
-				_, err := crash.Call(t.Context(), "print", c.end)
-				var lost *sbx.SandboxLostError
-				require.ErrorAs(t, err, &lost)
-				require.NotNil(t, lost.Exit, "%v", err)
-				assert.Equal(t, c.exit, *lost.Exit)
-				if raceEnabled && c.end == "maps" { // which is a race, too
-					c.first = "fatal error of the Go runtime"
-				}
-				assert.Contains(t, firstLine(err), c.first)
-				assert.NotErrorAs(t, err, new(*sbx.PanicError))
-				for _, sentinel := range []error{sbx.ErrExited, sbx.ErrStackOverflow, sbx.ErrOutOfMemory} {
-					assert.Equal(t, errors.Is(c.is, sentinel), errors.Is(err, sentinel), "%v", sentinel)
-				}
-				assert.Contains(t, lost.Crash, c.stack)
-				assert.Equal(t, c.stack == "", lost.Crash == "", lost.Crash)
-				if c.end != "maps" { // of which the race detector, if it is there, prints more than is kept
-					assert.Contains(t, lost.LastLines, "a word before")
-				}
-				assert.Less(t, len(err.Error()), 16<<10)
-			})
-		}
+		testEndings(t, on)
+		t.Run("without tracebacks", func(t *testing.T) { testEndings(t, on, sbx.Env("GOTRACEBACK", "none")) })
 	})
+}
+
+func testEndings(t *testing.T, opts ...sbx.OpenOption) {
+	session := sbxtest.Open(t, opts...)
+	crash := session.Function2(Crash)
+	for _, c := range []struct {
+		end   string
+		exit  driver.Exit
+		first string // in the error's first line
+		stack string // in the crash
+		is    error
+	}{
+		{end: "exit 0", first: "exit status 0); return from the function instead", is: sbx.ErrExited},
+		{end: "exit 3", exit: driver.Exit{Code: 3}, first: "exit status 3); return an error instead", is: sbx.ErrExited},
+		{end: "log.Fatal", exit: driver.Exit{Code: 1}, first: "exit status 1); return an error instead", is: sbx.ErrExited},
+		{end: "overflow", exit: driver.Exit{Code: 2}, first: "stack overflow; look for recursion", stack: "sbx_test.recurse(", is: sbx.ErrStackOverflow},
+		{end: "elsewhere: overflow", exit: driver.Exit{Code: 2}, first: "stack overflow; look for recursion", stack: "sbx_test.recurse(", is: sbx.ErrStackOverflow},
+		{end: "maps", exit: driver.Exit{Code: 2}, first: "concurrent map writes; guard the map", stack: "sbx_test.misbehave"},
+		{end: "unlock", exit: driver.Exit{Code: 2}, first: "sync: unlock of unlocked mutex", stack: "sbx_test.misbehave"},
+		{end: "SIGKILL", exit: driver.Exit{Code: -1, Signal: syscall.SIGKILL}, first: "signal: killed; something killed it"},
+		{end: "SIGTERM", exit: driver.Exit{Code: -1, Signal: syscall.SIGTERM}, first: "signal: terminated"},
+		{end: "SIGABRT", exit: driver.Exit{Code: 2}, first: "SIGABRT: abort; a signal", stack: "PC="},
+		{end: "SIGSEGV", exit: driver.Exit{Code: 2}, first: "SIGSEGV: segmentation violation; a signal", stack: "PC="},
+	} {
+		t.Run(c.end, func(t *testing.T) {
+			_, err := crash.Call(t.Context(), "print", c.end)
+			var lost *sbx.SandboxLostError
+			require.ErrorAs(t, err, &lost)
+			require.NotNil(t, lost.Exit, "%v", err)
+			assert.Equal(t, c.exit, *lost.Exit)
+			if raceEnabled && c.end == "maps" { // which is a race, too
+				c.first = "fatal error of the Go runtime"
+			}
+			assert.Contains(t, firstLine(err), c.first)
+			assert.NotErrorAs(t, err, new(*sbx.PanicError))
+			for _, sentinel := range []error{sbx.ErrExited, sbx.ErrStackOverflow, sbx.ErrOutOfMemory} {
+				assert.Equal(t, errors.Is(c.is, sentinel), errors.Is(err, sentinel), "%v", sentinel)
+			}
+			assert.Contains(t, lost.Crash, c.stack)
+			assert.Equal(t, c.stack == "", lost.Crash == "", lost.Crash)
+			if c.end != "maps" { // of which the race detector, if it is there, prints more than is kept
+				assert.Contains(t, lost.LastLines, "a word before")
+			}
+			assert.Less(t, len(err.Error()), 16<<10)
+		})
+	}
 }
 
 func TestACrashIsToldWhateverBecameOfStderr(t *testing.T) {

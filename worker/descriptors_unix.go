@@ -26,8 +26,10 @@ func keepDescriptors() *os.File {
 	syscall.CloseOnExec(handshakeFD)
 	syscall.CloseOnExec(ledgerFD)
 	handshake := os.NewFile(handshakeFD, "handshake")
-	// If this fails, a crash looks like any other exit with status 2.
+	// If this fails, a crash looks like any other exit with status 2. So would fatal errors if GOTRACEBACK were none: a higher
+	// level that it has stays.
 	_ = debug.SetCrashOutput(handshake, debug.CrashOptions{})
+	debug.SetTraceback("single")
 	return handshake
 }
 

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -166,27 +167,39 @@ func start(worker string, env []string) (_ *process, err error) {
 	cmd.Stdout, cmd.Stderr = stdoutWriter, stderrWriter
 	cmd.ExtraFiles = []*os.File{driver.ConnFD - 3: inner, driver.HandshakeFD - 3: handshakeWriter, driver.LedgerFD - 3: notes}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	dieWithParent(cmd.SysProcAttr)
 	mark := oom.Now()
-	if err := cmd.Start(); err != nil {
+	started, p := make(chan error), &process{cmd: cmd, conn: conn, handshake: handshake, stdout: stdout, stderr: stderr, ledger: notes, done: make(chan struct{})}
+	go p.run(mark, started)
+	if err := <-started; err != nil {
 		return nil, err
 	}
 	for _, file := range []*os.File{stdoutWriter, stderrWriter, handshakeWriter, inner} {
 		_ = file.Close()
 	}
-	p := &process{cmd: cmd, conn: conn, handshake: handshake, stdout: stdout, stderr: stderr, ledger: notes, done: make(chan struct{})}
-	go func() {
-		defer close(p.done)
-		p.waitErr = cmd.Wait()
-		if cmd.ProcessState == nil {
-			return // something else in this program reaped it
-		}
-		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-			p.outOfMemory = status.Signal() == syscall.SIGKILL && !p.killed.Load() && mark.Killed()
-		}
-		// What the worker started and left behind in its group ends with it.
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-	}()
 	return p, nil
+}
+
+// run starts the process and waits for its end. It stays on one thread, since the kernel takes the end of the thread for that of the
+// parent (see dieWithParent).
+func (p *process) run(mark oom.Mark, started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := p.cmd.Start()
+	started <- err
+	if err != nil {
+		return
+	}
+	defer close(p.done)
+	p.waitErr = p.cmd.Wait()
+	if p.cmd.ProcessState == nil {
+		return // something else in this program reaped it
+	}
+	if status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		p.outOfMemory = status.Signal() == syscall.SIGKILL && !p.killed.Load() && mark.Killed()
+	}
+	// What the worker started and left behind in its group ends with it.
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 }
 
 // socketPair returns the two ends of a byte stream.

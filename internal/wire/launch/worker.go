@@ -129,10 +129,26 @@ func (w *Worker) open(config Config) error {
 		w.functions[function.GetName()] = Function{Index: uint32(i), Fingerprint: function.GetFingerprint()}
 	}
 	go w.receive()
+	w.watch.Go(func() { w.followProcess(ctx) })
 	if config.Lease > 0 {
 		w.watch.Go(func() { w.conn.Watch(ctx, config.Lease, w.ping, func() { w.giveUp(config.Lease) }) })
 	}
 	return nil
+}
+
+// followProcess ends the stream when the process has ended. As a rule that happens by itself; but something that user code started may
+// hold the other end. What the worker sent before is read first.
+func (w *Worker) followProcess(ctx context.Context) {
+	if _, err := w.process.Wait(ctx); err != nil {
+		return // the stream has ended, or nobody knows of the process
+	}
+	timer := time.NewTimer(settleTime)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		w.closeConn()
+	case <-ctx.Done():
+	}
 }
 
 func (w *Worker) ping() {
