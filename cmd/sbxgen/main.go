@@ -29,6 +29,8 @@
 //	sbxgen build [-platform list] [-o file]     build a program with its workers inside
 //	sbxgen version                              print the version
 //
+// It is a tool of go vet, too: go vet -vettool=$(go tool -n sbxgen) ./... makes the same checks.
+//
 // The cache is the folder sbx in the user's cache folder, or what SBX_CACHE names; what was not used for longest is removed when it
 // has more than 2 GiB.
 //
@@ -137,6 +139,9 @@ flags:
 }
 
 func main() {
+	if isVet(os.Args[1:]) {
+		vet()
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
