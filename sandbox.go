@@ -74,6 +74,7 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 	if sb.stopped {
 		return nil
 	}
+	sb.worker.Drain()
 	if err := sb.inner.Stop(ctx); err != nil {
 		return err
 	}

@@ -35,13 +35,15 @@ func TestTagsOf(t *testing.T) {
 
 func TestParsePosition(t *testing.T) {
 	for text, want := range map[string]token.Position{
-		"":              {},
-		"-":             {},
-		"a.go":          {Filename: "a.go"},
-		"a.go:3":        {Filename: "a.go", Line: 3},
-		"a.go:3:14":     {Filename: "a.go", Line: 3, Column: 14},
-		`C:\x\a.go:3:4`: {Filename: `C:\x\a.go`, Line: 3, Column: 4},
-		`C:\x\a.go`:     {Filename: `C:\x\a.go`},
+		"":                {},
+		"-":               {},
+		"a.go":            {Filename: "a.go"},
+		"a.go:3":          {Filename: "a.go", Line: 3},
+		"a.go:3:14":       {Filename: "a.go", Line: 3, Column: 14},
+		`C:\x\a.go:3:4`:   {Filename: `C:\x\a.go`, Line: 3, Column: 4},
+		`C:\x\a.go`:       {Filename: `C:\x\a.go`},
+		`c:/x y/a.go:5`:   {Filename: `c:/x y/a.go`, Line: 5},
+		`\\host\a.go:6:7`: {Filename: `\\host\a.go`, Line: 6, Column: 7},
 	} {
 		assert.Equal(t, want, parsePosition(text), text)
 	}

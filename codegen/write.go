@@ -73,7 +73,7 @@ func readOld(path string) (oldFile, error) {
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return oldFile{}, err
 	}
-	lines := strings.Split(strings.ReplaceAll(string(start[:n]), "\r\n", "\n"), "\n")
+	lines := strings.Split(string(unixLines(start[:n])), "\n")
 	return oldFile{
 		ours:   n == 0 || lines[0] == header,
 		hidden: len(lines) > 4 && slices.Equal(lines[:4], []string{header, advice, "", hiding}),
@@ -164,7 +164,7 @@ func bring(path string, content []byte, change Change, check bool) (Change, erro
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	if err == nil && bytes.Equal(old, content) {
+	if err == nil && bytes.Equal(unixLines(old), content) {
 		return Unchanged, nil
 	}
 	if !check {
@@ -174,6 +174,9 @@ func bring(path string, content []byte, change Change, check bool) (Change, erro
 	}
 	return change, nil
 }
+
+// unixLines undoes what git does to text on Windows.
+func unixLines(text []byte) []byte { return bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")) }
 
 // discard empties or removes a file that is no longer needed.
 func discard(path string, emptied []byte, config Config) (Change, error) {

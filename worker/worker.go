@@ -47,7 +47,11 @@ func takeBoot() (*wire.Boot, *os.File) {
 		fmt.Fprintf(os.Stderr, "sbx: %v: this variable is set by a session when it starts a worker; unset it\n", err)
 		os.Exit(2)
 	}
-	return &b, keepDescriptors()
+	handshake := keepDescriptors()
+	if b.Coverage {
+		superviseCovered(b, handshake)
+	}
+	return &b, handshake
 }
 
 // Active reports whether this process is a worker.
@@ -57,7 +61,8 @@ func Active() bool { return boot != nil }
 // can't be a worker.
 func Diverts() int { return diverts }
 
-// Divert turns the process into a worker, and then never returns. In a program that is no worker it does nothing.
+// Divert turns the process into a worker, and then never returns. In a program that is no worker it does nothing. (In a test
+// binary whose coverage is wanted it returns when the session is gone.)
 //
 // Generated code calls it from the last init function of a program. Where a program has several such functions, as a
 // test binary may, the last one counts: the session knows how many ran, and the same program runs them in the same order.
@@ -78,6 +83,10 @@ func becomeWorker() {
 	if err := serveProcess(*boot); err != nil {
 		fmt.Fprintf(os.Stderr, "sbx: worker: %v\n", err)
 		os.Exit(1)
+	}
+	if boot.Test {
+		runNoTest()
+		return
 	}
 	os.Exit(0)
 }

@@ -50,25 +50,62 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// TestReal runs scripts against this checkout instead of the stand-in.
+// TestReal runs scripts against this checkout instead of the stand-in: each has a program whose functions run in sandboxes.
+// A function tells that it does by what it sees of HERE, which only the script's own environment has.
 func TestReal(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
+	// The go command doesn't see that the programs are built from the checkout. It takes no result from its cache when a
+	// folder has changed that the test itself has read.
+	require.NoError(t, filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() && (entry.Name() == ".git" || path == filepath.Join(root, "bin")) {
+			return fs.SkipDir
+		}
+		return err
+	}))
 	sum, err := os.ReadFile(filepath.Join(root, "go.sum"))
 	require.NoError(t, err)
+	own, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	require.NoError(t, err)
+	_, needs, found := strings.Cut(string(own), "\nrequire ")
+	require.True(t, found)
+	needs = fmt.Sprintf("\nrequire %s\nrequire github.com/sandboxfn/sbx v0.0.0\n\nreplace github.com/sandboxfn/sbx => %q\n", needs, root)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/real",
 		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			if err := offline(env); err != nil {
 				return err
 			}
+			env.Setenv("HERE", "yes")
 			if err := os.WriteFile(filepath.Join(env.WorkDir, "go.sum"), sum, 0o644); err != nil {
 				return err
 			}
 			return writeNew(filepath.Join(env.WorkDir, "go.mod"), strings.ReplaceAll(goMod, "./.sbx", fmt.Sprintf("%q", root)))
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"same": same},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"same": same,
+			// "needs dir..." adds this checkout, and all that it needs, to the go.mod of modules.
+			"needs": func(ts *testscript.TestScript, _ bool, dirs []string) {
+				for _, dir := range dirs {
+					goMod := filepath.Join(ts.MkAbs(dir), "go.mod")
+					ts.Check(os.WriteFile(goMod, []byte(ts.ReadFile(goMod)+needs), 0o644))
+					ts.Check(os.WriteFile(filepath.Join(ts.MkAbs(dir), "go.sum"), sum, 0o644))
+				}
+			},
+		},
+		Condition: func(condition string) (bool, error) {
+			if condition != "cc" {
+				return false, fmt.Errorf("unknown condition %q", condition)
+			}
+			out, err := exec.Command("go", "env", "CC").Output()
+			if err != nil {
+				return false, err
+			}
+			_, err = exec.LookPath(strings.TrimSpace(string(out)))
+			return err == nil, nil
+		},
 	})
 }
 

@@ -64,12 +64,20 @@ const (
 	FunctionHeld = "sbx: a function did not return\n" // although its context had ended
 )
 
+// CoverageMark is what a worker writes on its handshake descriptor before its coverage, the last thing that it writes: one file
+// of counters, as the Go runtime makes them.
+const CoverageMark = "\nsbx: coverage\n"
+
 // Boot is what a worker must know before its stream opens.
 type Boot struct {
 	// Divert is the number of the call of worker.Divert at which the program becomes a worker.
 	Divert int `json:"divert"`
 	// Plugin is the environment that go-plugin's server reads.
 	Plugin []string `json:"plugin"`
+	// Coverage says that the session wants to know which lines ran.
+	Coverage bool `json:"coverage,omitempty"`
+	// Test says so of a test binary, whose coverage is written only if it comes to its main function.
+	Test bool `json:"test,omitempty"`
 }
 
 // Encode returns b as the value of [BootVariable].

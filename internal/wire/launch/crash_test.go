@@ -110,7 +110,7 @@ func FuzzParseCrash(f *testing.F) {
 
 func TestReport(t *testing.T) {
 	from, to := io.Pipe()
-	r := readReport(from)
+	r := readReport(from, maxReport)
 	defer r.close()
 	write := func(text string) {
 		t.Helper()
@@ -135,7 +135,7 @@ func TestReport(t *testing.T) {
 func TestAReportWithoutEndIsCutOff(t *testing.T) {
 	for _, first := range []string{goodLine, ""} {
 		from, to := io.Pipe()
-		r := readReport(from)
+		r := readReport(from, maxReport)
 		_, _ = io.WriteString(to, first)
 		written := make(chan error, 1)
 		go func() {
@@ -160,7 +160,7 @@ func TestAReportWithoutEndIsCutOff(t *testing.T) {
 
 func TestClosingAReportEndsItsLine(t *testing.T) {
 	from, _ := io.Pipe()
-	r := readReport(from)
+	r := readReport(from, maxReport)
 	require.NoError(t, r.Close())
 	line, err := io.ReadAll(r)
 	require.NoError(t, err)

@@ -150,7 +150,7 @@ func (h *hostile) worker(t testing.TB) *Worker {
 		conn: outer, inner: inner, handshake: io.NopCloser(strings.NewReader(goodLine)), stdout: io.NopCloser(strings.NewReader("")),
 		done: h.ended, end: h.end, ledger: h.memory,
 	}
-	w := &Worker{grpc: conn, process: p, output: readOutput(p, Config{}), report: readReport(p.handshake), calls: map[uint64]*Pending{}, done: make(chan struct{})}
+	w := &Worker{grpc: conn, process: p, output: readOutput(p, Config{}), report: readReport(p.handshake, maxReport), calls: map[uint64]*Pending{}, done: make(chan struct{})}
 	w.conn = wire.NewConn(h, w.returned)
 	w.closeConn = func() {}
 	w.ledger, err = ledger.Map(h.memory)

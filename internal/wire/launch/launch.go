@@ -98,7 +98,7 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	worker := &Worker{grpc: conn, process: adapter.process, output: adapter.output, report: adapter.report, calls: map[uint64]*Pending{}, done: make(chan struct{})}
+	worker := &Worker{grpc: conn, process: adapter.process, output: adapter.output, report: adapter.report, coverage: adapter.coverage, calls: map[uint64]*Pending{}, done: make(chan struct{})}
 	if err := worker.open(config); err != nil {
 		_ = conn.Close()
 		return nil, err
@@ -113,9 +113,10 @@ type processRunner struct {
 	config  Config
 	env     []string
 
-	process driver.Process
-	output  *output
-	report  *report
+	process  driver.Process
+	output   *output
+	report   *report
+	coverage string // the folder for it; empty if it is not wanted
 
 	mu     sync.Mutex
 	dialed bool
@@ -123,6 +124,12 @@ type processRunner struct {
 
 func (r *processRunner) Start(context.Context) error {
 	boot := wire.Boot{Divert: r.config.Divert}
+	limit := maxReport
+	if r.coverage, boot.Test = coverageFolder(); r.coverage != "" {
+		boot.Coverage = true
+		limit += maxCoverage
+	}
+	boot.Test = boot.Test && boot.Coverage
 	for _, variable := range r.env {
 		// The folder that go-plugin offers is one of this machine.
 		if !strings.HasPrefix(variable, plugin.EnvUnixSocketDir+"=") {
@@ -134,7 +141,7 @@ func (r *processRunner) Start(context.Context) error {
 		return err
 	}
 	r.mu.Lock()
-	r.process, r.report = process, readReport(process.Handshake())
+	r.process, r.report = process, readReport(process.Handshake(), limit)
 	r.mu.Unlock()
 	r.output = readOutput(process, r.config)
 	if r.ctx.Err() != nil {

@@ -27,6 +27,7 @@ const (
 // close ends it.
 type report struct {
 	from    io.ReadCloser
+	limit   int // of what is kept
 	ended   chan struct{}
 	arrived chan struct{} // closed when there is a line, or will be none
 	arrive  func()
@@ -36,8 +37,8 @@ type report struct {
 	kept strings.Builder
 }
 
-func readReport(from io.ReadCloser) *report {
-	r := &report{from: from, ended: make(chan struct{}), arrived: make(chan struct{})}
+func readReport(from io.ReadCloser, limit int) *report {
+	r := &report{from: from, limit: limit, ended: make(chan struct{}), arrived: make(chan struct{})}
 	r.arrive = sync.OnceFunc(func() { close(r.arrived) })
 	go r.read()
 	return r
@@ -55,7 +56,7 @@ func (r *report) read() {
 	r.mu.Unlock()
 	r.arrive()
 	piece := make([]byte, 4<<10)
-	for left := maxReport - len(slice); left > 0 && (err == nil || errors.Is(err, bufio.ErrBufferFull)); {
+	for left := r.limit - len(slice); left > 0 && (err == nil || errors.Is(err, bufio.ErrBufferFull)); {
 		var n int
 		n, err = reader.Read(piece[:min(left, len(piece))])
 		left -= n
@@ -84,11 +85,23 @@ func (r *report) Close() error {
 	return nil
 }
 
-// text is all that has arrived. Call settle before, when the process has ended.
+// text is all that has arrived, but for the coverage. Call settle before, when the process has ended.
 func (r *report) text() string {
+	text, _ := r.parts()
+	return text
+}
+
+// coverage is the coverage that has arrived; empty if none has.
+func (r *report) coverage() string {
+	_, coverage := r.parts()
+	return coverage
+}
+
+func (r *report) parts() (text, coverage string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.kept.String()
+	text, coverage, _ = strings.Cut(r.kept.String(), wire.CoverageMark)
+	return text, coverage
 }
 
 // settle waits until all was read, or settleTime has passed.

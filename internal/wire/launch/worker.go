@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,8 @@ type Worker struct {
 	process driver.Process
 	output  *output
 	report  *report
+	// coverage is the folder into which the worker's coverage goes; empty if nobody wants it.
+	coverage string
 
 	conn      *wire.Conn
 	closeConn context.CancelFunc
@@ -245,6 +248,7 @@ func (w *Worker) receive() {
 		lost.Decided = w.report.decided()
 	}
 	lost.LastLines = w.output.last(lost.Crash)
+	w.keepCoverage()
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -450,6 +454,29 @@ func (p *Pending) Cancel() { p.worker.cancel(p) }
 
 func (w *Worker) cancel(p *Pending) {
 	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Cancel{Cancel: &wirepb.Cancel{Id: p.id}}}, nil, nil)
+}
+
+// Drain lets the worker end by itself if its coverage is wanted, which is there only then, and waits for that, but not long. Calls
+// that run are lost.
+func (w *Worker) Drain() {
+	if w.coverage == "" {
+		return
+	}
+	w.conn.Close()
+	w.closeConn()
+	_ = w.grpc.Close()
+	<-w.done
+}
+
+// keepCoverage keeps the coverage that came from the worker, if any did.
+func (w *Worker) keepCoverage() {
+	counters := w.report.coverage()
+	if w.coverage == "" || counters == "" {
+		return
+	}
+	if err := keepCoverage(w.coverage, []byte(counters)); err != nil {
+		w.output.source.warn("sbx: what ran in a sandbox is missing in the coverage", slog.Any("error", err))
+	}
 }
 
 // Close ends the stream and waits until nothing of the worker is left on this side. Stop the sandbox first; a process

@@ -1,0 +1,13 @@
+//go:build !unix
+
+package worker
+
+import (
+	"os"
+
+	"github.com/sandboxfn/sbx/internal/wire"
+)
+
+func superviseCovered(wire.Boot, *os.File) {}
+
+func runNoTest() {}
