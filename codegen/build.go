@@ -37,7 +37,7 @@ type Plan struct {
 	// Folders are where the modules of the manifest's sources are, by their paths; the main module's by "".
 	Folders map[string]string
 
-	program   *program
+	main      *mainPackage
 	target    *target
 	mainFiles []string // of the main package, on the target
 }
@@ -68,14 +68,14 @@ func Workers(ctx context.Context, build Build, platforms func(dir string) []stri
 	return plans, nil, nil
 }
 
-// A program is a main package that reaches wrapped functions.
-type program struct {
+// A mainPackage is a main package that reaches wrapped functions.
+type mainPackage struct {
 	*analysis
 	unit *unit
 }
 
 // findPrograms returns the main packages that the patterns choose; there is at least one if there is no error.
-func findPrograms(ctx context.Context, build Build) ([]*program, []Diagnostic, error) {
+func findPrograms(ctx context.Context, build Build) ([]*mainPackage, []Diagnostic, error) {
 	config := Config{Dir: build.Dir, Tags: build.Tags}
 	module, old, err := look(ctx, config)
 	if err != nil {
@@ -85,7 +85,7 @@ func findPrograms(ctx context.Context, build Build) ([]*program, []Diagnostic, e
 	if err != nil {
 		return nil, nil, err
 	}
-	var roots []*program
+	var roots []*mainPackage
 	chosen := a.selected
 	if len(build.Patterns) > 0 {
 		if chosen, err = a.module.chosen(ctx, build.Patterns, a.selected); err != nil {
@@ -97,7 +97,7 @@ func findPrograms(ctx context.Context, build Build) ([]*program, []Diagnostic, e
 		switch {
 		case u.kind != ordinary || !chosen[u.path]:
 		case u.pkg.Name == "main" && a.graph.reaches(u.pkg):
-			roots = append(roots, &program{analysis: a, unit: u})
+			roots = append(roots, &mainPackage{analysis: a, unit: u})
 		default:
 			others = append(others, u.path)
 		}
@@ -120,7 +120,7 @@ func findPrograms(ctx context.Context, build Build) ([]*program, []Diagnostic, e
 }
 
 // within returns the program's packages that are among those looked at.
-func (p *program) within() map[*unit]bool {
+func (p *mainPackage) within() map[*unit]bool {
 	byPath := map[string]*unit{}
 	for _, u := range p.units {
 		if u.kind == ordinary {
@@ -144,7 +144,7 @@ func (p *program) within() map[*unit]bool {
 }
 
 // diagnosticsWithin are those that concern the program's own packages, and not only their tests.
-func (p *program) diagnosticsWithin() []Diagnostic {
+func (p *mainPackage) diagnosticsWithin() []Diagnostic {
 	dirs := map[string]bool{}
 	for u := range p.within() {
 		dirs[u.dir] = true
@@ -160,7 +160,7 @@ func (p *program) diagnosticsWithin() []Diagnostic {
 }
 
 // functions are the wrapped functions that the program registers, and the types that they reach.
-func (p *program) functions() ([]artifact.Function, map[string]artifact.Type) {
+func (p *mainPackage) functions() ([]artifact.Function, map[string]artifact.Type) {
 	d := &describer{types: map[string]artifact.Type{}}
 	byName := map[string]artifact.Function{}
 	for u := range p.within() {
@@ -333,7 +333,7 @@ func (p *Plan) Worker(ctx context.Context, path string) (err error) {
 		return fmt.Errorf("build a worker: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
-	overlay := p.program.overlay()
+	overlay := p.main.overlay()
 	if err := p.divertBuilt(overlay); err != nil {
 		return err
 	}

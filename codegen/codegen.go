@@ -35,7 +35,6 @@ import (
 	"context"
 	"fmt"
 	"go/ast"
-	"go/token"
 	"go/types"
 	"os"
 	"path"
@@ -75,8 +74,6 @@ type Config struct {
 type Result struct {
 	// Diagnostics are sorted by position. If there is one, no file was touched.
 	Diagnostics []Diagnostic
-	// Warnings are findings that may be meant, sorted by position. They keep nothing from being written.
-	Warnings []Diagnostic
 	// Files are the generated files, sorted by path.
 	Files []File
 }
@@ -134,37 +131,10 @@ func Run(ctx context.Context, config Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	warnings := a.warnings()
-	if s != nil && len(warnings) == 0 && (!config.Check || !slices.ContainsFunc(files, func(f File) bool { return f.Change != Unchanged })) {
+	if s != nil && (!config.Check || !slices.ContainsFunc(files, func(f File) bool { return f.Change != Unchanged })) {
 		s.keep(module.root)
 	}
-	return &Result{Files: files, Warnings: warnings}, nil
-}
-
-// warnings looks at each program of the module as a whole.
-func (a *analysis) warnings() []Diagnostic {
-	summaries := map[*unit]*Summary{}
-	var found []Diagnostic
-	for _, u := range a.units {
-		if u.kind != ordinary || u.pkg.Name != "main" || !a.selected[u.path] || !a.graph.reaches(u.pkg) {
-			continue
-		}
-		var parts []*Summary
-		for part := range (&program{analysis: a, unit: u}).within() {
-			if summaries[part] == nil {
-				summaries[part] = Summarize(part.pkg.Fset, part.pkg.Types, part.pkg.TypesInfo, part.files, part.wraps)
-			}
-			parts = append(parts, summaries[part])
-		}
-		for _, problem := range CheckState(u.pkg.PkgPath, parts) {
-			found = append(found, Diagnostic{
-				Code:     MainState,
-				Position: token.Position{Filename: problem.Read.File, Line: problem.Read.Line, Column: problem.Read.Col},
-				Message:  problem.Message,
-			})
-		}
-	}
-	return tidy(found)
+	return &Result{Files: files}, nil
 }
 
 // An analysis is what is known of a module before anything is written.

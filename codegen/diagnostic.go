@@ -25,7 +25,6 @@ const (
 	InTheWay      Code = "SBX010" // a file that sbxgen didn't write has the name of one that it must write
 	SortsLast     Code = "SBX011" // a file's name sorts after every name that the diverting file can have
 	OpenedInInit  Code = "SBX012" // a session is opened by an init function or a package variable
-	MainState     Code = "SBX013" // a warning: a wrapped function reads a package variable that only main's side writes
 )
 
 // A Diagnostic says what is wrong, where, and what to do.

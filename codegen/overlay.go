@@ -47,7 +47,7 @@ func (o overlay) write(dir string, more func(add func(target, source string)) er
 }
 
 // overlay brings the generated files up to date in memory.
-func (p *program) overlay() overlay {
+func (p *mainPackage) overlay() overlay {
 	o := overlay{}
 	for path, source := range p.wanted {
 		o[path] = source
@@ -67,7 +67,7 @@ func (p *Plan) divertBuilt(o overlay) error {
 		return err
 	}
 	o[path] = source
-	unit := p.program.unit
+	unit := p.main.unit
 	name, _ := divertingName(unit)
 	w := &writer{pkg: unit.pkg.Types, taken: nameTaken([]*types.Package{unit.pkg.Types}), aliases: map[string]string{}}
 	divert := fmt.Sprintf("%s.Built(%q)", w.use(sbxPath+"/worker", "worker"), p.Manifest.Text())

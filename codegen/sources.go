@@ -42,7 +42,7 @@ func (l *listed) files() []string {
 }
 
 // plan finds out what goes into the program's worker for a target.
-func (p *program) plan(ctx context.Context, t *target) (_ *Plan, err error) {
+func (p *mainPackage) plan(ctx context.Context, t *target) (_ *Plan, err error) {
 	tags := workerTags
 	if p.module.userTags != "" {
 		tags = p.module.userTags + "," + workerTags
@@ -76,7 +76,7 @@ func (p *program) plan(ctx context.Context, t *target) (_ *Plan, err error) {
 	if main == nil {
 		return nil, fmt.Errorf("go list says nothing of %s for %s", p.unit.pkg.PkgPath, t)
 	}
-	plan := &Plan{Manifest: m, Dir: p.unit.dir, program: p, target: t}
+	plan := &Plan{Manifest: m, Dir: p.unit.dir, main: p, target: t}
 	if m.Sources, plan.Folders, err = p.module.sources(packages, p.unit.dir); err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func (p *program) plan(ctx context.Context, t *target) (_ *Plan, err error) {
 // CGO_ENABLED that takes.
 //
 // Workers are static, and C is left out where it can be: that is, where only the standard library would use it.
-func (p *program) listAll(ctx context.Context, t *target, tags string) ([]*listed, string, error) {
+func (p *mainPackage) listAll(ctx context.Context, t *target, tags string) ([]*listed, string, error) {
 	asked := os.Getenv("CGO_ENABLED")
 	if asked == "0" {
 		packages, err := p.list(ctx, t, tags, asked)
@@ -114,7 +114,7 @@ func (p *program) listAll(ctx context.Context, t *target, tags string) ([]*liste
 	return packages, "0", err
 }
 
-func (p *program) list(ctx context.Context, t *target, tags, cgo string) (_ []*listed, err error) {
+func (p *mainPackage) list(ctx context.Context, t *target, tags, cgo string) (_ []*listed, err error) {
 	temp, err := os.MkdirTemp("", "sbxgen-*")
 	if err != nil {
 		return nil, err

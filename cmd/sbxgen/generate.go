@@ -57,11 +57,6 @@ func (s *sbxgen) run(ctx context.Context, check bool) (*codegen.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, warning := range result.Warnings {
-		warning.Message = "warning: " + warning.Message
-		warning.Position.Filename = s.relative(warning.Position.Filename)
-		fmt.Fprintf(s.stderr, "%s: %s: %s\n", warning.Position, warning.Code, warning.Message)
-	}
 	return result, s.report(result.Diagnostics)
 }
 

@@ -53,9 +53,6 @@
 //	SBX010  a file that sbxgen didn't write has the name of one that it must write
 //	SBX011  a file's name sorts after every name that the diverting file can have
 //	SBX012  a session is opened by an init function or a package variable
-//	SBX013  a wrapped function reads a package variable that only main's side of the program writes
-//
-// The last one is a warning: the line says so, and nothing else changes. docs/diagnostics.md has a section on each.
 package main
 
 import (
@@ -139,9 +136,6 @@ flags:
 }
 
 func main() {
-	if isVet(os.Args[1:]) {
-		vet()
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

@@ -19,8 +19,8 @@ type Program struct {
 	// Package is the import path of the main package, and Name what go build would call the file.
 	Package, Name string
 
-	program *program
-	target  *target
+	main   *mainPackage
+	target *target
 }
 
 // FindProgram returns the program that build.Patterns choose; it must be one. Findings in the user's code come as diagnostics, and then there is no program.
@@ -40,8 +40,8 @@ func FindProgram(ctx context.Context, build Build) (*Program, []Diagnostic, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	p := &Program{Package: programs[0].unit.path, program: programs[0], target: target}
-	out, err := p.target.run(ctx, p.program.unit.dir, nil, "list", "-f", "{{.Target}}", ".")
+	p := &Program{Package: programs[0].unit.path, main: programs[0], target: target}
+	out, err := p.target.run(ctx, p.main.unit.dir, nil, "list", "-f", "{{.Target}}", ".")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -60,17 +60,17 @@ func (p *Program) Build(ctx context.Context, output string, workers []string) (e
 		return fmt.Errorf("build a program: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
-	overlay := p.program.overlay()
+	overlay := p.main.overlay()
 	file, err := overlay.write(temp, func(add func(target, source string)) error { return p.embed(temp, workers, add) })
 	if err != nil {
 		return fmt.Errorf("build a program: %w", err)
 	}
 	out := filepath.Join(temp, "program")
 	args := []string{"build", "-o", out, "-overlay", file}
-	if p.program.module.userTags != "" {
-		args = append(args, "-tags="+p.program.module.userTags)
+	if p.main.module.userTags != "" {
+		args = append(args, "-tags="+p.main.module.userTags)
 	}
-	if _, err := p.target.run(ctx, p.program.unit.dir, nil, append(args, ".")...); err != nil {
+	if _, err := p.target.run(ctx, p.main.unit.dir, nil, append(args, ".")...); err != nil {
 		return fmt.Errorf("build %s: %w", p.Package, err)
 	}
 	if err := copyFile(output, out); err != nil {
@@ -81,7 +81,7 @@ func (p *Program) Build(ctx context.Context, output string, workers []string) (e
 
 // embed adds a file to the main package that embeds the workers.
 func (p *Program) embed(temp string, workers []string, add func(target, source string)) error {
-	unit := p.program.unit
+	unit := p.main.unit
 	taken := nameTaken([]*types.Package{unit.pkg.Types})
 	w := &writer{pkg: unit.pkg.Types, taken: taken, aliases: map[string]string{}}
 	pkg := w.use(sbxPath+"/worker", "worker")
