@@ -69,6 +69,7 @@ flags:
 `
 
 func main() {
+	vet(os.Args[1:])
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
@@ -118,13 +119,14 @@ func generate(ctx context.Context, config codegen.Config, verbose bool, stdout, 
 		fmt.Fprintln(stderr, "sbxgen:", err)
 		return 1
 	}
+	status := 0
 	for _, diagnostic := range result.Diagnostics {
 		fmt.Fprintln(stderr, diagnostic.Format(dir))
+		if !diagnostic.Code.Warning() {
+			status = 1
+		}
 	}
-	status := 0
-	if len(result.Diagnostics) > 0 {
-		status = 1
-	}
+	failed := status != 0
 	for _, file := range result.Files {
 		if file.Change == codegen.Unchanged {
 			continue
@@ -141,7 +143,7 @@ func generate(ctx context.Context, config codegen.Config, verbose bool, stdout, 
 			fmt.Fprintf(stdout, "%s %s\n", file.Change, name)
 		}
 	}
-	if config.Check && len(result.Diagnostics) == 0 && status == 1 {
+	if config.Check && !failed && status == 1 {
 		fmt.Fprintln(stderr, "sbxgen: generated files are not up to date: run go tool sbxgen")
 	}
 	return status
