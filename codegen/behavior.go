@@ -47,7 +47,7 @@ func (s *summarizer) call(call *ast.CallExpr) {
 	if registers(s.info, call) {
 		if t := registeredType(s.info, call); t == nil || typeParameter(t) != nil {
 			s.summary.RegistersMore = true
-		} else {
+		} else if !types.IsInterface(t) {
 			s.summary.Registered = append(s.summary.Registered, methodsOf(t))
 		}
 	}

@@ -13,8 +13,10 @@
 package analyzer
 
 import (
-	"go/ast"
+	"encoding/json"
+	"fmt"
 	"go/token"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -39,6 +41,12 @@ func (*summary) AFact() {}
 
 func (s *summary) String() string { return "summary of " + s.Path }
 
+// GobEncode writes JSON, which has maps in the order of their keys: the bytes of a fact must be the same each time.
+func (s *summary) GobEncode() ([]byte, error) { return json.Marshal(s.Summary) }
+
+// GobDecode reads what GobEncode wrote.
+func (s *summary) GobDecode(data []byte) error { return json.Unmarshal(data, &s.Summary) }
+
 func run(pass *analysis.Pass) (any, error) {
 	wraps, found := codegen.Find(pass.Fset, pass.Pkg, pass.TypesInfo, pass.Files)
 	for _, d := range found {
@@ -61,7 +69,14 @@ func run(pass *analysis.Pass) (any, error) {
 		}
 	}
 	for _, d := range codegen.CheckProgram(pass.Pkg.Path(), parts) {
-		pass.Report(diagnostic(posOf(pass, d.Position), d))
+		pos := pass.Files[0].Name.Pos()
+		i := slices.IndexFunc(wraps, func(wrap codegen.Wrap) bool { return pass.Fset.Position(wrap.Pos) == d.Position })
+		if i >= 0 {
+			pos = wraps[i].Pos
+		} else {
+			d.Message += fmt.Sprintf(" (wrapped in %s:%d)", filepath.Base(d.Position.Filename), d.Position.Line)
+		}
+		pass.Report(diagnostic(pos, d))
 	}
 	return nil, nil
 }
@@ -86,18 +101,3 @@ func summarize(pass *analysis.Pass, wraps []codegen.Wrap) *codegen.Summary {
 
 // registryPath is the import path of package registry.
 var registryPath = strings.TrimSuffix(reflect.TypeFor[codegen.Summary]().PkgPath(), "codegen") + "registry"
-
-// posOf returns the place of a position in the package; if it is another package's, that of the package clause.
-func posOf(pass *analysis.Pass, position token.Position) token.Pos {
-	i := slices.IndexFunc(pass.Files, func(file *ast.File) bool {
-		return pass.Fset.Position(file.Package).Filename == position.Filename
-	})
-	if i < 0 {
-		return pass.Files[0].Name.Pos()
-	}
-	file := pass.Fset.File(pass.Files[i].FileStart)
-	if position.Line > file.LineCount() {
-		return pass.Files[i].Name.Pos()
-	}
-	return file.LineStart(position.Line) + token.Pos(position.Column-1)
-}
