@@ -226,8 +226,12 @@ func (p *program) checkInterfaces() {
 	for _, wrap := range p.wraps {
 		for _, held := range wrap.Interfaces {
 			if !slices.ContainsFunc(slices.Concat(p.registered, unregistered), held.Methods.within) {
-				p.report(NothingRegistered, wrap.At, "%s: %s is an interface, and no type that implements it is registered, so only nil can be sent; "+
-					"call registry.Type[T]() from init for each type T that it holds, or leave it out with the tag `msgpack:\"-\"`", held.Path, held.Type)
+				where := held.Type
+				if held.Path != held.Type {
+					where = held.Path + ": " + held.Type
+				}
+				p.report(NothingRegistered, wrap.At, "%s is an interface, and no type that implements it is registered, so only nil can be sent; "+
+					"call registry.Type[T]() from init for each type T that it holds, or leave it out with the tag `msgpack:\"-\"`", where)
 			}
 		}
 	}

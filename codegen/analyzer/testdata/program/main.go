@@ -23,5 +23,5 @@ func main() {
 	other.SetLevel(5)
 	session := &sbx.Session{}
 	train.Wrap(session, nil)
-	session.Function(own) // want `^SBX013: own reads batch \(main.go:17\), which parsing the flags writes \(main.go:20\): main doesn't run in the sandbox` `^SBX014: shape: shape is an interface`
+	session.Function(own) // want `^SBX013: own reads batch \(main.go:17\), which parsing the flags writes \(main.go:20\): main doesn't run in the sandbox` `^SBX014: shape is an interface`
 }
