@@ -3,6 +3,7 @@ package codegen
 import (
 	"fmt"
 	"go/types"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -29,9 +30,15 @@ func (p TypeProblem) String() string {
 // holds is only known, and checked, when the program runs. The qualifier writes the names of packages; nil means their
 // paths.
 func CheckType(t types.Type, qualifier types.Qualifier) []TypeProblem {
+	problems, _ := checkType(t, qualifier)
+	return problems
+}
+
+// checkType also returns the interfaces in t whose values need registration.
+func checkType(t types.Type, qualifier types.Qualifier) ([]TypeProblem, []HeldInterface) {
 	c := &typeCheck{qualifier: qualifier}
 	c.check(rootName(t, qualifier), t)
-	return c.problems
+	return c.problems, c.interfaces
 }
 
 // rootName is what a path starts with: the type's own name, without its package.
@@ -43,9 +50,10 @@ func rootName(t types.Type, qualifier types.Qualifier) string {
 }
 
 type typeCheck struct {
-	qualifier types.Qualifier
-	visited   typeutil.Map // named types; a recursive type ends here
-	problems  []TypeProblem
+	qualifier  types.Qualifier
+	visited    typeutil.Map // named types; a recursive type ends here
+	problems   []TypeProblem
+	interfaces []HeldInterface
 }
 
 func (c *typeCheck) refuse(path string, t types.Type, format string, args ...any) {
@@ -67,16 +75,15 @@ func (c *typeCheck) check(path string, t types.Type) {
 		if c.visited.Set(named, true) != nil {
 			return
 		}
-		if _, ok := t.Underlying().(*types.Interface); !ok && c.marshals(path, named) {
-			return
-		}
+	}
+	if reason := memoryOnly(t); reason != "" {
+		c.refuse(path, t, "%s", reason)
+		return
+	}
+	if named, ok := t.(*types.Named); ok && !types.IsInterface(t) && c.marshals(path, named) {
+		return
 	}
 	switch u := t.Underlying().(type) {
-	case *types.Basic:
-		switch u.Kind() {
-		case types.Uintptr, types.UnsafePointer:
-			c.refuse(path, t, "an address means nothing in another process; use an integer type for a number")
-		}
 	case *types.Pointer:
 		c.check(path, u.Elem())
 	case *types.Slice:
@@ -94,11 +101,27 @@ func (c *typeCheck) check(path string, t types.Type) {
 		c.fields(path, t, u)
 	case *types.Interface:
 		c.iface(path, t, u)
-	case *types.Chan:
-		c.refuse(path, t, "a channel connects goroutines of one process; send the values themselves")
-	case *types.Signature:
-		c.refuse(path, t, "code isn't sent; send what the function needs to choose it, or leave it out with the tag `msgpack:\"-\"`")
 	}
+}
+
+// memoryOnly says why values of a type mean nothing in another process, whatever methods it has; it is empty if they do.
+func memoryOnly(t types.Type) string {
+	switch u := t.Underlying().(type) {
+	case *types.Basic:
+		switch u.Kind() {
+		case types.Uintptr, types.UnsafePointer:
+			return "an address means nothing in another process; use an integer type for a number"
+		}
+	case *types.Chan:
+		return "a channel connects goroutines of one process; send the values themselves"
+	case *types.Signature:
+		return "code isn't sent; send what the function needs to choose it, or leave it out with the tag `msgpack:\"-\"`"
+	case *types.Array:
+		if u.Len() > math.MaxUint32 {
+			return "it has more elements than an array on the wire can have; use a slice"
+		}
+	}
+	return ""
 }
 
 func (c *typeCheck) iface(path string, t types.Type, u *types.Interface) {
@@ -108,6 +131,12 @@ func (c *typeCheck) iface(path string, t types.Type, u *types.Interface) {
 		c.refuse(path, t, "an error may arrive as text, which has no other methods; use the type error")
 	case named != nil && named.Obj().Pkg() != nil && named.Obj().Pkg().Path() == "context" && named.Obj().Name() == "Context":
 		c.refuse(path, t, "the sandbox makes a context of its own, the function's first parameter; send the values that it carries")
+	case !isError(u) && u.NumMethods() > 0:
+		held := HeldInterface{Path: path, Type: c.text(t)}
+		for method := range u.Methods() {
+			held.Methods = append(held.Methods, method.Name())
+		}
+		c.interfaces = append(c.interfaces, held)
 	}
 }
 
@@ -218,15 +247,28 @@ var (
 	errorType = types.Universe.Lookup("error").Type()
 )
 
-// hasMethod reports whether the type, or a pointer to it, declares the method. One that it has only because it embeds
-// something doesn't count: it would drop the other fields.
+// hasMethod reports whether the type, or a pointer to it, declares the method. If something that it embeds has the method,
+// it doesn't count: the method is from there and would drop the other fields, or package registry has to think so, which
+// can't tell the two apart.
 func hasMethod(named *types.Named, name string, params, results []types.Type) bool {
-	object, index, _ := types.LookupFieldOrMethod(named, true, nil, name)
-	method, ok := object.(*types.Func)
-	if !ok || len(index) != 1 {
+	if !finds(named, name, params, results) {
 		return false
 	}
-	return sameTypes(method.Signature().Params(), params) && sameTypes(method.Signature().Results(), results)
+	if u, ok := named.Underlying().(*types.Struct); ok {
+		for field := range u.Fields() {
+			if field.Embedded() && finds(field.Type(), name, params, results) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// finds reports whether the type, or a pointer to it, has the method.
+func finds(t types.Type, name string, params, results []types.Type) bool {
+	object, _, _ := types.LookupFieldOrMethod(t, true, nil, name)
+	method, ok := object.(*types.Func)
+	return ok && sameTypes(method.Signature().Params(), params) && sameTypes(method.Signature().Results(), results)
 }
 
 func sameTypes(tuple *types.Tuple, want []types.Type) bool {

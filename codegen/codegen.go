@@ -72,7 +72,7 @@ type Config struct {
 
 // Result is what a run found and did.
 type Result struct {
-	// Diagnostics are sorted by position. If there is one, no file was touched.
+	// Diagnostics are sorted by position. If one isn't a warning, no file was touched.
 	Diagnostics []Diagnostic
 	// Files are the generated files, sorted by path.
 	Files []File
@@ -131,10 +131,10 @@ func Run(ctx context.Context, config Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s != nil && (!config.Check || !slices.ContainsFunc(files, func(f File) bool { return f.Change != Unchanged })) {
+	if s != nil && len(a.warnings) == 0 && (!config.Check || !slices.ContainsFunc(files, func(f File) bool { return f.Change != Unchanged })) {
 		s.keep(module.root)
 	}
-	return &Result{Files: files}, nil
+	return &Result{Diagnostics: a.warnings, Files: files}, nil
 }
 
 // An analysis is what is known of a module before anything is written.
@@ -146,6 +146,7 @@ type analysis struct {
 	wanted      map[string][]byte // path → source of a generated file of the selected packages
 	unneeded    map[string][]byte // path → what a generated file that isn't needed holds when it is emptied
 	diagnostics []Diagnostic
+	warnings    []Diagnostic
 }
 
 // look finds the module and the generated files in it.
@@ -189,7 +190,7 @@ func analyse(ctx context.Context, config Config, module *module, old map[string]
 		found := u.find()
 		u.wrapping = len(u.wraps) > 0
 		for _, d := range found {
-			u.wrapping = u.wrapping || d.Code != OpenedInInit
+			u.wrapping = u.wrapping || d.Code != OpenedInInit && d.Code != BadRegistration
 			if selected[u.path] && (d.Code != Broken || len(broken) == 0) {
 				diagnostics = append(diagnostics, d)
 			}
@@ -198,12 +199,62 @@ func analyse(ctx context.Context, config Config, module *module, old map[string]
 
 	graph := newGraph(units)
 	wanted, inTheWay := plan(units, graph, selected, old)
-	return &analysis{
+	a := &analysis{
 		module: module, units: units, graph: graph, selected: selected,
 		wanted: wanted, unneeded: stale(old, wanted, units, selected),
 		diagnostics: tidy(append(diagnostics, inTheWay...)),
-	}, nil
+	}
+	if len(a.diagnostics) == 0 {
+		// Only now: of code that is wrong, too little is known.
+		for _, d := range checkPrograms(units, selected) {
+			if d.Code.Warning() {
+				a.warnings = append(a.warnings, d)
+			} else {
+				a.diagnostics = append(a.diagnostics, d)
+			}
+		}
+		a.warnings = tidy(a.warnings)
+	}
+	return a, nil
 }
+
+// checkPrograms returns what is wrong with the module's programs, at wraps in selected packages.
+func checkPrograms(units []*unit, selected map[string]bool) []Diagnostic {
+	if !slices.ContainsFunc(units, func(u *unit) bool { return u.kind == ordinary && len(u.wraps) > 0 }) {
+		return nil
+	}
+	summaries := map[*packages.Package]*Summary{}
+	chosen := map[string]bool{} // folders
+	for _, u := range units {
+		if u.kind == ordinary {
+			summaries[u.pkg] = Summarize(u.pkg.Fset, u.pkg.Types, u.pkg.TypesInfo, u.files, u.wraps)
+			chosen[u.dir] = selected[u.path]
+		}
+	}
+	var diagnostics []Diagnostic
+	for pkg := range summaries {
+		if pkg.Name != "main" {
+			continue
+		}
+		var parts []*Summary
+		packages.Visit([]*packages.Package{pkg}, nil, func(imported *packages.Package) {
+			if summary := summaries[imported]; summary != nil {
+				parts = append(parts, summary)
+			} else if imported.Imports[registryPath] != nil && !OfSbx(imported.PkgPath) {
+				parts = append(parts, &Summary{Path: imported.PkgPath, RegistersMore: true})
+			}
+		})
+		for _, d := range CheckProgram(pkg.PkgPath, parts) {
+			if chosen[filepath.Dir(d.Position.Filename)] {
+				diagnostics = append(diagnostics, d)
+			}
+		}
+	}
+	return diagnostics
+}
+
+// OfSbx reports whether a package is one of sbx's own.
+func OfSbx(path string) bool { return path == sbxPath || strings.HasPrefix(path, sbxPath+"/") }
 
 // A unit is a package as files are generated for it: an ordinary package, the _test.go files of a package together with
 // its ordinary ones, or an external test package.
@@ -242,9 +293,6 @@ func newUnit(pkg *packages.Package) *unit {
 
 // find fills in the wraps of the unit.
 func (u *unit) find() []Diagnostic {
-	if u.pkg.PkgPath == sbxPath && u.kind == ordinary {
-		return nil // the methods call each other
-	}
 	var diagnostics []Diagnostic
 	u.wraps, diagnostics = Find(u.pkg.Fset, u.pkg.Types, u.pkg.TypesInfo, u.files)
 	return diagnostics

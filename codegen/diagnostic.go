@@ -11,7 +11,7 @@ import (
 // Code names a kind of diagnostic. A code keeps its meaning for good and is never given to another.
 type Code string
 
-// The codes.
+// The codes. Each has its section in docs/diagnostics.md.
 const (
 	Broken        Code = "SBX001" // the package can't be loaded or type-checked
 	FuncLiteral   Code = "SBX002" // a function literal is wrapped
@@ -25,21 +25,32 @@ const (
 	InTheWay      Code = "SBX010" // a file that sbxgen didn't write has the name of one that it must write
 	SortsLast     Code = "SBX011" // a file's name sorts after every name that the diverting file can have
 	OpenedInInit  Code = "SBX012" // a session is opened by an init function or a package variable
+
+	VariableOfMain    Code = "SBX013" // a function reads a package variable that only main's side of the program writes
+	NothingRegistered Code = "SBX014" // an interface takes part, and no type that implements it is registered
+	BadRegistration   Code = "SBX015" // a type is registered of which no value can be sent inside an interface
 )
+
+// Warning reports whether a finding is a warning: files are generated all the same.
+func (c Code) Warning() bool { return c == VariableOfMain || c == NothingRegistered }
 
 // A Diagnostic says what is wrong, where, and what to do.
 type Diagnostic struct {
 	Code Code
-	// Pos is NoPos where the finding is about a file as a whole.
+	// Pos is NoPos where the finding is about a file or a program as a whole.
 	Pos token.Pos
 	// Position has an absolute file name, or none if the finding is about no file.
 	Position token.Position
 	Message  string
 }
 
-// Format is the diagnostic in one line, "file:line:col: SBX001: message", with the file's name relative to dir.
+// Format is the diagnostic in one line, "file:line:col: SBX001: message", with the file's name relative to dir. Before the
+// message of a warning is the word.
 func (d Diagnostic) Format(dir string) string {
 	text := fmt.Sprintf("%s: %s", d.Code, d.Message)
+	if d.Code.Warning() {
+		text = fmt.Sprintf("%s: warning: %s", d.Code, d.Message)
+	}
 	if d.Position.Filename == "" {
 		return text
 	}
@@ -73,11 +84,13 @@ func tidy(diagnostics []Diagnostic) []Diagnostic {
 	return kept
 }
 
-func comparePlaces(a, b Diagnostic) int {
+func comparePlaces(a, b Diagnostic) int { return comparePositions(a.Position, b.Position) }
+
+func comparePositions(a, b token.Position) int {
 	return cmp.Or(
-		cmp.Compare(a.Position.Filename, b.Position.Filename),
-		cmp.Compare(a.Position.Line, b.Position.Line),
-		cmp.Compare(a.Position.Column, b.Position.Column),
+		cmp.Compare(a.Filename, b.Filename),
+		cmp.Compare(a.Line, b.Line),
+		cmp.Compare(a.Column, b.Column),
 	)
 }
 

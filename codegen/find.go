@@ -29,6 +29,9 @@ type Wrap struct {
 func Find(fset *token.FileSet, pkg *types.Package, info *types.Info, files []*ast.File) ([]Wrap, []Diagnostic) {
 	f := &finder{fset: fset, pkg: pkg, info: info}
 	for _, file := range files {
+		if pkg.Path() == sbxPath && !isTestFile(fset.Position(file.Package).Filename) {
+			continue // the wrapping methods call each other
+		}
 		ast.PreorderStack(file, nil, func(n ast.Node, stack []ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.SelectorExpr:
@@ -37,6 +40,7 @@ func Find(fset *token.FileSet, pkg *types.Package, info *types.Info, files []*as
 				}
 			case *ast.CallExpr:
 				f.opens(n, stack)
+				f.registers(n)
 			}
 			return true
 		})
@@ -114,6 +118,24 @@ func (f *finder) opens(call *ast.CallExpr, stack []ast.Node) {
 	if where := beforeMain(stack); where != "" {
 		f.report(OpenedInInit, call, "%s runs in the sandbox too, where sbx.Open fails: open sessions in main, or in a function that it calls",
 			where)
+	}
+}
+
+// registers reports a call of registry.Type that can only fail. Tests are left alone: they may mean it.
+func (f *finder) registers(call *ast.CallExpr) {
+	if !registers(f.info, call) || isTestFile(f.fset.Position(call.Pos()).Filename) {
+		return
+	}
+	t := registeredType(f.info, call)
+	if t == nil || typeParameter(t) != nil {
+		return
+	}
+	if types.IsInterface(t) {
+		f.report(BadRegistration, call, "%s is an interface, and registering one panics: register the types that it holds", f.typeText(t))
+		return
+	}
+	for _, problem := range CheckType(t, f.qualifier) {
+		f.report(BadRegistration, call, "no value of %s can be sent, registered or not: %s", f.typeText(t), problem)
 	}
 }
 

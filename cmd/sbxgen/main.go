@@ -53,6 +53,12 @@
 //	SBX010  a file that sbxgen didn't write has the name of one that it must write
 //	SBX011  a file's name sorts after every name that the diverting file can have
 //	SBX012  a session is opened by an init function or a package variable
+//	SBX013  a wrapped function reads a package variable that only main's side of the program writes
+//	SBX014  an interface takes part, and no type that implements it is registered
+//	SBX015  a type is registered of which no value can be sent inside an interface
+//
+// SBX013 and SBX014 are warnings, and the line says so: they keep nothing from being written. docs/diagnostics.md has a section on
+// each.
 package main
 
 import (
@@ -136,6 +142,7 @@ flags:
 }
 
 func main() {
+	vet(os.Args[1:])
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
@@ -205,7 +212,7 @@ func (s *sbxgen) parse(args []string) error {
 	return err
 }
 
-// report prints diagnostics, and returns an error if there are any.
+// report prints diagnostics, and returns an error if there are any but warnings.
 func (s *sbxgen) report(diagnostics []codegen.Diagnostic) error {
 	if len(diagnostics) == 0 {
 		return nil
@@ -214,10 +221,15 @@ func (s *sbxgen) report(diagnostics []codegen.Diagnostic) error {
 	if err != nil {
 		return err
 	}
+	failed := false
 	for _, diagnostic := range diagnostics {
 		fmt.Fprintln(s.stderr, diagnostic.Format(dir))
+		failed = failed || !diagnostic.Code.Warning()
 	}
-	return errReported
+	if failed {
+		return errReported
+	}
+	return nil
 }
 
 // inDir is a path that the user gave: relative to the folder of the run.

@@ -17,4 +17,7 @@ func Function2[A, B, Out any](name string, fn func(context.Context, A, B) (Out, 
 func Error(name string, err error) { add(name) }
 func ErrorType[T any]()            { add(reflect.TypeFor[T]().String()) }
 
+// Type registers a type that interfaces hold.
+func Type[T any]() { add(reflect.TypeFor[T]().String()) }
+
 func add(name string) { Names = append(Names, name) }
