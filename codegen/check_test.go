@@ -74,7 +74,8 @@ func TestCheckTypeTellsAll(t *testing.T) {
 		"sample.ErrorLike", "sample.ErrorKey[key]", "sample.Context", "sample.Mutex", "sample.Once", "sample.Atomic", "sample.Unexported.n",
 		"sample.Half", "sample.HalfOther", "sample.PointerKey[key]", "sample.PointerInKey[key]", "sample.FuncInKey[key].C",
 		"sample.EmbedsPtr.plain", "sample.EmbedsHidden.number", "sample.EmbedsHalf.text", "sample.Timer.C",
-		"sample.Timer.initTimer", "sample.BadTree.Bad",
+		"sample.Timer.initTimer", "sample.BadTree.Bad", "sample.TextUintptr", "sample.TextFunc", "sample.OwnAndHidden.hidden",
+		"sample.LongArray",
 	}, paths)
 	assert.Equal(t, "sample.Func: func() can't be sent: code isn't sent; send what the function needs to choose it, "+
 		"or leave it out with the tag `msgpack:\"-\"`", problems[3].String())

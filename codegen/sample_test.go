@@ -49,6 +49,8 @@ type sample struct {
 	NamedError failure
 	Errors     map[string][]*error
 	Errno      syscall.Errno
+	OwnMethods ownMethods
+	OwnKey     map[ownMethods]int
 
 	Uintptr   uintptr
 	Unsafe    unsafe.Pointer
@@ -76,6 +78,10 @@ type sample struct {
 	EmbedsHalf   embedsText
 	Timer        time.Timer
 	BadTree      badTree
+	TextUintptr  textUintptr
+	TextFunc     textFunc
+	OwnAndHidden ownAndHidden
+	LongArray    [1 << 33]struct{}
 }
 
 //nolint:unused // the types are the sample: nothing uses their fields
@@ -110,7 +116,19 @@ type (
 	number         int
 	failure        error
 
-	callback      func(int)
+	// Its methods are its own, but package registry can't tell.
+	ownMethods struct {
+		time.Time
+		Name string
+	}
+
+	callback     func(int)
+	textUintptr  uintptr
+	textFunc     func()
+	ownAndHidden struct {
+		time.Time
+		hidden int
+	}
 	unexported    struct{ n int }
 	halfText      struct{ N int }
 	halfBinary    int
@@ -124,6 +142,14 @@ type (
 )
 
 func (text) MarshalText() ([]byte, error)             { return nil, nil }
+func (textUintptr) MarshalText() ([]byte, error)      { return nil, nil }
+func (*textUintptr) UnmarshalText([]byte) error       { return nil }
+func (textFunc) MarshalText() ([]byte, error)         { return nil, nil }
+func (*textFunc) UnmarshalText([]byte) error          { return nil }
+func (ownMethods) MarshalText() ([]byte, error)       { return nil, nil }
+func (*ownMethods) UnmarshalText([]byte) error        { return nil }
+func (ownAndHidden) MarshalText() ([]byte, error)     { return nil, nil }
+func (*ownAndHidden) UnmarshalText([]byte) error      { return nil }
 func (*text) UnmarshalText([]byte) error              { return nil }
 func (*inMsgpack) MarshalMsgpack() ([]byte, error)    { return nil, nil }
 func (*inMsgpack) UnmarshalMsgpack([]byte) error      { return nil }
