@@ -215,10 +215,16 @@ func TestCache(t *testing.T) {
 	_, _, err = cache.Last("/other", "linux/amd64")
 	require.ErrorIs(t, err, fs.ErrNotExist)
 
-	// One that is larger than the limit is kept while it is the newest.
+	// One that is larger than the limit is kept, and so is what was used a while ago.
 	path, err = cache.Put(key(5), strings.NewReader(strings.Repeat("x", 200)))
 	require.NoError(t, err)
 	assert.FileExists(t, path)
+	_, old, err := cache.Last("/m", "linux/amd64")
+	require.NoError(t, err)
+	longAgo := time.Now().Add(-inUse - time.Hour)
+	require.NoError(t, os.Chtimes(old, longAgo, longAgo))
+	_, err = cache.Put(key(6), strings.NewReader("x"))
+	require.NoError(t, err)
 	_, _, err = cache.Last("/m", "linux/amd64")
 	require.ErrorIs(t, err, fs.ErrNotExist, "the worker is gone")
 }

@@ -16,8 +16,12 @@ import (
 	"time"
 )
 
-// CacheLimit is how many bytes of workers a cache keeps. What was used last stays.
-const CacheLimit = 2 << 30
+const (
+	// CacheLimit is how many bytes of workers a cache keeps. What was used last stays.
+	CacheLimit = 2 << 30
+	// inUse is how long a worker stays that was used, whatever the limit says: sessions start sandboxes from it.
+	inUse = 24 * time.Hour
+)
 
 // A Cache keeps built workers, by what they were built from. Several processes may use one at the same time. Its layout:
 //
@@ -72,7 +76,8 @@ func isKey(key string) bool {
 }
 
 // Put moves nothing and copies all: what is read from contents becomes the worker with the key, whole or not at all. It returns
-// the worker's path. Then the workers that were not used for longest are removed, until what is left is within the limit.
+// the worker's path. Then the workers that were not used for longest are removed, until what is left is within the limit; those that were
+// used within a day stay.
 func (c *Cache) Put(key string, contents io.Reader) (_ string, err error) {
 	defer func() {
 		if err != nil {
@@ -162,7 +167,7 @@ func (c *Cache) trim(keep string) error {
 		if total <= c.limit {
 			break
 		}
-		if path == keep || !isKey(info.Name()) && time.Since(info.ModTime()) < time.Hour { // somebody may be writing it
+		if path == keep || time.Since(info.ModTime()) < inUse {
 			continue
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
