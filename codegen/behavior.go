@@ -75,7 +75,7 @@ func (s *summarizer) identifier(name *ast.Ident, stack []ast.Node) {
 	case *types.Func:
 		s.now.Mentions = append(s.now.Mentions, object.Origin().FullName())
 	case *types.TypeName:
-		if object.Pkg() != nil && !isLocal(object) {
+		if object.Pkg() != nil {
 			s.now.Types = append(s.now.Types, typeKey(object))
 		}
 	case *types.Var:
@@ -128,14 +128,6 @@ func (s *summarizer) operand(v *types.Var, whole ast.Expr, inside bool, stack []
 	parent := stack[len(stack)-1]
 	access := s.access(variableKey(v), false, whole)
 	switch parent := parent.(type) {
-	case *ast.AssignStmt:
-		if parent.Tok == token.ASSIGN && slices.Contains(parent.Lhs, whole) {
-			return // look has seen it
-		}
-	case *ast.RangeStmt:
-		if parent.Tok == token.ASSIGN && (parent.Key == whole || parent.Value == whole) {
-			return
-		}
 	case *ast.UnaryExpr:
 		if parent.Op == token.AND {
 			if !s.givenToFlags(parent, stack) {

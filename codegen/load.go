@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/build/constraint"
 	"go/parser"
 	"go/token"
 	"os/exec"
@@ -19,6 +21,33 @@ import (
 
 // ignoreTag is the build tag that hides generated files.
 const ignoreTag = "sbxgen"
+
+// Visible returns the files that the generator looks at: without those that are hidden by the build constraint !sbxgen,
+// which it doesn't load in the first place.
+func Visible(files []*ast.File) []*ast.File {
+	return slices.DeleteFunc(slices.Clone(files), func(file *ast.File) bool {
+		for _, group := range file.Comments {
+			for _, comment := range group.List {
+				if expr, err := constraint.Parse(comment.Text); err == nil && comment.Pos() < file.Package && excludes(expr) {
+					return true
+				}
+			}
+		}
+		return false
+	})
+}
+
+// excludes reports whether a constraint is, or has as one of its conditions, !sbxgen.
+func excludes(expr constraint.Expr) bool {
+	switch expr := expr.(type) {
+	case *constraint.AndExpr:
+		return excludes(expr.X) || excludes(expr.Y)
+	case *constraint.NotExpr:
+		tag, ok := expr.X.(*constraint.TagExpr)
+		return ok && tag.Tag == ignoreTag
+	}
+	return false
+}
 
 // A module is the main module that a run is about.
 type module struct {

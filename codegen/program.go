@@ -71,8 +71,8 @@ func (p *program) checkVariables() {
 	for _, wrap := range p.wraps {
 		roots = append(roots, wrap.Function)
 	}
-	inWorker := p.reachable(roots, nil)
-	inMain := p.reachable([]string{p.main + ".main"}, inWorker)
+	inWorker := p.reachable(roots, true)
+	inMain := p.reachable([]string{p.main + ".main"}, false)
 	for _, wrap := range p.wraps {
 		for _, read := range p.reads(wrap.Function) {
 			if p.variables[read.Variable].Ignored || !slices.Contains(p.paths, packageOf(read.Variable)) {
@@ -115,22 +115,22 @@ func (a Access) place(from string) string {
 	return fmt.Sprintf("%s:%d", name, a.At.Line)
 }
 
-// reachable returns the functions that the roots lead to, without those that are in except. With except nil it takes in
-// the methods of all types on the way, for something might call them.
-func (p *program) reachable(roots []string, except map[string]bool) map[string]bool {
+// reachable returns the functions that the roots lead to; with methods also those of all types on the way, for something
+// might call them.
+func (p *program) reachable(roots []string, methods bool) map[string]bool {
 	reached, seenTypes := map[string]bool{}, map[string]bool{}
 	var visit func(string)
 	var visitType func(string)
 	visit = func(name string) {
 		behavior := p.functions[name]
-		if behavior == nil || reached[name] || except[name] {
+		if behavior == nil || reached[name] {
 			return
 		}
 		reached[name] = true
 		for _, mentioned := range behavior.Mentions {
 			visit(mentioned)
 		}
-		if except == nil {
+		if methods {
 			for _, t := range behavior.Types {
 				visitType(t)
 			}

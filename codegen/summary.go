@@ -30,7 +30,7 @@ type Behavior struct {
 	Calls    []string // the functions that it certainly names and calls
 	Mentions []string // all functions that it names: something may call them
 	Types    []string // the types that it names: something may call their methods
-	Reads    []Access
+	Reads    []Access // and writes, for which that makes no difference
 	Writes   []Access
 	May      []Access // writes that something else may do through what this function gives away
 	Parses   []Access // parsing a command line, of whatever flags there are

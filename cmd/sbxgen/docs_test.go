@@ -149,3 +149,17 @@ func TestDiagnosticsDocumentIsWhole(t *testing.T) {
 	}
 	assert.Equal(t, codes, documented)
 }
+
+// There is nothing to say of this module, whose package sbx has the wrapping methods.
+func TestThisModule(t *testing.T) {
+	if testing.Short() {
+		t.Skip("type-checks the module")
+	}
+	result, err := codegen.Run(t.Context(), codegen.Config{Dir: "../..", Check: true})
+	require.NoError(t, err)
+	assert.Empty(t, result.Diagnostics)
+	require.NotEmpty(t, result.Files)
+	for _, file := range result.Files {
+		assert.Equal(t, codegen.Unchanged, file.Change, file.Path)
+	}
+}

@@ -6,6 +6,8 @@
 // It says what sbxgen says, with the same codes, but for what is about generated files (SBX010 and SBX011) and about code
 // that doesn't compile (SBX001). go vet knows no warnings: it fails where sbxgen warns (SBX013 and SBX014).
 //
+// Like sbxgen it doesn't look at files with the build constraint !sbxgen.
+//
 // An analyzer sees one package at a time, and facts of those that it imports. So SBX013 and SBX014, which are about whole
 // programs, are reported when the main package is looked at: where it wraps the function, and at the package clause if
 // another package does. A run that doesn't take in the main package doesn't report them, an editor shows them in the
@@ -15,6 +17,7 @@ package analyzer
 import (
 	"encoding/json"
 	"fmt"
+	"go/ast"
 	"go/token"
 	"path/filepath"
 	"reflect"
@@ -48,13 +51,14 @@ func (s *summary) GobEncode() ([]byte, error) { return json.Marshal(s.Summary) }
 func (s *summary) GobDecode(data []byte) error { return json.Unmarshal(data, &s.Summary) }
 
 func run(pass *analysis.Pass) (any, error) {
-	wraps, found := codegen.Find(pass.Fset, pass.Pkg, pass.TypesInfo, pass.Files)
+	files := codegen.Visible(pass.Files)
+	wraps, found := codegen.Find(pass.Fset, pass.Pkg, pass.TypesInfo, files)
 	for _, d := range found {
 		if d.Code != codegen.Broken {
 			pass.Report(diagnostic(d.Pos, d))
 		}
 	}
-	own := summarize(pass, wraps)
+	own := summarize(pass, files, wraps)
 	if own == nil {
 		return nil, nil
 	}
@@ -87,9 +91,9 @@ func diagnostic(pos token.Pos, d codegen.Diagnostic) analysis.Diagnostic {
 
 // summarize returns the package's summary. Of packages of other modules it says only that they register types, and there
 // is none of those that don't.
-func summarize(pass *analysis.Pass, wraps []codegen.Wrap) *codegen.Summary {
+func summarize(pass *analysis.Pass, files []*ast.File, wraps []codegen.Wrap) *codegen.Summary {
 	if pass.Module != nil && pass.Module.Path != "" && (pass.Module.Main || pass.Module.Version == "") {
-		return codegen.Summarize(pass.Fset, pass.Pkg, pass.TypesInfo, pass.Files, wraps)
+		return codegen.Summarize(pass.Fset, pass.Pkg, pass.TypesInfo, files, wraps)
 	}
 	for _, imported := range pass.Pkg.Imports() {
 		if imported.Path() == registryPath && !codegen.OfSbx(pass.Pkg.Path()) {

@@ -1,7 +1,11 @@
 // Package sbx stands in for the real one in the scripts: the same methods, and nothing behind them.
 package sbx
 
-import "context"
+import (
+	"context"
+
+	_ "github.com/sandboxfn/sbx/registry" // as the real one does
+)
 
 type (
 	Session                 struct{}
