@@ -148,6 +148,7 @@ func buildWorker(ctx context.Context, dir string, platform driver.Platform) erro
 	cmd := exec.CommandContext(ctx, "go", "tool", "sbxgen", "worker", "-platform", platform.String(), ".")
 	cmd.Dir = dir
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = stopTime
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		if ctx.Err() != nil {

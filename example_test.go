@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sandboxfn/sbx"
@@ -241,4 +242,59 @@ func ExampleIntercept() {
 
 	fmt.Println(session.Function(Meta).Call(ctx, "trace")) // it looks into sbx.Info(ctx).Metadata
 	// Output: t-1 <nil>
+}
+
+// A call that takes long tells what it is at.
+func ExampleCall_Stacks() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	call := session.Function(Wait).Spawn(ctx, false)
+	defer call.Cancel()
+	for {
+		stacks, err := call.Stacks(ctx)
+		if err == nil && strings.Contains(string(stacks), "sbx_test.Wait(") {
+			fmt.Println("it waits in Wait")
+			return
+		}
+		time.Sleep(10 * time.Millisecond) // it waits for its sandbox
+	}
+	// Output: it waits in Wait
+}
+
+func ExampleSession_Profile() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	where, err := session.Function0(Where).Call(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	profile, err := session.Profile(ctx, where.Sandbox, "heap", 0)
+	fmt.Println(len(profile) > 0, err) // for go tool pprof
+	// Output: true <nil>
+}
+
+// Sandboxes run the worker that sbxgen built, and Open builds it when it is missing or the source has changed.
+func ExampleBuiltWorker() {
+	ctx := context.Background()
+	session, err := sbx.Open(ctx, sbx.BuiltWorker(), sbx.AutoBuild())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer session.Close()
+}
+
+// A worker that "go tool sbxgen worker -o train.worker" wrote serves the program's calls.
+func ExampleWorkerFile() {
+	ctx := context.Background()
+	session, err := sbx.Open(ctx, sbx.WorkerFile("train.worker"))
+	if errors.Is(err, sbx.ErrNoWorker) {
+		fmt.Println("no such file, no worker, or one for another platform")
+		return
+	}
+	defer session.Close()
+	// Output: no such file, no worker, or one for another platform
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"go/types"
-	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -15,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sandboxfn/sbx/internal/artifact"
 )
@@ -276,6 +276,9 @@ type target struct {
 
 func (t *target) String() string { return t.os + "/" + t.arch }
 
+// interruptTime is how long a go command that was interrupted may take to end.
+const interruptTime = 10 * time.Second
+
 // settingsThatMatter are those of the go command that decide what a build gives, beside the platform.
 var settingsThatMatter = []string{"GO386", "GOAMD64", "GOARM", "GOARM64", "GOEXPERIMENT", "GOFIPS140", "GOMIPS", "GOMIPS64", "GOPPC64", "GORISCV64", "GOVERSION"}
 
@@ -312,6 +315,7 @@ func (t *target) run(ctx context.Context, dir string, env []string, args ...stri
 	cmd.Env = append(cmd.Env, env...)
 	// A build that is interrupted is left the time to remove what it made.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = interruptTime
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
@@ -377,27 +381,11 @@ func cgoSetting(m *artifact.Manifest) string {
 }
 
 // copyFile makes target a copy of an executable, at once.
-func copyFile(target, source string) (err error) {
+func copyFile(target, source string) error {
 	in, err := os.Open(source)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = in.Close() }() // it was only read
-	if info, err := os.Stat(target); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file", target)
-	}
-	temp, err := os.CreateTemp(filepath.Dir(target), ".sbxgen-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(temp.Name()))
-		}
-	}()
-	_, err = io.Copy(temp, in)
-	if err = errors.Join(err, temp.Chmod(0o755), temp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(temp.Name(), target)
+	return artifact.ReplaceFile(target, 0o755, in)
 }

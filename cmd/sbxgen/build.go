@@ -155,9 +155,10 @@ func build(ctx context.Context, s *sbxgen, args []string) error {
 
 // copyExecutable makes target a copy of a worker.
 func copyExecutable(target, source string) error {
-	contents, err := os.ReadFile(source)
+	in, err := os.Open(source)
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile(target, contents, 0o755), os.Chmod(target, 0o755))
+	defer func() { _ = in.Close() }() // it was only read
+	return artifact.ReplaceFile(target, 0o755, in)
 }

@@ -85,7 +85,7 @@ func (c *Cache) Put(key string, contents io.Reader) (_ string, err error) {
 		}
 	}()
 	path := c.path(key)
-	if err := replaceFile(path, 0o755, contents); err != nil {
+	if err := ReplaceFile(path, 0o755, contents); err != nil {
 		return "", err
 	}
 	return path, c.trim(path)
@@ -125,7 +125,7 @@ type Last struct {
 func (c *Cache) SetLast(dir, platform string, last Last) error {
 	text, err := json.Marshal(last)
 	if err == nil {
-		err = replaceFile(c.place(dir, platform), 0o644, bytes.NewReader(text))
+		err = ReplaceFile(c.place(dir, platform), 0o644, bytes.NewReader(text))
 	}
 	if err != nil {
 		return fmt.Errorf("keep which worker is the last one: %w", err)
@@ -178,10 +178,14 @@ func (c *Cache) trim(keep string) error {
 	return nil
 }
 
-// replaceFile gives a file new contents at once: whoever opens it finds the old ones or the new ones, whole.
-func replaceFile(path string, mode fs.FileMode, contents io.Reader) (err error) {
+// ReplaceFile gives a file new contents at once: whoever opens it finds the old ones or the new ones, whole. It makes the folder if need
+// be, but takes the place of nothing that is no file.
+func ReplaceFile(path string, mode fs.FileMode, contents io.Reader) (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
+	}
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() && info.Mode()&fs.ModeSymlink == 0 {
+		return fmt.Errorf("%s is not a regular file", path)
 	}
 	temp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
