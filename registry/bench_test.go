@@ -60,7 +60,8 @@ func benchmarkMsgpack[T any](b *testing.B, in T) {
 	b.ReportAllocs()
 }
 
-func BenchmarkStruct(b *testing.B)        { benchmark(b, benchRecord) }
+func BenchmarkStruct(b *testing.B) { benchmark(b, benchRecord) }
+
 // BenchmarkStructEmitted is what a generator could emit for the type, at best: no reflection but for the time and no calls of
 // package msgpack in what is written, and this package's checks in what is read. See docs/performance.md.
 func BenchmarkStructEmitted(b *testing.B) {
@@ -93,7 +94,9 @@ func appendInt(dst []byte, n int64) []byte {
 	return binary.BigEndian.AppendUint64(append(dst, codeInt64), uint64(n))
 }
 
-func appendText(dst []byte, s string) []byte { return append(append(dst, codeFixStr|byte(len(s))), s...) }
+func appendText(dst []byte, s string) []byte {
+	return append(append(dst, codeFixStr|byte(len(s))), s...)
+}
 
 func appendRecord(dst []byte, r *record, times *Codec) (_ []byte, err error) {
 	dst = appendInt(append(dst, codeFixArray|10), r.ID)

@@ -3,15 +3,13 @@ package worker
 import (
 	"fmt"
 	"os"
+	"runtime"
 )
 
-// manifest describes this binary, if sbxgen built it to be a worker. It is here so that the linker keeps it, for those who
-// look for it in the file.
-var manifest string
-
 // Built is Divert in a binary that sbxgen built to be a worker and nothing else; only the code that sbxgen compiles into it calls it.
-func Built(text string) {
-	manifest = text
+// The manifest describes the binary, for those who look for it in the file.
+func Built(manifest string) {
+	runtime.KeepAlive(manifest) // else it might not be in the file
 	if boot == nil {
 		fmt.Fprintln(os.Stderr, "sbx: this is a worker, which a session starts in a sandbox; alone it does nothing")
 		os.Exit(2)
