@@ -98,6 +98,10 @@ func (c *typeCheck) check(path string, t types.Type) {
 		}
 		c.check(path+"[]", u.Elem())
 	case *types.Struct:
+		if isMessage(t) {
+			c.refuse(path, t, "a protobuf message keeps state that isn't in its fields; take and return []byte, and use proto.Marshal and proto.Unmarshal")
+			return
+		}
 		c.fields(path, t, u)
 	case *types.Interface:
 		c.iface(path, t, u)
@@ -154,6 +158,17 @@ func (c *typeCheck) fields(path string, t types.Type, u *types.Struct) {
 		}
 		c.check(at, field.Type())
 	}
+}
+
+// isMessage reports whether a type, or a pointer to it, is a protobuf message.
+func isMessage(t types.Type) bool {
+	object, _, _ := types.LookupFieldOrMethod(t, true, nil, "ProtoReflect")
+	method, ok := object.(*types.Func)
+	if !ok || method.Signature().Params().Len() != 0 || method.Signature().Results().Len() != 1 {
+		return false
+	}
+	result, ok := types.Unalias(method.Signature().Results().At(0).Type()).(*types.Named)
+	return ok && result.Obj().Name() == "Message" && result.Obj().Pkg().Path() == "google.golang.org/protobuf/reflect/protoreflect"
 }
 
 // leftOut reports whether a field isn't sent.

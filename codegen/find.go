@@ -205,15 +205,22 @@ func (f *finder) checkTypes(wrap Wrap, arg ast.Expr) bool {
 			return false
 		}
 	}
-	ok := true
+	var problems []TypeProblem
 	for _, t := range wrap.Types {
-		for _, problem := range CheckType(t, f.qualifier) {
-			f.report(Unsendable, arg, "%s", problem)
-			ok = false
-		}
+		problems = append(problems, CheckType(t, f.qualifier)...)
 	}
-	return ok
+	for _, problem := range problems[:min(len(problems), maxProblems)] {
+		f.report(Unsendable, arg, "%s", problem)
+	}
+	if more := len(problems) - maxProblems; more > 0 {
+		f.report(Unsendable, arg, "%s: there are %d more places that can't be sent; a type made for sending, with what the function needs, may be less work",
+			types.ExprString(arg), more)
+	}
+	return len(problems) == 0
 }
+
+// maxProblems is how many places are named that keep the types of one function from being sent.
+const maxProblems = 10
 
 // qualifier writes types as the user does: with the package's name, and without it in the package itself.
 func (f *finder) qualifier(pkg *types.Package) string {

@@ -12,6 +12,16 @@ func left(field reflect.StructField) bool {
 	return field.Name == "_" || name == "-"
 }
 
+// isMessage reports whether a type, or a pointer to it, is a protobuf message.
+func isMessage(t reflect.Type) bool {
+	method, ok := reflect.PointerTo(t).MethodByName("ProtoReflect")
+	if !ok || method.Type.NumIn() != 1 || method.Type.NumOut() != 1 {
+		return false
+	}
+	result := method.Type.Out(0)
+	return result.Name() == "Message" && result.PkgPath() == "google.golang.org/protobuf/reflect/protoreflect"
+}
+
 // A part is a field of a struct that is sent.
 type part struct {
 	index   int
@@ -22,6 +32,9 @@ type part struct {
 // structure: an array of the fields in order.
 func (c *compiler) structure(codec *Codec) error {
 	t := codec.typ
+	if isMessage(t) {
+		return c.refuse(t, "a protobuf message keeps state that isn't in its fields; take and return []byte, and use proto.Marshal and proto.Unmarshal")
+	}
 	var parts []part
 	var least uint64
 	for i := range t.NumField() {
