@@ -28,7 +28,8 @@
 // seen; a function wrapped for another platform only must be generated there. A file of the user's with that constraint
 // isn't seen either: that is where a test can wrap what must be refused.
 //
-// [Find] and [CheckType] need nothing but a type-checked package, so that an analyzer can run the same checks.
+// [Find], [CheckType] and [Summarize] need nothing but a type-checked package, and [CheckProgram] nothing but summaries, so
+// that the analyzer of package analyzer can run the same checks.
 package codegen
 
 import (
