@@ -57,7 +57,7 @@ type CallError struct {
 	Index int
 	// Call is the call's id, as [Info] shows it to the function.
 	Call string
-	// Sandbox is the id of the sandbox that the call ran in; empty if it did not come to that.
+	// Sandbox is the id of the sandbox that the call ran in, the last one if there were several; empty if it did not come to that.
 	Sandbox string
 	// Attempt counts the runs from 1; 0 if the function certainly did not begin.
 	Attempt int
@@ -138,7 +138,7 @@ type StuckError struct {
 	After time.Duration
 	// Stack is where the function was; empty if its sandbox could not tell.
 	Stack string
-	// Err is [ErrTimeout] or context.DeadlineExceeded.
+	// Err is [ErrTimeout], or wraps context.DeadlineExceeded and the cause of the caller's context.
 	Err error
 }
 
