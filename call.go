@@ -274,11 +274,18 @@ type lease = pool.Lease[class, *sandbox]
 
 // send runs the request in its lease's sandbox, or in the one that takes the lease over, and gives the lease back.
 func (f *function) send(r *request, l *lease) (data []byte, sandbox string, delivery Delivery, err error) {
+	returned := false
+	defer func() {
+		if !returned { // the caller's context has panicked, or an unmarshaler has ended the goroutine
+			l.Release(false)
+		}
+	}()
 	for moved := l.Moved(); ; moved = nil { // at most once
 		sb := l.Member()
 		remote, ok := sb.worker.Function(f.entry.Load().Name())
 		if !ok || remote.Fingerprint != f.entry.Load().Fingerprint() {
 			l.Release(true)
+			returned = true
 			return nil, sb.id, NotBegun, fmt.Errorf("%w in the worker with the types that it has in this program (they were built from different sources, or it is registered after the program became a worker): run \"go tool sbxgen\" and build again", ErrNotRegistered)
 		}
 		call := &wirepb.Call{
@@ -294,6 +301,7 @@ func (f *function) send(r *request, l *lease) (data []byte, sandbox string, deli
 		l.Sent(pending.Withdraw)
 		data, again, delivery, err := f.await(r, l, sb, pending, moved)
 		if !again {
+			returned = true
 			return data, sb.id, delivery, err
 		}
 	}
@@ -313,8 +321,8 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 	for {
 		select {
 		case <-pending.Done():
-			data, delivery, err = f.outcome(r, pending.Result())
 			l.Release(!pending.Result().GetTimedOut().GetRunning())
+			data, delivery, err = f.outcome(r, pending.Result())
 			return data, false, delivery, err
 		case <-moved:
 			return nil, true, NotBegun, nil
@@ -405,8 +413,15 @@ func (f *function) lost(r *request, sb *sandbox, pending *launch.Pending, killed
 	return nil, MayHaveRun, e
 }
 
-// outcome reads a result.
+// outcome reads a result. Errors are read by their own methods, which may end the goroutine: what is known of the call is noted before.
 func (f *function) outcome(r *request, result *wirepb.Result) ([]byte, Delivery, error) {
+	switch {
+	case result.GetRefused() != nil:
+	case result.GetTimedOut().GetRunning():
+		r.delivery = MayHaveRun
+	default:
+		r.delivery = Failed
+	}
 	switch outcome := result.GetOutcome().(type) {
 	case *wirepb.Result_Value:
 		return outcome.Value.GetData(), Failed, nil

@@ -552,3 +552,37 @@ func TestAResultThatCantBeReadNamesItsSandbox(t *testing.T) {
 	assert.NotEmpty(t, call.Sandbox)
 	assert.Equal(t, sbx.Failed, call.Delivery)
 }
+
+// hostileContext panics when it is asked for its deadline, and one without a context inside when it is asked for anything.
+type hostileContext struct{ context.Context }
+
+func (hostileContext) Deadline() (time.Time, bool) { panic("no deadline") }
+
+func TestContextsThatPanicCostNothing(t *testing.T) {
+	session := sbxtest.Open(t, sbx.MaxSandboxes(1))
+	double := session.Function(Double)
+	assert.Panics(t, func() { _, _ = double.Call(hostileContext{t.Context()}, 1) })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err := session.Function(Size).Call(ctx, strings.Repeat("x", 100<<10)) // which waits for a sandbox that has nothing to do
+	require.NoError(t, err)
+	assert.Panics(t, func() {
+		for range double.Map(hostileContext{}, slices.Values([]int{1})) {
+			t.Error("it yields something")
+		}
+	})
+	require.NoError(t, session.Shutdown(ctx), "nothing counts as running")
+}
+
+// What reads an error on the caller's side may end the goroutine: the function has run all the same, and its sandbox is free.
+func TestAnErrorThatEndsTheGoroutineWhereItIsRead(t *testing.T) {
+	session := sbxtest.Open(t, sbx.MaxSandboxes(1))
+	_, err := session.Function(Typed).Spawn(t.Context(), "quits").Result(t.Context())
+	var call *sbx.CallError
+	require.ErrorAs(t, err, &call)
+	assert.Equal(t, sbx.Failed, call.Delivery)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err = session.Function(Size).Call(ctx, strings.Repeat("x", 100<<10))
+	require.NoError(t, err)
+}

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 )
 
@@ -70,6 +71,13 @@ func (e *misbehavingError) do(what string) string {
 
 func (e *nilError) Error() string { return e.text }
 
+// quittingError ends the goroutine that reads it.
+type quittingError struct{}
+
+func (*quittingError) Error() string                  { return "quits" }
+func (*quittingError) MarshalBinary() ([]byte, error) { return []byte{1}, nil }
+func (*quittingError) UnmarshalBinary([]byte) error   { runtime.Goexit(); return nil }
+
 // Typed returns errors by what they show.
 func Typed(_ context.Context, what string) (int, error) {
 	switch what {
@@ -93,6 +101,8 @@ func Typed(_ context.Context, what string) (int, error) {
 		return 0, fmt.Errorf("typed: %w", ErrStage)
 	case "nil":
 		return 0, (*nilError)(nil)
+	case "quits":
+		return 0, &quittingError{}
 	case "path":
 		_, err := os.Open("/no/such/file")
 		return 0, err

@@ -114,17 +114,18 @@ func (f *function) newRun(ctx context.Context, noInput, again bool, opts []MapOp
 	default:
 		config, err = newMapConfig(f.ahead(), opts)
 	}
-	if err == nil && !f.session.enter() {
-		err = ErrClosed
-	}
 	if err != nil {
 		return nil, &CallError{Function: f.name(), Index: -1, Delivery: NotBegun, Err: err}
 	}
+	runCtx, cancel := context.WithCancelCause(ctx) // a context that panics does so before anything is counted
+	if !f.session.enter() {
+		cancel(ErrClosed)
+		return nil, &CallError{Function: f.name(), Index: -1, Delivery: NotBegun, Err: ErrClosed}
+	}
 	r := &run{
-		f: f, config: config, outer: ctx,
+		f: f, config: config, outer: ctx, ctx: runCtx, cancel: cancel,
 		slots: make(chan struct{}, config.ahead), queue: make(chan *item, config.ahead), input: make(chan struct{}),
 	}
-	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	r.detach = context.AfterFunc(f.session.ctx, func() { r.cancel(ErrClosed) })
 	return r, nil
 }

@@ -14,7 +14,7 @@ var ErrNoSandbox = errors.New("the session has no such sandbox")
 // runtime/pprof: "goroutine", "heap", "allocs", "block", "mutex", "threadcreate", or one that the program made; or it is "cpu" or
 // "trace" (for go tool trace), which record for as long as duration says, at most ten minutes; for others duration is not used.
 //
-// A sandbox's id is in log records, in [Info], in [CallError] and in [Call.Sandbox]. One profile is taken at a time in each. When ctx
+// A sandbox's id is in log records, in [Info], in [CallError] and in [Call.Sandbox]. One that records is taken at a time in each. When ctx
 // ends first Profile returns its error. What comes from a sandbox is its own word; read it with tools that expect as much.
 func (s *Session) Profile(ctx context.Context, sandbox, name string, duration time.Duration) ([]byte, error) {
 	if ctx == nil {

@@ -99,6 +99,7 @@ func init() {
 	// nilError arrives as text: nilError.text: the field is unexported, so it would be lost.
 	registry.ErrorType[panicError]()
 	registry.ErrorType[quitError]()
+	registry.ErrorType[quittingError]()
 	registry.ErrorType[status]()
 	registry.ErrorType[net.AddrError]()
 	registry.ErrorType[net.DNSConfigError]()

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"runtime/pprof"
@@ -19,11 +20,7 @@ const maxProfiling = 10 * time.Minute
 func (d *dispatch) profile(request *wirepb.Profile) {
 	answer := &wirepb.Profiled{Id: request.GetId()}
 	var profile bytes.Buffer
-	err := errors.New("another profile of this sandbox is being taken")
-	if d.profiling.CompareAndSwap(false, true) {
-		err = d.takeProfile(&profile, request)
-		d.profiling.Store(false)
-	}
+	err := d.takeProfile(&profile, request)
 	if err == nil && profile.Len() > wire.MaxValue {
 		err = fmt.Errorf("the profile has %d bytes; at most %d can be sent", profile.Len(), wire.MaxValue)
 	}
@@ -37,29 +34,48 @@ func (d *dispatch) profile(request *wirepb.Profile) {
 }
 
 func (d *dispatch) takeProfile(w *bytes.Buffer, request *wirepb.Profile) error {
-	duration := min(time.Duration(request.GetDurationNanos()), maxProfiling)
-	switch name := request.GetName(); name {
-	case "cpu":
-		if err := pprof.StartCPUProfile(w); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
-	case "trace":
-		if err := trace.Start(w); err != nil {
-			return err
-		}
-		defer trace.Stop()
-	default:
+	name := request.GetName()
+	if name != "cpu" && name != "trace" {
 		p := pprof.Lookup(name)
 		if p == nil {
 			return fmt.Errorf("there is no profile %q", wire.Clip(name, 100))
 		}
 		return p.WriteTo(w, int(request.GetDebug()))
 	}
-	select {
-	case <-time.After(duration):
-		return nil
-	case <-d.ctx.Done():
-		return errors.New("the session ended")
+	ctx, cancel := context.WithTimeout(d.ctx, min(time.Duration(request.GetDurationNanos()), maxProfiling))
+	defer cancel()
+	d.mu.Lock()
+	if d.recording != 0 {
+		d.mu.Unlock()
+		return errors.New("another profile of this sandbox is being recorded")
+	}
+	d.recording, d.stopRecording = request.GetId(), cancel
+	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		d.recording, d.stopRecording = 0, nil
+		d.mu.Unlock()
+	}()
+	if name == "cpu" {
+		if err := pprof.StartCPUProfile(w); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	} else {
+		if err := trace.Start(w); err != nil {
+			return err
+		}
+		defer trace.Stop()
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// stopProfile ends a profile that nobody waits for any more.
+func (d *dispatch) stopProfile(id uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.recording == id && d.stopRecording != nil {
+		d.stopRecording()
 	}
 }

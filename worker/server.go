@@ -10,7 +10,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/sandboxfn/sbx/internal/callinfo"
@@ -98,6 +97,7 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 			}
 		case *wirepb.Message_Cancel:
 			d.cancel(kind.Cancel.GetId())
+			d.stopProfile(kind.Cancel.GetId())
 		case *wirepb.Message_Profile:
 			s.calls.Go(func() { d.profile(kind.Profile) })
 		case *wirepb.Message_Ping:
@@ -142,7 +142,8 @@ type dispatch struct {
 	running int
 	doomed  bool // the sandbox is about to end: nothing begins any more
 
-	profiling atomic.Bool
+	recording     uint64             // the profile that takes its time; 0 if there is none
+	stopRecording context.CancelFunc // guarded by mu, as it is
 }
 
 // call is a call that waits or runs.

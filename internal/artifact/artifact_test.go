@@ -49,6 +49,9 @@ func TestWhatCarriesNoManifest(t *testing.T) {
 	_, err = ReadFile(self) // the code that looks for the marks doesn't have them
 	assert.ErrorIs(t, err, ErrNoManifest)
 
+	_, err = ReadFile(t.TempDir()) // nor is anything read that has no end
+	assert.ErrorIs(t, err, ErrNoManifest)
+
 	text := sample().Text()
 	_, err = Parse([]byte(text[:len(text)-1]))
 	assert.ErrorIs(t, err, ErrNoManifest)

@@ -103,6 +103,9 @@ var (
 	markEnd   = []byte(strings.Join([]string{">>", "sbx", "manifest"}, ":"))
 )
 
+// maxFile bounds a worker, in bytes.
+const maxFile = 4 << 30
+
 // maxText bounds an encoded manifest, and what it decompresses to.
 const maxText = 64 << 20
 
@@ -156,6 +159,14 @@ func unpack(packed []byte) (*Manifest, error) {
 
 // ReadFile returns the manifest of a worker's file.
 func ReadFile(path string) (*Manifest, error) {
+	switch info, err := os.Stat(path); {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s: %w", path, ErrNoManifest)
+	case info.Size() > maxFile:
+		return nil, fmt.Errorf("%s has %d bytes, which is more than a worker can have: %w", path, info.Size(), ErrNoManifest)
+	}
 	contents, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err

@@ -57,6 +57,8 @@ var (
 	ErrNextTwice = errors.New("an interceptor called next twice, or after it had returned")
 	// ErrNextMissed is the error of an interceptor that has none.
 	ErrNextMissed = errors.New("an interceptor returned no error, but did not call next")
+	// ErrNextRuns is the error of one that returns none while next runs.
+	ErrNextRuns = errors.New("an interceptor returned before next had")
 )
 
 // Run runs a function within the interceptors.
@@ -68,22 +70,41 @@ func Run(ctx context.Context, info Info, fn func(context.Context) error) error {
 	if len(list) == 0 {
 		return fn(ctx)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var called atomic.Bool
+	ended := make(chan struct{})
 	next := func(ctx context.Context) error {
 		if called.Swap(true) {
 			return ErrNextTwice
 		}
+		defer close(ended)
 		return fn(ctx)
 	}
+	// Whatever the interceptors do, the function does not begin once they have returned, and has ended before Run does.
+	defer func() {
+		if called.Swap(true) {
+			cancel()
+			<-ended
+		}
+	}()
 	for i := len(list) - 1; i >= 0; i-- {
 		inner := next
 		next = func(ctx context.Context) error { return list[i](ctx, info, inner) }
 	}
 	err := next(ctx)
-	if err == nil && !called.Load() {
+	if err != nil {
+		return err
+	}
+	if !called.Load() {
 		return ErrNextMissed
 	}
-	return err
+	select {
+	case <-ended:
+		return nil
+	default:
+		return ErrNextRuns
+	}
 }
 
 type loggerKey struct{}

@@ -41,6 +41,7 @@ func (w *Worker) Profile(ctx context.Context, name string, duration time.Duratio
 	case <-w.done:
 		return nil, w.lost
 	case <-ctx.Done(): // the answer is dropped when it comes
+		w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Cancel{Cancel: &wirepb.Cancel{Id: id}}}, nil, nil)
 		return nil, context.Cause(ctx)
 	}
 	if text := p.result.GetError(); text != "" {

@@ -1287,10 +1287,11 @@ func (*Ping) Descriptor() ([]byte, []int) {
 	return file_wire_proto_rawDescGZIP(), []int{14}
 }
 
-// Profile asks for a profile of the worker, which waits for no call. One is taken at a time; Cancel doesn't end it.
+// Profile asks for a profile of the worker, which waits for no call. One "cpu" or "trace" is recorded at
+// a time; Cancel ends it.
 type Profile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// id is unique among the profiles asked for on this stream.
+	// id is unique among the calls and profiles of this stream.
 	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	// name is that of a profile of runtime/pprof, or "cpu" or "trace".
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
