@@ -567,8 +567,8 @@ func TestContextsThatPanicCostNothing(t *testing.T) {
 	_, err := session.Function(Size).Call(ctx, strings.Repeat("x", 100<<10)) // which waits for a sandbox that has nothing to do
 	require.NoError(t, err)
 	assert.Panics(t, func() {
-		for range double.Map(hostileContext{}, slices.Values([]int{1})) {
-			t.Error("it yields something")
+		for _, err := range double.Map(hostileContext{}, slices.Values([]int{1})) {
+			t.Errorf("it yields something: %v", err)
 		}
 	})
 	require.NoError(t, session.Shutdown(ctx), "nothing counts as running")
