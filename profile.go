@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 )
+
+// maxProfileName bounds the name of a profile, in bytes.
+const maxProfileName = 200
 
 // ErrNoSandbox is wrapped by the error of an operation on a sandbox that the session does not have, or has no more.
 var ErrNoSandbox = errors.New("the session has no such sandbox")
@@ -28,6 +32,8 @@ func (s *Session) Profile(ctx context.Context, sandbox, name string, duration ti
 		return nil, fmt.Errorf("sbx: profile of sandbox %s: %w", sandbox, ErrClosed)
 	case sb == nil:
 		return nil, fmt.Errorf("sbx: profile of sandbox %s: %w", sandbox, ErrNoSandbox)
+	case name == "" || len(name) > maxProfileName || !utf8.ValidString(name):
+		return nil, &OptionError{Option: "Profile", Reason: fmt.Sprintf("is asked for a profile named %.100q; a name is UTF-8 of 1 to %d bytes", name, maxProfileName)}
 	case duration < 0:
 		return nil, &OptionError{Option: "Profile", Reason: fmt.Sprintf("is asked to record for %v; give no negative duration", duration)}
 	}

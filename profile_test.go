@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,6 +64,10 @@ func TestProfilesOfABusySandbox(t *testing.T) {
 			_, err = session.Profile(t.Context(), "s-other-1", "heap", 0)
 			require.ErrorIs(t, err, sbx.ErrNoSandbox)
 			var option *sbx.OptionError
+			for _, name := range []string{"", "\xff", strings.Repeat("x", 1<<20)} {
+				_, err = session.Profile(t.Context(), call.Sandbox(), name, 0)
+				require.ErrorAs(t, err, &option)
+			}
 			_, err = session.Profile(t.Context(), call.Sandbox(), "cpu", -1)
 			require.ErrorAs(t, err, &option)
 
