@@ -174,9 +174,8 @@ func (r *processRunner) abandon() {
 	if file := r.process.Ledger(); file != nil {
 		_ = file.Close()
 	}
-	if !r.dialed {
-		_ = r.process.Conn().Close()
-	}
+	// Also if it is dialed: something that the worker started may hold the other end, and never answer.
+	_ = r.process.Conn().Close()
 }
 
 // explain adds to a failed start what is known of the process. Call it after the process was killed.
