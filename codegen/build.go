@@ -76,22 +76,15 @@ type mainPackage struct {
 
 // findPrograms returns the main packages that the patterns choose; there is at least one if there is no error.
 func findPrograms(ctx context.Context, build Build) ([]*mainPackage, []Diagnostic, error) {
-	config := Config{Dir: build.Dir, Tags: build.Tags}
-	module, old, err := look(ctx, config)
+	a, err := inspect(ctx, Config{Dir: build.Dir, Tags: build.Tags})
 	if err != nil {
 		return nil, nil, err
 	}
-	a, err := analyse(ctx, config, module, old)
+	chosen, err := a.module.chosen(ctx, build.Patterns, a.selected)
 	if err != nil {
 		return nil, nil, err
 	}
 	var roots []*mainPackage
-	chosen := a.selected
-	if len(build.Patterns) > 0 {
-		if chosen, err = a.module.chosen(ctx, build.Patterns, a.selected); err != nil {
-			return nil, nil, err
-		}
-	}
 	var others []string
 	for _, u := range a.units {
 		switch {
@@ -331,29 +324,37 @@ func (t *target) run(ctx context.Context, dir string, env []string, args ...stri
 }
 
 // Worker builds the worker, and writes it to path, whole or not at all.
-func (p *Plan) Worker(ctx context.Context, path string) (err error) {
-	temp, err := os.MkdirTemp("", "sbxgen-*")
-	if err != nil {
-		return fmt.Errorf("build a worker: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
+func (p *Plan) Worker(ctx context.Context, path string) error {
 	overlay := p.main.overlay()
 	if err := p.divertBuilt(overlay); err != nil {
 		return err
 	}
-	file, err := overlay.write(temp, nil)
-	if err != nil {
-		return fmt.Errorf("build a worker: %w", err)
-	}
-	out := filepath.Join(temp, "worker")
-	args := append([]string{"build", "-o", out, "-overlay", file}, p.target.buildFlags(p.Manifest)...)
-	if _, err := p.target.run(ctx, p.Dir, []string{cgoSetting(p.Manifest)}, append(args, ".")...); err != nil {
+	if err := p.main.build(ctx, p.target, path, overlay, nil, []string{cgoSetting(p.Manifest)}, p.target.buildFlags(p.Manifest)); err != nil {
 		return fmt.Errorf("build the worker of %s: %w", p.Manifest.Package, err)
 	}
-	if err := copyFile(path, out); err != nil {
-		return fmt.Errorf("write the worker: %w", err)
-	}
 	return nil
+}
+
+// build runs go build for the package with an overlay, and writes what comes of it to output, whole or not at all. More may add files
+// to the overlay, made in a folder that goes when the build has ended; env and flags are the go command's.
+func (p *mainPackage) build(ctx context.Context, t *target, output string, o overlay,
+	more func(temp string, add func(target, source string)) error, env, flags []string,
+) (err error) {
+	temp, err := os.MkdirTemp("", "sbxgen-*")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
+	file, err := o.write(temp, more)
+	if err != nil {
+		return err
+	}
+	out := filepath.Join(temp, "out")
+	args := append([]string{"build", "-o", out, "-overlay", file}, flags...)
+	if _, err := t.run(ctx, p.unit.dir, env, append(args, ".")...); err != nil {
+		return err
+	}
+	return artifact.CopyExecutable(output, out)
 }
 
 // buildFlags are the flags of go build that make a worker small, and the same wherever it is built.
@@ -378,14 +379,4 @@ func cgoSetting(m *artifact.Manifest) string {
 		}
 	}
 	return "CGO_ENABLED=0"
-}
-
-// copyFile makes target a copy of an executable, at once.
-func copyFile(target, source string) error {
-	in, err := os.Open(source)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = in.Close() }() // it was only read
-	return artifact.ReplaceFile(target, 0o755, in)
 }

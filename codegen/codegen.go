@@ -128,14 +128,16 @@ func Run(ctx context.Context, config Config) (*Result, error) {
 	if len(a.diagnostics) > 0 {
 		return &Result{Diagnostics: a.diagnostics}, nil
 	}
+	// Only now: of code that is wrong, too little is known.
+	warnings := tidy(checkPrograms(a.units, a.selected))
 	files, err := apply(a.wanted, a.unneeded, config)
 	if err != nil {
 		return nil, err
 	}
-	if s != nil && len(a.warnings) == 0 && (!config.Check || !slices.ContainsFunc(files, func(f File) bool { return f.Change != Unchanged })) {
+	if s != nil && len(warnings) == 0 && (!config.Check || !slices.ContainsFunc(files, func(f File) bool { return f.Change != Unchanged })) {
 		s.keep(module.root)
 	}
-	return &Result{Diagnostics: a.warnings, Files: files}, nil
+	return &Result{Diagnostics: warnings, Files: files}, nil
 }
 
 // An analysis is what is known of a module before anything is written.
@@ -147,7 +149,6 @@ type analysis struct {
 	wanted      map[string][]byte // path → source of a generated file of the selected packages
 	unneeded    map[string][]byte // path → what a generated file that isn't needed holds when it is emptied
 	diagnostics []Diagnostic
-	warnings    []Diagnostic
 }
 
 // look finds the module and the generated files in it.
@@ -161,6 +162,15 @@ func look(ctx context.Context, config Config) (*module, map[string]oldFile, erro
 		return nil, nil, fmt.Errorf("look for generated files: %w", err)
 	}
 	return module, old, nil
+}
+
+// inspect analyses what look finds.
+func inspect(ctx context.Context, config Config) (*analysis, error) {
+	module, old, err := look(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	return analyse(ctx, config, module, old)
 }
 
 func analyse(ctx context.Context, config Config, module *module, old map[string]oldFile) (*analysis, error) {
@@ -200,26 +210,14 @@ func analyse(ctx context.Context, config Config, module *module, old map[string]
 
 	graph := newGraph(units)
 	wanted, inTheWay := plan(units, graph, selected, old)
-	a := &analysis{
+	return &analysis{
 		module: module, units: units, graph: graph, selected: selected,
 		wanted: wanted, unneeded: stale(old, wanted, units, selected),
 		diagnostics: tidy(append(diagnostics, inTheWay...)),
-	}
-	if len(a.diagnostics) == 0 {
-		// Only now: of code that is wrong, too little is known.
-		for _, d := range checkPrograms(units, selected) {
-			if d.Code.Warning() {
-				a.warnings = append(a.warnings, d)
-			} else {
-				a.diagnostics = append(a.diagnostics, d)
-			}
-		}
-		a.warnings = tidy(a.warnings)
-	}
-	return a, nil
+	}, nil
 }
 
-// checkPrograms returns what is wrong with the module's programs, at wraps in selected packages.
+// checkPrograms returns warnings about the module's programs, at wraps in selected packages.
 func checkPrograms(units []*unit, selected map[string]bool) []Diagnostic {
 	if !slices.ContainsFunc(units, func(u *unit) bool { return u.kind == ordinary && len(u.wraps) > 0 }) {
 		return nil

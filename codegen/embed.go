@@ -54,27 +54,14 @@ func (p *Program) DefaultPlatform() string { return "linux/" + p.target.arch }
 
 // Build builds the program with the workers at these paths inside, and writes it to output, whole or not at all. The user's files stay
 // as they are: what is added is an overlay.
-func (p *Program) Build(ctx context.Context, output string, workers []string) (err error) {
-	temp, err := os.MkdirTemp("", "sbxgen-*")
-	if err != nil {
-		return fmt.Errorf("build a program: %w", err)
+func (p *Program) Build(ctx context.Context, output string, workers []string) error {
+	var flags []string
+	if tags := p.main.module.userTags; tags != "" {
+		flags = append(flags, "-tags="+tags)
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
-	overlay := p.main.overlay()
-	file, err := overlay.write(temp, func(add func(target, source string)) error { return p.embed(temp, workers, add) })
-	if err != nil {
-		return fmt.Errorf("build a program: %w", err)
-	}
-	out := filepath.Join(temp, "program")
-	args := []string{"build", "-o", out, "-overlay", file}
-	if p.main.module.userTags != "" {
-		args = append(args, "-tags="+p.main.module.userTags)
-	}
-	if _, err := p.target.run(ctx, p.main.unit.dir, nil, append(args, ".")...); err != nil {
+	embed := func(temp string, add func(target, source string)) error { return p.embed(temp, workers, add) }
+	if err := p.main.build(ctx, p.target, output, p.main.overlay(), embed, nil, flags); err != nil {
 		return fmt.Errorf("build %s: %w", p.Package, err)
-	}
-	if err := copyFile(output, out); err != nil {
-		return fmt.Errorf("write the program: %w", err)
 	}
 	return nil
 }

@@ -18,11 +18,7 @@ type Wrapped struct {
 
 // List finds the wrapped functions of the selected packages, and the diagnostics that Run would give. They are sorted by name.
 func List(ctx context.Context, config Config) ([]Wrapped, []Diagnostic, error) {
-	module, old, err := look(ctx, config)
-	if err != nil {
-		return nil, nil, err
-	}
-	a, err := analyse(ctx, config, module, old)
+	a, err := inspect(ctx, config)
 	if err != nil {
 		return nil, nil, err
 	}

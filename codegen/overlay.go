@@ -20,10 +20,10 @@ type overlay map[string][]byte
 
 // write puts the overlay into a folder, and returns the file that go build's -overlay reads. More may add files that are on disk
 // already; it is nil if there are none.
-func (o overlay) write(dir string, more func(add func(target, source string)) error) (string, error) {
+func (o overlay) write(dir string, more func(temp string, add func(target, source string)) error) (string, error) {
 	replace := map[string]string{}
 	if more != nil {
-		if err := more(func(target, source string) { replace[target] = source }); err != nil {
+		if err := more(dir, func(target, source string) { replace[target] = source }); err != nil {
 			return "", err
 		}
 	}

@@ -12,8 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
+	"github.com/sandboxfn/sbx/internal/artifact"
 	"golang.org/x/mod/modfile"
 )
 
@@ -110,25 +110,9 @@ func (m *module) trees() ([]string, error) {
 
 // hashTree hashes the sources in a folder, but for the generated files of the main module, and for nested modules.
 func hashTree(h hash.Hash, root string, generated map[string]oldFile) error {
-	root = folder(root)
-	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
+	return walkModule(root, true, func(path string, entry fs.DirEntry) error {
 		name := entry.Name()
-		switch {
-		case entry.IsDir():
-			if path == root {
-				return nil
-			}
-			if strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") || name == "testdata" {
-				return fs.SkipDir
-			}
-			if _, err := os.Stat(filepath.Join(path, "go.mod")); err == nil {
-				return fs.SkipDir
-			}
-			return nil
-		case name != "modules.txt" && !slices.Contains(inputExtensions, filepath.Ext(name)):
+		if name != "modules.txt" && !slices.Contains(inputExtensions, filepath.Ext(name)) {
 			return nil
 		}
 		if _, ok := generated[path]; ok {
@@ -142,13 +126,13 @@ func hashTree(h hash.Hash, root string, generated map[string]oldFile) error {
 	})
 }
 
+// hashFile adds a hash of a file's contents.
 func hashFile(h hash.Hash, path string) error {
-	contents, err := os.ReadFile(path)
+	sum, err := artifact.HashFile(path)
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(contents)
-	h.Write(sum[:])
+	fmt.Fprintf(h, "%s\n", sum)
 	return nil
 }
 
@@ -184,7 +168,5 @@ func (s *stamp) keep(root string) {
 	if err != nil {
 		return
 	}
-	if err := os.MkdirAll(filepath.Dir(s.file), 0o755); err == nil {
-		_ = writeFile(s.file, []byte(text))
-	}
+	_ = writeFile(s.file, []byte(text))
 }

@@ -27,25 +27,8 @@ type oldFile struct {
 // ./... looks at. What isn't a regular file is the user's.
 func generatedFiles(root string) (map[string]oldFile, error) {
 	old := map[string]oldFile{}
-	root = folder(root)
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name := entry.Name()
-		if entry.IsDir() {
-			if path == root {
-				return nil
-			}
-			if strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") || name == "testdata" || name == "vendor" {
-				return fs.SkipDir
-			}
-			if _, err := os.Stat(filepath.Join(path, "go.mod")); err == nil {
-				return fs.SkipDir // another module
-			}
-			return nil
-		}
-		if !artifact.IsGenerated(name) {
+	err := walkModule(root, false, func(path string, entry fs.DirEntry) (err error) {
+		if !artifact.IsGenerated(entry.Name()) {
 			return nil
 		}
 		if !entry.Type().IsRegular() {
@@ -56,6 +39,29 @@ func generatedFiles(root string) (map[string]oldFile, error) {
 		return err
 	})
 	return old, err
+}
+
+// walkModule visits the files of a module, in the folders that can be packages of it; in the folder vendor only if that is asked for.
+func walkModule(root string, vendor bool, visit func(path string, entry fs.DirEntry) error) error {
+	root = folder(root)
+	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := entry.Name()
+		switch {
+		case !entry.IsDir():
+			return visit(path, entry)
+		case path == root:
+			return nil
+		case strings.HasPrefix(name, "."), strings.HasPrefix(name, "_"), name == "testdata", name == "vendor" && !vendor:
+			return fs.SkipDir
+		}
+		if _, err := os.Stat(filepath.Join(path, "go.mod")); err == nil {
+			return fs.SkipDir // another module
+		}
+		return nil
+	})
 }
 
 // folder makes a path one that filepath.WalkDir goes into even if it is a symbolic link.
@@ -189,24 +195,7 @@ func discard(path string, emptied []byte, config Config) (Change, error) {
 	return Removed, os.Remove(path)
 }
 
-// writeFile replaces a file at once: whoever reads it finds the old content or the new. The temporary name starts with
-// a dot, so that the go command never takes it for source.
-func writeFile(path string, content []byte) (err error) {
-	temp, err := os.CreateTemp(filepath.Dir(path), ".sbx_gen-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(temp.Name()))
-		}
-	}()
-	_, err = temp.Write(content)
-	if err = errors.Join(err, temp.Close()); err != nil {
-		return err
-	}
-	if err := os.Chmod(temp.Name(), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(temp.Name(), path)
+// writeFile replaces a file at once. The temporary name starts with a dot, so that the go command never takes it for source.
+func writeFile(path string, content []byte) error {
+	return artifact.ReplaceFile(path, 0o644, bytes.NewReader(content))
 }

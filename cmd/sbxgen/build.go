@@ -36,7 +36,7 @@ func (s *sbxgen) buildWorkers(ctx context.Context, platforms []string, output st
 	if len(workers) != 1 {
 		return &codegen.UsageError{Reason: fmt.Sprintf("-o names one file, and there are %d workers: choose one main package and one platform", len(workers))}
 	}
-	return copyExecutable(s.inDir(output), workers[0])
+	return artifact.CopyExecutable(s.inDir(output), workers[0])
 }
 
 // workers returns the paths of the workers of the main packages that the patterns choose; it builds those that aren't in the cache.
@@ -151,14 +151,4 @@ func build(ctx context.Context, s *sbxgen, args []string) error {
 	}
 	fmt.Fprintf(s.stdout, "program %s: %.1f MiB, with its workers inside\n", *output, mib(info.Size()))
 	return nil
-}
-
-// copyExecutable makes target a copy of a worker.
-func copyExecutable(target, source string) error {
-	in, err := os.Open(source)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = in.Close() }() // it was only read
-	return artifact.ReplaceFile(target, 0o755, in)
 }

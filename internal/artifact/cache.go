@@ -178,6 +178,16 @@ func (c *Cache) trim(keep string) error {
 	return nil
 }
 
+// CopyExecutable makes target a copy of the executable source, as ReplaceFile does.
+func CopyExecutable(target, source string) error {
+	in, err := os.Open(source)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }() // it was only read
+	return ReplaceFile(target, 0o755, in)
+}
+
 // ReplaceFile gives a file new contents at once: whoever opens it finds the old ones or the new ones, whole. It makes the folder if need
 // be, but takes the place of nothing that is no file.
 func ReplaceFile(path string, mode fs.FileMode, contents io.Reader) (err error) {
