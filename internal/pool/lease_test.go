@@ -489,3 +489,39 @@ func TestAStartThatEndsItsGoroutine(t *testing.T) {
 		require.NoError(t, p.Close())
 	})
 }
+
+func TestAMemberThatEndedMakesRoomEnough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{stopTime: time.Second, limits: Limits{Concurrency: 2}}
+		p := y.pool(2)
+		dead, other := lease(t, p, "x"), lease(t, p, "y")
+		other.release(true)
+		dead.end() // it is leased, so that nobody has discarded it yet
+		synctest.Wait()
+		lease(t, p, "x")
+		assert.Zero(t, p.Stats().MadeRoom, "its place is about to be free")
+		assert.Same(t, other.box, lease(t, p, "y").box)
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestAClassThatCantStartKeepsNoOtherWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{}
+		p := y.pool(4)
+		a := lease(t, p, "x")
+		y.openErr = errors.New("no descriptors")
+		turn := p.Queue("x", false)
+		synctest.Wait()
+		y.mu.Lock()
+		y.openErr = nil
+		y.mu.Unlock()
+		begin := time.Now()
+		lease(t, p, "y")
+		assert.Zero(t, time.Since(begin), "there is room")
+		a.release(true)
+		_, err := turn.Wait(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, p.Close())
+	})
+}

@@ -346,7 +346,7 @@ func (p *Pool[C, M]) serve() {
 	kept := p.waiting[:0]
 	queues := true // nobody who came before waits for a place that nothing is about to free
 	for i, w := range p.waiting {
-		if l := p.lease(w.class, coming); l != nil {
+		if l := p.lease(w.class, coming, &freeing); l != nil {
 			served(w, l)
 			continue
 		}
@@ -371,7 +371,7 @@ func (p *Pool[C, M]) serve() {
 				continue
 			}
 			queues = false
-			if !p.idle() {
+			if !p.idle() && len(p.places) == p.maximum { // else there is room, which this class can't use
 				kept = append(kept, p.waiting[i:]...) // there is nothing to give
 				clear(p.waiting[len(kept):])
 				p.waiting = kept
@@ -390,8 +390,9 @@ func (p *Pool[C, M]) idle() bool {
 }
 
 // lease returns a lease that runs in a member of class, nil if none has a place: the least busy one, and of those the one
-// that was used last. A member that was idle for long is checked first, and counts as coming until then.
-func (p *Pool[C, M]) lease(class C, coming map[C]int) *Lease[C, M] {
+// that was used last. A member that was idle for long is checked first, and counts as coming until then; the place of one that
+// has ended counts as freeing.
+func (p *Pool[C, M]) lease(class C, coming map[C]int, freeing *int) *Lease[C, M] {
 	for {
 		var best *place[C, M]
 		for _, place := range p.places {
@@ -407,6 +408,7 @@ func (p *Pool[C, M]) lease(class C, coming map[C]int) *Lease[C, M] {
 			return nil
 		case isDone(best.m):
 			p.discard(best, &p.stats.Lost)
+			*freeing++
 		case best.running == 0 && time.Since(best.since) >= checkAfter:
 			p.check(best)
 			coming[class] += best.limits.Concurrency
