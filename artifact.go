@@ -59,7 +59,7 @@ func (w *workers) find(ctx context.Context, platform driver.Platform) (string, e
 		return w.workerFile, nil
 	}
 	if platform == driver.Host() && !w.builtWorker {
-		path, err := executable()
+		path, err := worker.Executable()
 		if err != nil {
 			return "", fmt.Errorf("find this program's own file, which runs in sandboxes: %w", err)
 		}

@@ -339,6 +339,9 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			defer timer.Stop()
 			overdue = timer.C
 		case <-overdue:
+			if pending.Answered() { // at the same time
+				continue
+			}
 			if !pending.Handed() && rounds < maxRounds { // its argument is on its way
 				rounds++
 				overdue = time.After(late)
@@ -357,10 +360,8 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			arriving = true
 			overdue = time.After(size*arriveTime + wire.Grace)
 		case <-r.ctx.Done():
-			select {
-			case <-pending.Done(): // at the same time
+			if pending.Answered() { // at the same time
 				continue
-			default:
 			}
 			if pending.Withdraw() {
 				l.Release(true)
@@ -393,10 +394,8 @@ func settle(l *lease, sb *sandbox, pending *launch.Pending) {
 // lost is the end of a call whose sandbox ended.
 func (f *function) lost(r *request, sb *sandbox, pending *launch.Pending, killed bool) ([]byte, Delivery, error) {
 	lost := sb.worker.Lost()
-	select {
-	case <-pending.Done(): // the result came just before the end
+	if pending.Answered() { // just before the end
 		return f.outcome(r, pending.Result())
-	default:
 	}
 	switch begun := pending.Begun(); {
 	case f.session.ctx.Err() != nil && begun:

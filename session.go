@@ -5,8 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -79,14 +77,6 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 		Open: s.openSandbox, Stop: s.stopSandbox, Limits: func(c class) pool.Limits { return c.limits },
 	})
 	return s, nil
-}
-
-// executable is the file of this program. On Linux it is the one that runs, even if its path has been given to another.
-func executable() (string, error) {
-	if runtime.GOOS == "linux" {
-		return "/proc/self/exe", nil
-	}
-	return os.Executable()
 }
 
 func newID() string { return "s-" + strings.ToLower(rand.Text()[:12]) }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"syscall"
 
 	"github.com/sandboxfn/sbx/internal/wire"
@@ -27,6 +26,10 @@ func superviseCovered(boot wire.Boot, handshake *os.File) {
 		fmt.Fprintf(os.Stderr, "sbx: nothing that runs in this sandbox is counted for coverage: %v\n", err)
 		return
 	}
+	self, err := Executable()
+	if err != nil {
+		self = os.Args[0]
+	}
 	boot.Coverage = false
 	conn := os.NewFile(connFD, "connection")
 	files := []*os.File{conn, handshake}
@@ -34,7 +37,7 @@ func superviseCovered(boot wire.Boot, handshake *os.File) {
 		files = append(files, ledger)
 	}
 	child := &exec.Cmd{
-		Path: ownFile(), Args: os.Args,
+		Path: self, Args: os.Args,
 		Env:    append(os.Environ(), wire.BootVariable+"="+boot.Encode(), "GOCOVERDIR="+folder),
 		Stdout: os.Stdout, Stderr: os.Stderr, ExtraFiles: files,
 	}
@@ -76,18 +79,6 @@ func passOn(folder string, handshake *os.File) {
 func isRegular(file *os.File) bool {
 	info, err := file.Stat()
 	return err == nil && info.Mode().IsRegular()
-}
-
-// ownFile is the file of this program. On Linux it is the one that runs, even if it has no path here.
-func ownFile() string {
-	if runtime.GOOS == "linux" {
-		return "/proc/self/exe"
-	}
-	path, err := os.Executable()
-	if err != nil {
-		return os.Args[0]
-	}
-	return path
 }
 
 // runNoTest prepares a test binary, whose main function comes next, to do nothing there: it lists the tests that have no name. A

@@ -79,6 +79,14 @@ func Divert() {
 // that were built with -trimpath.
 func Source() string { return source }
 
+// Executable is the file of this program. On Linux it is the one that runs, even if its path has been given to another.
+func Executable() (string, error) {
+	if runtime.GOOS == "linux" {
+		return "/proc/self/exe", nil
+	}
+	return os.Executable()
+}
+
 func becomeWorker() {
 	if err := serveProcess(*boot); err != nil {
 		fmt.Fprintf(os.Stderr, "sbx: worker: %v\n", err)

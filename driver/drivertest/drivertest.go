@@ -16,7 +16,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -95,10 +94,7 @@ func Run(t *testing.T, d driver.Driver, has Features) {
 }
 
 func executable(t *testing.T) string {
-	if runtime.GOOS == "linux" {
-		return "/proc/self/exe"
-	}
-	path, err := os.Executable()
+	path, err := worker.Executable()
 	require.NoError(t, err)
 	return path
 }

@@ -404,6 +404,16 @@ func (w *Worker) Queues() bool {
 // Done is closed when the result is there. It stays open if the worker is lost first: select on Worker.Done too.
 func (p *Pending) Done() <-chan struct{} { return p.done }
 
+// Answered reports whether the result is there.
+func (p *Pending) Answered() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Arriving returns how many bytes the result has that has begun to arrive, so that the function is known to have returned;
 // 0 if none has.
 func (p *Pending) Arriving() uint64 { return p.arriving.Load() }
