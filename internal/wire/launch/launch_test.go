@@ -375,3 +375,14 @@ func TestLastLinesAreThoseBeforeTheCrash(t *testing.T) {
 	o.keep("stderr", "fatal error: concurrent map writes")
 	assert.Equal(t, "concurrent map writes", o.fatalError())
 }
+
+func TestAWorkerThatIsReadyHasTheLeaseToGreet(t *testing.T) {
+	f := &fake{line: goodLine, script: func(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error {
+		<-stream.Context().Done()
+		return nil
+	}}
+	_, err := Start(t.Context(), f, Config{Lease: 20 * time.Millisecond})
+	require.ErrorIs(t, err, ErrSilent)
+	var failed *StartError
+	require.ErrorAs(t, err, &failed)
+}

@@ -98,6 +98,7 @@ func (w *Worker) open(config Config) error {
 		w.conn.Close()
 		cancel()
 		<-w.conn.Stopped()
+		w.watch.Wait()
 		return err
 	}
 	hello := &wirepb.Hello{
@@ -105,9 +106,14 @@ func (w *Worker) open(config Config) error {
 		LeaseNanos: int64(config.Lease), Concurrency: uint32(config.Concurrency),
 	}
 	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Hello{Hello: hello}}, nil, nil)
+	// The worker has said that it is ready, so its init functions are done and the lease holds from here on.
+	if config.Lease > 0 {
+		w.watch.Go(func() { w.conn.Watch(ctx, config.Lease, w.ping, func() { w.giveUp(config.Lease) }) })
+	}
 	message, err := w.conn.Recv()
 	if err != nil {
-		return fail(err)
+		w.conn.Fail(err)
+		return fail(w.conn.Err()) // that it was given up, if so
 	}
 	welcome := message.GetWelcome()
 	if welcome == nil {
@@ -133,9 +139,6 @@ func (w *Worker) open(config Config) error {
 	}
 	go w.receive()
 	w.watch.Go(func() { w.followProcess(ctx) })
-	if config.Lease > 0 {
-		w.watch.Go(func() { w.conn.Watch(ctx, config.Lease, w.ping, func() { w.giveUp(config.Lease) }) })
-	}
 	return nil
 }
 
