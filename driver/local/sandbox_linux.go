@@ -23,6 +23,9 @@ import (
 // killGrace is how long a cancelled start waits at most for its sandbox to die, which has run nothing that resists.
 const killGrace = 10 * time.Second
 
+// answerTime is how long the launcher has to say that a sandbox is dead, before that is found out without it.
+const answerTime = 2 * time.Second
+
 type sandbox struct {
 	session *session
 	spec    driver.Spec
@@ -89,14 +92,30 @@ func (b *sandbox) awaitDeath() {
 	}
 }
 
-// kill asks the launcher to kill process 1. If the launcher is dead, so is the sandbox.
+// isDead reports whether every process of the sandbox is known to be dead, whatever the launcher says.
+func (b *sandbox) isDead() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.pidfd < 0 {
+		return false
+	}
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(b.pidfd), Events: unix.POLLIN}}, 0)
+	return err == nil && n == 1
+}
+
+// kill kills process 1, and asks the launcher to do so, which alone can while the sandbox is being made. If the launcher is
+// dead, so is the sandbox.
 func (b *sandbox) kill() {
 	select {
 	case <-b.ended: // by now the id may be another sandbox's
 	default:
 		b.mu.Lock()
 		b.killed = true
+		if b.pidfd >= 0 {
+			_ = unix.PidfdSendSignal(b.pidfd, unix.SIGKILL, nil, 0)
+		}
 		b.mu.Unlock()
+		b.session.wakeLauncher()
 		_ = send(b.session.control, request{Op: opKill, Sandbox: b.spec.ID})
 	}
 }
@@ -210,8 +229,18 @@ func (b *sandbox) Stop(ctx context.Context) error {
 	select {
 	case <-b.ended:
 		return nil
+	case <-time.After(answerTime):
 	case <-ctx.Done():
-		return fmt.Errorf("local: stop sandbox %s: %w", b.spec.ID, ctx.Err())
+	}
+	if b.isDead() { // and the launcher can't say so
+		return nil
+	}
+	select {
+	case <-b.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("local: stop sandbox %s: the launcher, process %d, does not say that it is dead: %w",
+			b.spec.ID, b.session.launcher.Process.Pid, ctx.Err())
 	}
 }
 

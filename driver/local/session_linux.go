@@ -217,9 +217,11 @@ func (s *session) Close(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	_ = s.control.CloseWrite() // again: no harm
+	s.wakeLauncher()
 	select {
 	case <-s.done:
 		return nil
+	case <-time.After(exitGrace):
 	case <-ctx.Done():
 	}
 	// The launcher does not do what it is there for. With it the kernel kills all sandboxes.
@@ -228,9 +230,13 @@ func (s *session) Close(ctx context.Context) error {
 	case <-s.done:
 		return nil
 	case <-time.After(killGrace):
-		return fmt.Errorf("local: close session: %w", ctx.Err())
+		return fmt.Errorf("local: close session: the launcher, process %d, or a sandbox does not end %v after it was killed: %w",
+			s.launcher.Process.Pid, killGrace, cmp.Or(ctx.Err(), context.DeadlineExceeded))
 	}
 }
+
+// wakeLauncher continues a launcher that something has stopped, so that it can end what is to end.
+func (s *session) wakeLauncher() { _ = s.launcher.Process.Signal(syscall.SIGCONT) }
 
 // tail keeps the end of what is written to it.
 type tail struct {

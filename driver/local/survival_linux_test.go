@@ -174,6 +174,31 @@ func TestKilledLauncherLeavesNothing(t *testing.T) {
 	assert.Empty(t, roles(t, sessionID))
 }
 
+// A launcher that something has stopped is no reason to wait, nor to leave a sandbox.
+func TestStoppedLauncher(t *testing.T) {
+	ctx := testContext(t)
+	session, err := local.New(nil).Open(ctx, spec(t))
+	require.NoError(t, err)
+	launcher := roles(t, sessionID)
+	require.Len(t, launcher, 1)
+	first, p := start(t, session, "one", "family")
+	awaitReady(t, p)
+	_, second := start(t, session, "two", "family")
+	awaitReady(t, second)
+	fds := deathsOf(t, roles(t, sessionID))
+	stop := func() { require.NoError(t, unix.PidfdSendSignal(fds[launcher[0]], unix.SIGSTOP, nil, 0)) }
+
+	stop()
+	require.NoError(t, first.Stop(ctx))
+	exit, err := p.Wait(ctx)
+	require.NoError(t, err)
+	assert.Equal(t, driver.Exit{Code: -1, Signal: syscall.SIGKILL}, exit)
+	stop()
+	require.NoError(t, session.Close(ctx))
+	assert.NoError(t, ctx.Err(), "nothing waited for the end of the context")
+	awaitDeaths(t, fds)
+}
+
 // A sandbox's process 1 that dies takes its worker with it, and nobody else.
 func TestKilledAgent(t *testing.T) {
 	session := open(t)
