@@ -1,6 +1,7 @@
 package sbx
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -158,7 +159,7 @@ func (f *function) prepare(ctx context.Context, index int, args ...any) (*reques
 	case err != nil:
 	case ctx == nil:
 		err = errNilContext
-	case ctx.Err() != nil:
+	case isDone(ctx):
 		err = contextError(ctx)
 	default:
 		if err = checkMetadata(metadataOf(ctx)); err != nil {
@@ -245,17 +246,30 @@ func leaseError(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, pool.ErrClosed):
 		return ErrClosed
-	case ctx.Err() != nil:
+	case isDone(ctx):
 		return contextError(ctx)
 	default:
 		return startError(err)
 	}
 }
 
-// contextError is why ctx ended: the context's own error, and the cause if there is one beside it.
+func isDone(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// contextError is why ctx ended: the context's own error, and the cause if there is one beside it. A context that is done and
+// has no error, against its contract, was cancelled.
 func contextError(ctx context.Context) error {
-	err, cause := ctx.Err(), context.Cause(ctx)
-	if errors.Is(cause, err) {
+	err, cause := cmp.Or(ctx.Err(), context.Canceled), context.Cause(ctx)
+	switch {
+	case cause == nil:
+		return err
+	case errors.Is(cause, err):
 		return cause
 	}
 	return fmt.Errorf("%w: %w", err, cause)

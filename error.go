@@ -12,7 +12,7 @@ import (
 
 var (
 	// ErrClosed is wrapped by the error of every use of a session after Close began, and of calls that Close ended.
-	ErrClosed = errors.New("session is closed")
+	ErrClosed = errors.New("session is closed; open another one")
 
 	// ErrTimeout is wrapped by the error of a call that ran longer than its [Timeout] allows, and is the cause of the end of
 	// the function's context there. The caller's own deadline is context.DeadlineExceeded instead.

@@ -51,6 +51,8 @@ func runLauncher() error {
 	if err := closeOnExecFrom(controlFD); err != nil {
 		return err
 	}
+	// What the launcher makes is for a user that is not its own, whatever mask the program has.
+	syscall.Umask(0o022)
 	client, err := asConn(os.NewFile(controlFD, "control"))
 	if err != nil {
 		return err

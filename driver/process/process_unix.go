@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/ledger"
@@ -104,7 +105,7 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 	sb.mu.Unlock()
 	if p != nil {
 		_ = p.Kill()
-		if _, err := p.Wait(ctx); err != nil && ctx.Err() != nil {
+		if err := p.awaitDeath(ctx); err != nil {
 			return fmt.Errorf("process: stop sandbox %s: %w", sb.spec.ID, err)
 		}
 	}
@@ -251,6 +252,28 @@ func (p *process) Wait(ctx context.Context) (driver.Exit, error) {
 		return driver.Exit{Code: -1, Signal: status.Signal(), OutOfMemory: p.outOfMemory}, nil
 	}
 	return driver.Exit{Code: status.ExitStatus()}, nil
+}
+
+// reapTime is how long a worker that was killed has to be reaped, before it is looked at without that.
+const reapTime = 2 * time.Second
+
+// awaitDeath waits until the worker is dead. One that another process traces can be dead without being reaped.
+func (p *process) awaitDeath(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(reapTime):
+	case <-ctx.Done():
+	}
+	if isZombie(p.cmd.Process.Pid) {
+		return nil
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Kill kills the process group.

@@ -443,15 +443,35 @@ func TestAMemberThatDoesNotStopKeepsNobodyWaiting(t *testing.T) {
 		y.stopErr = errors.New("stuck")
 		a.release(false)
 		synctest.Wait()
-		turn := p.Queue("y", false)
-		assert.False(t, closed(turn.w.ready))
-		synctest.Wait()
 		y.mu.Lock()
 		y.stopErr = nil // for the idle one, which makes room
 		y.mu.Unlock()
-		l, err := turn.Wait(t.Context())
+		l, err := p.Queue("y", false).Wait(t.Context())
 		require.NoError(t, err)
 		assert.Equal(t, "y", l.Member().class)
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestMembersThatDoNotStopFailWhoWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{}
+		p := y.pool(1)
+		a := lease(t, p, "x")
+		turn := p.Queue("x", false)
+		stuck, began := errors.New("stuck"), time.Now()
+		y.stopErr = stuck
+		a.release(false)
+		_, err := turn.Wait(t.Context())
+		require.ErrorIs(t, err, stuck)
+		assert.Equal(t, stuckAfter, time.Since(began))
+		_, err = p.Queue("y", true).Wait(t.Context())
+		require.ErrorIs(t, err, stuck, "at once")
+		y.mu.Lock()
+		y.stopErr = nil
+		y.mu.Unlock()
+		time.Sleep(2 * stopAgain)
+		lease(t, p, "y").release(true)
 		require.NoError(t, p.Close())
 	})
 }

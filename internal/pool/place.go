@@ -31,7 +31,7 @@ type place[C comparable, M Member] struct {
 	// draining says that somebody of another class waits for the place.
 	draining bool
 	opened   time.Time
-	since    time.Time   // of the last change between busy and idle, or of the last check
+	since    time.Time   // of the last change between busy, idle and stopping, or of the last check
 	timer    *time.Timer // ends it when it has been idle for too long, or is too old
 
 	done chan struct{} // closed when it is no longer opening
@@ -256,7 +256,7 @@ func (p *Pool[C, M]) watch(place *place[C, M]) {
 // discard stops an open member; its place is free afterwards. Its leases are of no use from now on. why counts, if it is not
 // nil. Callers hold mu.
 func (p *Pool[C, M]) discard(place *place[C, M], why *uint64) {
-	place.state = stopping
+	place.state, place.since = stopping, time.Now()
 	if place.timer != nil {
 		place.timer.Stop()
 	}

@@ -13,6 +13,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ import (
 const (
 	// stopAgain is the time between two tries to stop a member.
 	stopAgain = time.Second
+	// stuckAfter is how long after the first try a member that does not stop is waited for.
+	stuckAfter = 30 * time.Second
 	// checkAfter is how long a member may be idle and still be leased without a check, and checkTime how long a check may take.
 	checkAfter = time.Second
 	checkTime  = 5 * time.Second
@@ -169,7 +172,7 @@ func (t Turn[C, M]) Wait(ctx context.Context) (*Lease[C, M], error) {
 		}
 	default:
 	}
-	return nil, context.Cause(ctx)
+	return nil, cmp.Or(context.Cause(ctx), context.Canceled)
 }
 
 // A Lease is a place in a member. Its methods may be called at the same time.
@@ -323,6 +326,14 @@ func (p *Pool[C, M]) balance() {
 
 // serve goes through those who wait: each gets a place that runs, or one that is on its way, or a lease ahead.
 func (p *Pool[C, M]) serve() {
+	if err := p.stuck(); err != nil {
+		for _, w := range p.waiting {
+			w.err = err
+			close(w.ready)
+		}
+		p.waiting = nil
+		return
+	}
 	coming := map[C]int{} // places that will run
 	freeing := 0          // places that are about to be free
 	for _, place := range p.places {
@@ -382,6 +393,19 @@ func (p *Pool[C, M]) serve() {
 	}
 	clear(p.waiting[len(kept):])
 	p.waiting = kept
+}
+
+// stuck is an error if no place will be free as far as anybody knows: all are taken by members that can't be stopped.
+func (p *Pool[C, M]) stuck() error {
+	if len(p.places) < p.maximum {
+		return nil
+	}
+	for _, place := range p.places {
+		if place.state != stopping || place.err == nil || time.Since(place.since) < stuckAfter {
+			return nil
+		}
+	}
+	return fmt.Errorf("there is room for %d, taken by what can't be stopped: %v: %w", p.maximum, p.places[0].m, p.places[0].err)
 }
 
 // idle reports whether any member could run another lease.

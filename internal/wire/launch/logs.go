@@ -25,7 +25,8 @@ const (
 )
 
 // Logs hands what the sandboxes of one session print and log to a handler. It owns one goroutine, which alone calls the
-// handler's Handle, so that a slow handler delays nothing but records, and those of one sandbox stay in order.
+// handler's Handle, so that a slow handler delays nothing but records, and those of one sandbox stay in order; and while the
+// handler is asked what it takes, one more, which ends when the handler has answered.
 type Logs struct {
 	handler slog.Handler
 	level   slog.Leveler
@@ -36,7 +37,9 @@ type Logs struct {
 	waiting []entry
 	size    int // of what waits
 	handled uint64
-	closed  bool // nothing more is taken
+	closed  bool          // nothing more is taken
+	known   int32         // the lowest level, as the handler said last
+	asking  chan struct{} // closed when it has answered again; nil if it isn't asked
 }
 
 // entry is a record that waits for the handler, or a note of dropped ones.
@@ -65,7 +68,7 @@ type source struct {
 // NewLogs returns a Logs that hands on what handler is enabled for, and what has at least level, if that is not nil. Close
 // it.
 func NewLogs(handler slog.Handler, level slog.Leveler) *Logs {
-	l := &Logs{handler: handler, level: level, ended: make(chan struct{})}
+	l := &Logs{handler: handler, level: level, ended: make(chan struct{}), known: int32(slog.LevelInfo)}
 	l.wake.L = &l.mu
 	go l.run()
 	return l
@@ -76,11 +79,40 @@ func (l *Logs) enabled(level slog.Level) bool {
 	return (l.level == nil || level >= l.level.Level()) && l.handler.Enabled(context.Background(), level)
 }
 
-// lowest is the lowest level that is taken; the highest there is if none is.
+// lowest is the lowest level that is taken; the highest there is if none is. A handler that does not answer, because it blocks in
+// Handle say, is given settleTime; then it is what was last known.
 func (l *Logs) lowest() int32 {
 	if l == nil {
 		return math.MaxInt32
 	}
+	l.mu.Lock()
+	if l.asking == nil {
+		asking := make(chan struct{})
+		l.asking = asking
+		go func() {
+			level := int32(math.MaxInt32) // of a handler that ends the goroutine
+			defer func() {
+				l.mu.Lock()
+				l.known, l.asking = level, nil
+				l.mu.Unlock()
+				close(asking)
+			}()
+			level = l.ask()
+		}()
+	}
+	asking := l.asking
+	l.mu.Unlock()
+	select {
+	case <-asking:
+	case <-time.After(settleTime):
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.known
+}
+
+// ask finds the lowest level that is taken.
+func (l *Logs) ask() int32 {
 	low, high := int64(math.MinInt32), int64(math.MaxInt32)
 	for low < high {
 		if middle := low + (high-low)/2; l.enabled(slog.Level(middle)) {
@@ -102,8 +134,10 @@ func (l *Logs) source(sandbox string) *source {
 	return s
 }
 
-// takesLines reports whether printed lines are of use at all.
-func (s *source) takesLines() bool { return s != nil && s.logs.enabled(slog.LevelInfo) }
+// takesLines reports whether printed lines are of use at all, as far as is known without asking the handler, which may block.
+func (s *source) takesLines() bool {
+	return s != nil && (s.logs.level == nil || s.logs.level.Level() <= slog.LevelInfo)
+}
 
 // line queues a printed line. It waits while too many wait.
 func (s *source) line(stream, text string, by caller) {

@@ -115,7 +115,7 @@ func TestEveryGapHasItsNote(t *testing.T) {
 }
 
 func TestLinesThatNobodyWantsAreNotQueued(t *testing.T) {
-	logs := NewLogs(slog.DiscardHandler, nil)
+	logs := NewLogs(slog.DiscardHandler, slog.LevelWarn)
 	o := outputOf(logs, "a")
 	o.line("stdout", "x", true)
 	logs.Close()
@@ -141,6 +141,38 @@ func TestTheLevelOfHello(t *testing.T) {
 	}
 	var none *Logs
 	assert.EqualValues(t, math.MaxInt32, none.lowest())
+}
+
+// asked is a handler whose Enabled is the function.
+type asked struct {
+	slog.Handler
+	enabled func(slog.Level) bool
+}
+
+func (a asked) Enabled(_ context.Context, level slog.Level) bool { return a.enabled(level) }
+
+func TestAHandlerThatDoesNotSayItsLevel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		logs := NewLogs(asked{slog.DiscardHandler, func(level slog.Level) bool {
+			<-release
+			return level >= slog.LevelError
+		}}, nil)
+		began := time.Now()
+		assert.EqualValues(t, slog.LevelInfo, logs.lowest())
+		assert.EqualValues(t, slog.LevelInfo, logs.lowest(), "one goroutine asks")
+		assert.Equal(t, 2*settleTime, time.Since(began))
+		close(release)
+		synctest.Wait()
+		assert.EqualValues(t, slog.LevelError, logs.lowest())
+		logs.Close()
+	})
+}
+
+func TestAHandlerThatEndsTheGoroutineThatAsks(t *testing.T) {
+	logs := NewLogs(asked{slog.DiscardHandler, func(slog.Level) bool { runtime.Goexit(); return true }}, nil)
+	assert.EqualValues(t, math.MaxInt32, logs.lowest())
+	logs.Close()
 }
 
 // TestRecordsThatNobodyTakes floods two sandboxes in turns while the handler blocks.

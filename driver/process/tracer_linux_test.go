@@ -1,0 +1,89 @@
+package process
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// testRole makes this program a worker that does nothing, or, given a process id, one that traces that process.
+const testRole = "SBX_TEST_ROLE"
+
+func init() {
+	role := os.Getenv(testRole)
+	if role == "" {
+		return
+	}
+	if pid, err := strconv.Atoi(role); err == nil {
+		runtime.LockOSThread()
+		if err := unix.PtraceSeize(pid); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+	fmt.Println("ready")
+	_, _ = io.Copy(io.Discard, os.NewFile(driver.ConnFD, "until the session or the test has gone"))
+	os.Exit(0)
+}
+
+// A worker that another process traces is not reaped before that one has looked, which it never does.
+func TestAWorkerThatCantBeReaped(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	session, err := New().Open(ctx, driver.SessionSpec{
+		ID: "one", Logger: slog.New(slog.DiscardHandler),
+		Worker: func(context.Context, driver.Platform) (string, error) { return "/proc/self/exe", nil },
+	})
+	require.NoError(t, err)
+	sandbox, err := session.Create(ctx, driver.Spec{ID: "one", Env: []string{testRole + "=worker"}})
+	require.NoError(t, err)
+	worker, err := sandbox.StartWorker(ctx, driver.WorkerSpec{})
+	require.NoError(t, err)
+	line, err := bufio.NewReader(worker.Stdout()).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "ready\n", line)
+
+	until, end, err := os.Pipe()
+	require.NoError(t, err)
+	tracer := exec.Command("/proc/self/exe")
+	tracer.Env = []string{fmt.Sprintf("%s=%d", testRole, worker.(*process).cmd.Process.Pid)}
+	tracer.ExtraFiles = []*os.File{until}
+	output, err := tracer.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, tracer.Start())
+	line, err = bufio.NewReader(output).ReadString('\n')
+	require.NoError(t, err)
+	if line == unix.EPERM.Error()+"\n" {
+		t.Skip("this system lets nobody trace a process that is not its child")
+	}
+	require.Equal(t, "ready\n", line)
+
+	require.NoError(t, sandbox.Stop(ctx))
+	select {
+	case <-worker.(*process).done:
+		t.Error("it was reaped: this shows nothing")
+	default:
+	}
+	require.NoError(t, session.Close(ctx))
+	require.NoError(t, end.Close())
+	require.NoError(t, tracer.Wait())
+	exit, err := worker.Wait(ctx)
+	require.NoError(t, err)
+	assert.Equal(t, driver.Exit{Code: -1, Signal: unix.SIGKILL}, exit)
+	for _, stream := range []io.Closer{worker.Conn(), worker.Handshake(), worker.Stdout(), worker.Stderr(), worker.Ledger(), until} {
+		assert.NoError(t, stream.Close())
+	}
+}
