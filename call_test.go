@@ -586,3 +586,25 @@ func TestAnErrorThatEndsTheGoroutineWhereItIsRead(t *testing.T) {
 	_, err = session.Function(Size).Call(ctx, strings.Repeat("x", 100<<10))
 	require.NoError(t, err)
 }
+
+// lyingContext is done when it is told so, and never says why.
+type lyingContext struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c lyingContext) Done() <-chan struct{} { return c.done }
+func (c lyingContext) Err() error            { return nil }
+
+// Package context itself ends the program if another context is made of such a one, as Spawn and Map do.
+func TestContextsThatAreDoneForNoReason(t *testing.T) {
+	session := sbxtest.Open(t, sbx.MaxSandboxes(1))
+	ctx := lyingContext{context.Background(), make(chan struct{})}
+	stop := time.AfterFunc(20*time.Millisecond, func() { close(ctx.done) })
+	defer stop.Stop()
+	_, err := session.Function(Wait).Call(ctx, false)
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = session.Function(Wait).Call(ctx, false)
+	require.ErrorIs(t, err, context.Canceled)
+	assert.Equal(t, sbx.NotBegun, delivery(t, err))
+}

@@ -125,6 +125,12 @@ func serveProcess(boot wire.Boot) error {
 // It uses go-plugin's test mode, which is the one that leaves os.Stdout and os.Stderr alone: outside of it they become
 // pipes of go-plugin's, at a moment that user code could see. What test mode leaves out is the line, which is made here.
 func negotiate(ctx context.Context, boot wire.Boot, server *server) (line string, err error) {
+	for _, variable := range os.Environ() { // what the spec says to go-plugin is for user code, too
+		if name, value, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "PLUGIN_") {
+			_ = os.Unsetenv(name)
+			defer func() { _ = os.Setenv(name, value) }()
+		}
+	}
 	// What the spec says about TMPDIR is for user code, so it comes last.
 	folder := wire.SocketFolder("/dev/shm", "/tmp", os.TempDir())
 	for _, variable := range append(boot.Plugin, plugin.EnvUnixSocketDir+"="+folder) {

@@ -381,8 +381,9 @@ func (s *suite) output() {
 
 func (s *suite) environment() {
 	s.Setenv("DRIVERTEST_SECRET", "of the host")
-	w, _ := s.launch(s.create("B=2", "A=1 = one"))
-	assert.Equal(s, []string{"A=1 = one", "B=2"}, result[[]string](s, "environment", call(s, w, "environment", 0)))
+	// One of them means something to go-plugin, which is how the worker is started.
+	w, _ := s.launch(s.create("B=2", "PLUGIN_CLIENT_CERT=none", "A=1 = one"))
+	assert.Equal(s, []string{"A=1 = one", "B=2", "PLUGIN_CLIENT_CERT=none"}, result[[]string](s, "environment", call(s, w, "environment", 0)))
 	w, _ = s.launch(s.create())
 	assert.Empty(s, result[[]string](s, "environment", call(s, w, "environment", 0)))
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/driver/local"
@@ -308,4 +309,15 @@ func TestOpenRefuses(t *testing.T) {
 	cancel()
 	_, err := local.New(nil).Open(cancelled, spec(t))
 	assert.ErrorIs(t, err, context.Canceled)
+}
+
+// Whatever mask the program has, what is made for sandboxes can be read by them.
+func TestTheFileModeMaskOfTheProgram(t *testing.T) {
+	before := unix.Umask(0o777)
+	session, err := local.New(nil).Open(testContext(t), spec(t))
+	unix.Umask(before)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, session.Close(testContext(t))) })
+	_, p := start(t, session, "one", "echo")
+	awaitReady(t, p)
 }
