@@ -179,7 +179,7 @@ func emitRecord(e *encoder, r *record, times *Codec) error {
 		}
 		e.leave(tagsType, address, len(r.Tags))
 	}
-	if err := times.encode(e, reflect.ValueOf(&r.Created).Elem()); err != nil {
+	if err := times.encode(e, unsafe.Pointer(&r.Created)); err != nil {
 		return at(err, ".Created")
 	}
 	emitInt(e, int64(r.Took))
@@ -241,7 +241,7 @@ func readRecord(d *decoder, r *record, times *Codec) (err error) {
 	if r.Tags, err = readTags(d); err != nil {
 		return err
 	}
-	if err := times.decode(d, reflect.ValueOf(&r.Created).Elem()); err != nil {
+	if err := times.decode(d, unsafe.Pointer(&r.Created)); err != nil {
 		return err
 	}
 	took, err := d.int64()

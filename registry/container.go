@@ -5,6 +5,7 @@ import (
 	"math"
 	"reflect"
 	"strconv"
+	"unsafe"
 )
 
 // nilable reports whether values of a type are nil on the wire when they are nil in memory.
@@ -24,12 +25,12 @@ func (c *compiler) pointer(codec *Codec) error {
 		return err
 	}
 	wrapped := nilable(t.Elem())
-	codec.encode = func(e *encoder, v reflect.Value) error {
-		if v.IsNil() {
+	codec.encode = func(e *encoder, p unsafe.Pointer) error {
+		to := *(*unsafe.Pointer)(p)
+		if to == nil {
 			return e.wire.EncodeNil()
 		}
-		address := v.Pointer()
-		if err := e.enter(t, address, 0); err != nil {
+		if err := e.enter(t, uintptr(to), 0); err != nil {
 			return err
 		}
 		if wrapped {
@@ -37,13 +38,13 @@ func (c *compiler) pointer(codec *Codec) error {
 				return err
 			}
 		}
-		if err := elem.encode(e, v.Elem()); err != nil {
+		if err := elem.encode(e, to); err != nil {
 			return err
 		}
-		e.leave(t, address, 0)
+		e.leave(t, uintptr(to), 0)
 		return nil
 	}
-	codec.decode = func(d *decoder, v reflect.Value) error {
+	codec.decode = func(d *decoder, p unsafe.Pointer) error {
 		if d.isNil() {
 			return nil
 		}
@@ -60,15 +61,21 @@ func (c *compiler) pointer(codec *Codec) error {
 			return err
 		}
 		d.claimed -= elem.min
-		p := reflect.New(t.Elem())
-		if err := elem.decode(d, p.Elem()); err != nil {
+		to := reflect.New(t.Elem()).UnsafePointer()
+		if err := elem.decode(d, to); err != nil {
 			return err
 		}
-		v.Set(p)
+		*(*unsafe.Pointer)(p) = to
 		d.leave()
 		return nil
 	}
 	return nil
+}
+
+// sliceHeader is how a slice of any type is in memory.
+type sliceHeader struct {
+	data     unsafe.Pointer
+	len, cap int
 }
 
 func (c *compiler) slice(codec *Codec) error {
@@ -81,35 +88,34 @@ func (c *compiler) slice(codec *Codec) error {
 		byteSlice(codec)
 		return nil
 	}
-	if complete, ok := numbers[t.Elem()]; ok {
+	if complete, ok := plainSlices[t.Elem()]; ok {
 		complete(codec)
 		return nil
 	}
 	size := t.Elem().Size()
-	codec.encode = func(e *encoder, v reflect.Value) error {
-		if v.IsNil() {
+	codec.encode = func(e *encoder, p unsafe.Pointer) error {
+		s := *(*sliceHeader)(p)
+		if s.data == nil {
 			return e.wire.EncodeNil()
 		}
-		n := v.Len()
-		if err := e.arrayLen(t, n); err != nil {
+		if err := e.arrayLen(t, s.len); err != nil {
 			return err
 		}
-		if n == 0 {
+		if s.len == 0 {
 			return nil
 		}
-		address := v.Pointer()
-		if err := e.enter(t, address, n); err != nil {
+		if err := e.enter(t, uintptr(s.data), s.len); err != nil {
 			return err
 		}
-		for i := range n {
-			if err := elem.encode(e, v.Index(i)); err != nil {
+		for i := range s.len {
+			if err := elem.encode(e, unsafe.Add(s.data, uintptr(i)*size)); err != nil {
 				return at(err, "["+strconv.Itoa(i)+"]")
 			}
 		}
-		e.leave(t, address, n)
+		e.leave(t, uintptr(s.data), s.len)
 		return nil
 	}
-	codec.decode = func(d *decoder, v reflect.Value) error {
+	codec.decode = func(d *decoder, p unsafe.Pointer) error {
 		if d.isNil() {
 			return nil
 		}
@@ -130,11 +136,11 @@ func (c *compiler) slice(codec *Codec) error {
 				s = grown
 			}
 			d.claimed -= elem.min
-			if err := elem.decode(d, s.Index(i)); err != nil {
+			if err := elem.decode(d, unsafe.Add(s.UnsafePointer(), uintptr(i)*size)); err != nil {
 				return err
 			}
 		}
-		v.Set(s)
+		*(*sliceHeader)(p) = sliceHeader{s.UnsafePointer(), n, n}
 		d.leave()
 		return nil
 	}
@@ -143,13 +149,14 @@ func (c *compiler) slice(codec *Codec) error {
 
 func byteSlice(c *Codec) {
 	t := c.typ
-	c.encode = func(e *encoder, v reflect.Value) error {
-		if v.IsNil() {
+	c.encode = func(e *encoder, p unsafe.Pointer) error {
+		s := *(*[]byte)(p)
+		if s == nil {
 			return e.wire.EncodeNil()
 		}
-		return e.bytes(t, v.Bytes())
+		return e.bytes(t, s)
 	}
-	c.decode = func(d *decoder, v reflect.Value) error {
+	c.decode = func(d *decoder, p unsafe.Pointer) error {
 		if d.isNil() {
 			return nil
 		}
@@ -157,7 +164,7 @@ func byteSlice(c *Codec) {
 		if err != nil {
 			return err
 		}
-		v.SetBytes(append(make([]byte, 0, len(b)), b...)) // never nil, unlike bytes.Clone of nothing
+		*(*[]byte)(p) = append(make([]byte, 0, len(b)), b...) // never nil, unlike bytes.Clone of nothing
 		return nil
 	}
 }
@@ -170,32 +177,33 @@ func (c *compiler) array(codec *Codec) error {
 	}
 	if t.Elem().Kind() == reflect.Uint8 && formOf(t.Elem()) == nil {
 		codec.min = limit(headerSize(uint64(n), 256) + uint64(n))
-		codec.encode = func(e *encoder, v reflect.Value) error { return e.bytes(t, v.Bytes()) }
-		codec.decode = func(d *decoder, v reflect.Value) error {
+		codec.encode = func(e *encoder, p unsafe.Pointer) error { return e.bytes(t, unsafe.Slice((*byte)(p), n)) }
+		codec.decode = func(d *decoder, p unsafe.Pointer) error {
 			b, err := d.binary()
 			if err == nil && len(b) != n {
 				err = d.fail("%d bytes where %d are expected", len(b), n)
 			}
 			if err == nil {
-				copy(v.Bytes(), b)
+				copy(unsafe.Slice((*byte)(p), n), b)
 			}
 			return err
 		}
 		return nil
 	}
+	size := t.Elem().Size()
 	codec.min = limit(headerSize(uint64(n), 16) + uint64(n)*uint64(elem.min))
-	codec.encode = func(e *encoder, v reflect.Value) error {
+	codec.encode = func(e *encoder, p unsafe.Pointer) error {
 		if err := e.arrayLen(t, n); err != nil {
 			return err
 		}
 		for i := range n {
-			if err := elem.encode(e, v.Index(i)); err != nil {
+			if err := elem.encode(e, unsafe.Add(p, uintptr(i)*size)); err != nil {
 				return at(err, "["+strconv.Itoa(i)+"]")
 			}
 		}
 		return nil
 	}
-	codec.decode = func(d *decoder, v reflect.Value) error {
+	codec.decode = func(d *decoder, p unsafe.Pointer) error {
 		got, err := d.array(elem.min)
 		if err == nil && got != n {
 			err = d.fail("an array of %d where %d elements are expected", got, n)
@@ -205,7 +213,7 @@ func (c *compiler) array(codec *Codec) error {
 		}
 		for i := range n {
 			d.claimed -= elem.min
-			if err := elem.decode(d, v.Index(i)); err != nil {
+			if err := elem.decode(d, unsafe.Add(p, uintptr(i)*size)); err != nil {
 				return err
 			}
 		}
@@ -243,7 +251,12 @@ func (c *compiler) mapping(codec *Codec) error {
 	if err != nil {
 		return err
 	}
-	codec.encode = func(e *encoder, v reflect.Value) error {
+	if complete, ok := plainMaps[reflect.MapOf(t.Key(), t.Elem())]; ok {
+		complete(codec)
+		return nil
+	}
+	codec.encode = func(e *encoder, p unsafe.Pointer) error {
+		v := valueAt(t, p)
 		if v.IsNil() {
 			return e.wire.EncodeNil()
 		}
@@ -258,13 +271,14 @@ func (c *compiler) mapping(codec *Codec) error {
 			return err
 		}
 		k, x := reflect.New(t.Key()).Elem(), reflect.New(t.Elem()).Elem()
+		atK, atX := addressOf(k), addressOf(x)
 		for entry := v.MapRange(); entry.Next(); {
 			k.SetIterKey(entry)
-			if err := key.encode(e, k); err != nil {
+			if err := key.encode(e, atK); err != nil {
 				return at(err, "[key]")
 			}
 			x.SetIterValue(entry)
-			if err := value.encode(e, x); err != nil {
+			if err := value.encode(e, atX); err != nil {
 				return at(err, "["+keyText(k)+"]")
 			}
 		}
@@ -273,7 +287,7 @@ func (c *compiler) mapping(codec *Codec) error {
 	}
 	mayPanic := holdsInterface(t.Key())
 	size := t.Key().Size() + t.Elem().Size()
-	codec.decode = func(d *decoder, v reflect.Value) error {
+	codec.decode = func(d *decoder, p unsafe.Pointer) error {
 		if d.isNil() {
 			return nil
 		}
@@ -287,10 +301,11 @@ func (c *compiler) mapping(codec *Codec) error {
 		}
 		m := reflect.MakeMapWithSize(t, min(n, ahead(n, least, size)))
 		k, x := reflect.New(t.Key()).Elem(), reflect.New(t.Elem()).Elem()
+		atK, atX := addressOf(k), addressOf(x)
 		for range n {
 			k.SetZero()
 			d.claimed -= key.min
-			if err := key.decode(d, k); err != nil {
+			if err := key.decode(d, atK); err != nil {
 				return err
 			}
 			if mayPanic && !k.Comparable() {
@@ -298,7 +313,7 @@ func (c *compiler) mapping(codec *Codec) error {
 			}
 			x.SetZero()
 			d.claimed -= value.min
-			if err := value.decode(d, x); err != nil {
+			if err := value.decode(d, atX); err != nil {
 				return err
 			}
 			m.SetMapIndex(k, x)
@@ -306,7 +321,7 @@ func (c *compiler) mapping(codec *Codec) error {
 		if m.Len() != n {
 			return d.fail("a map of %d with only %d different keys", n, m.Len())
 		}
-		v.Set(m)
+		valueAt(t, p).Set(m)
 		d.leave()
 		return nil
 	}

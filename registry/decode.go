@@ -60,7 +60,7 @@ func (d *decoder) value(c *Codec, v reflect.Value) error {
 		return err
 	}
 	d.claimed = 0
-	if err := c.decode(d, v); err != nil {
+	if err := c.decode(d, addressOf(v)); err != nil {
 		return err
 	}
 	return d.end()

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // dynamicTypes holds the concrete types that may travel inside interfaces.
@@ -126,7 +127,8 @@ func onlyNamedIn(t reflect.Type) string {
 // dynamic completes the codec of an interface: nil, or [type name, value].
 func dynamic(c *Codec) {
 	t := c.typ
-	c.encode = func(e *encoder, v reflect.Value) error {
+	c.encode = func(e *encoder, p unsafe.Pointer) error {
+		v := valueAt(t, p)
 		if v.IsNil() {
 			return e.wire.EncodeNil()
 		}
@@ -149,13 +151,13 @@ func dynamic(c *Codec) {
 		if err := e.wire.EncodeString(name); err != nil {
 			return err
 		}
-		if err := codec.encode(e, addressable(held)); err != nil {
+		if err := codec.encode(e, addressOf(addressable(held))); err != nil {
 			return at(err, segment)
 		}
 		e.leave(t, 0, 0)
 		return nil
 	}
-	c.decode = func(d *decoder, v reflect.Value) error {
+	c.decode = func(d *decoder, p unsafe.Pointer) error {
 		if d.isNil() {
 			return nil
 		}
@@ -184,11 +186,11 @@ func dynamic(c *Codec) {
 			return err
 		}
 		d.claimed -= codec.min
-		x := reflect.New(held).Elem()
-		if err := codec.decode(d, x); err != nil {
+		x := reflect.New(held)
+		if err := codec.decode(d, x.UnsafePointer()); err != nil {
 			return err
 		}
-		v.Set(x)
+		valueAt(t, p).Set(x.Elem())
 		d.leave()
 		return nil
 	}

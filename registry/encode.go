@@ -61,7 +61,7 @@ var errDeep = errors.New("deep value")
 func encodeValue(dst []byte, c *Codec, v reflect.Value, inState *[]error) ([]byte, error) {
 	e := encoders.Get().(*encoder)
 	e.buf, e.inState = dst, inState
-	err := c.encode(e, v)
+	err := c.encode(e, addressOf(v))
 	if err == errDeep {
 		// Following the path from the start finds the shortest cycle, and so the shortest message.
 		root := visit{v.Addr().Pointer(), 0, reflect.PointerTo(c.typ)}
@@ -69,7 +69,7 @@ func encodeValue(dst []byte, c *Codec, v reflect.Value, inState *[]error) ([]byt
 		if inState != nil {
 			*inState = (*inState)[:0]
 		}
-		err = c.encode(e, v)
+		err = c.encode(e, addressOf(v))
 	}
 	out := e.buf
 	e.buf, e.depth, e.path, e.inState = nil, 0, nil, nil

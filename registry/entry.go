@@ -127,7 +127,7 @@ func (e *Entry) DecodeArgs(data []byte) (*Invocation, error) {
 	}
 	for i, codec := range e.params {
 		d.claimed -= codec.min
-		if err := codec.decode(&d, reflect.ValueOf(invocation.args[i]).Elem()); err != nil {
+		if err := codec.decode(&d, reflect.ValueOf(invocation.args[i]).UnsafePointer()); err != nil {
 			return nil, err
 		}
 	}

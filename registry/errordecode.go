@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"unsafe"
 )
 
 // minErrorNode is the least number of bytes that a node of a tree of errors takes.
@@ -179,7 +180,8 @@ type childReader struct {
 // errorField completes the codec of an interface that is error: the place of an error in a state; a tree elsewhere.
 func errorField(c *Codec) {
 	t := c.typ
-	c.encode = func(e *encoder, v reflect.Value) error {
+	c.encode = func(e *encoder, p unsafe.Pointer) error {
+		v := valueAt(t, p)
 		if v.IsNil() {
 			return e.wire.EncodeNil()
 		}
@@ -194,7 +196,8 @@ func errorField(c *Codec) {
 		*e.inState = append(*e.inState, err)
 		return e.wire.EncodeBool(true)
 	}
-	c.decode = func(d *decoder, v reflect.Value) error {
+	c.decode = func(d *decoder, p unsafe.Pointer) error {
+		v := valueAt(t, p)
 		if d.isNil() {
 			return nil
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding"
 	"fmt"
 	"reflect"
+	"unsafe"
 
 	"github.com/vmihailenco/msgpack/v5"
 )
@@ -100,17 +101,18 @@ func has(t, method reflect.Type) bool {
 func (f *form) build(c *Codec) {
 	t := c.typ
 	mayBeNil := nilable(t)
-	c.encode = func(e *encoder, v reflect.Value) error {
-		if mayBeNil && v.IsNil() {
+	c.encode = func(e *encoder, p unsafe.Pointer) error {
+		v := reflect.NewAt(t, p)
+		if mayBeNil && v.Elem().IsNil() {
 			return e.wire.EncodeNil()
 		}
-		b, err := guard(func() ([]byte, error) { return f.marshal(v.Addr().Interface()) })
+		b, err := guard(func() ([]byte, error) { return f.marshal(v.Interface()) })
 		if err != nil {
 			return fail(t, f.marshalName+" failed", err)
 		}
 		return e.bytes(t, b)
 	}
-	c.decode = func(d *decoder, v reflect.Value) error {
+	c.decode = func(d *decoder, p unsafe.Pointer) error {
 		if mayBeNil && d.isNil() {
 			return nil
 		}
@@ -119,7 +121,7 @@ func (f *form) build(c *Codec) {
 			return err
 		}
 		from := d.off - len(b)
-		_, err = guard(func() ([]byte, error) { return nil, f.unmarshal(v.Addr().Interface(), b) })
+		_, err = guard(func() ([]byte, error) { return nil, f.unmarshal(reflect.NewAt(t, p).Interface(), b) })
 		if err != nil {
 			return &DataError{Offset: from, Reason: fmt.Sprintf("%s of %s failed", f.unmarshalName, t), Err: err}
 		}

@@ -8,18 +8,19 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // A leaf is how a type of the standard library travels that needs more care than its own methods or its kind take: a
 // time's keep no zone's name, a big.Float's no precision, an error number no system.
 type leaf struct {
 	min    int
-	encode func(*encoder, reflect.Value) error
-	decode func(*decoder, reflect.Value) error
+	encode func(*encoder, unsafe.Pointer) error
+	decode func(*decoder, unsafe.Pointer) error
 }
 
 var leaves = map[reflect.Type]leaf{
-	reflect.TypeFor[time.Time](): {min: 3, encode: encodeTime, decode: decodeTime},
+	timeType:                     {min: 3, encode: encodeTime, decode: decodeTime},
 	reflect.TypeFor[big.Int]():   bigLeaf((*big.Int).GobEncode, (*big.Int).GobDecode, checkInt),
 	reflect.TypeFor[big.Rat]():   bigLeaf((*big.Rat).GobEncode, (*big.Rat).GobDecode, checkRat),
 	reflect.TypeFor[big.Float](): bigLeaf((*big.Float).GobEncode, (*big.Float).GobDecode, checkFloat),
@@ -27,13 +28,15 @@ var leaves = map[reflect.Type]leaf{
 	reflect.TypeFor[syscall.Errno](): {min: 3, encode: encodeErrno, decode: decodeErrno},
 }
 
+var timeType = reflect.TypeFor[time.Time]()
+
 // mostOffset bounds a zone's seconds from UTC. time.FixedZone takes any number, but nobody's clock is 34 years off.
 const mostOffset = 1 << 30
 
 // A time is [seconds, nanoseconds] in UTC, else [seconds, nanoseconds, offset, abbreviation, location]; the location
 // is empty where the abbreviation and the offset are all that there is to it.
-func encodeTime(e *encoder, v reflect.Value) error {
-	t := *v.Addr().Interface().(*time.Time)
+func encodeTime(e *encoder, p unsafe.Pointer) error {
+	t := *(*time.Time)(p)
 	parts := 5
 	if t.Location() == time.UTC {
 		parts = 2
@@ -52,7 +55,7 @@ func encodeTime(e *encoder, v reflect.Value) error {
 	}
 	abbreviation, offset := t.Zone()
 	if offset < -mostOffset || offset > mostOffset {
-		return fail(v.Type(), fmt.Sprintf("its zone is %d seconds from UTC", offset), nil)
+		return fail(timeType, fmt.Sprintf("its zone is %d seconds from UTC", offset), nil)
 	}
 	location := t.Location().String()
 	if start, end := t.ZoneBounds(); start.IsZero() && end.IsZero() && location == abbreviation {
@@ -61,13 +64,13 @@ func encodeTime(e *encoder, v reflect.Value) error {
 	if err := e.wire.EncodeInt(int64(offset)); err != nil {
 		return err
 	}
-	if err := e.string(v.Type(), abbreviation); err != nil {
+	if err := e.string(timeType, abbreviation); err != nil {
 		return err
 	}
-	return e.string(v.Type(), location)
+	return e.string(timeType, location)
 }
 
-func decodeTime(d *decoder, v reflect.Value) error {
+func decodeTime(d *decoder, p unsafe.Pointer) error {
 	n, err := d.array(1)
 	if err != nil {
 		return err
@@ -93,7 +96,7 @@ func decodeTime(d *decoder, v reflect.Value) error {
 			return err
 		}
 	}
-	*v.Addr().Interface().(*time.Time) = t
+	*(*time.Time)(p) = t
 	return nil
 }
 
@@ -152,32 +155,32 @@ func (d *decoder) location(name string) *time.Location {
 // bigLeaf is the leaf of a number of math/big. Its gob form keeps all that there is to the number, but GobDecode
 // believes what it reads, so check looks at it first.
 func bigLeaf[T any](encode func(*T) ([]byte, error), decode func(*T, []byte) error, check func([]byte) string) leaf {
+	t := reflect.TypeFor[T]()
 	return leaf{
 		min: 3,
-		encode: func(e *encoder, v reflect.Value) error {
-			x := v.Addr().Interface().(*T)
-			b, err := encode(x)
+		encode: func(e *encoder, p unsafe.Pointer) error {
+			b, err := encode((*T)(p))
 			if err != nil {
-				return fail(v.Type(), "GobEncode failed", err)
+				return fail(t, "GobEncode failed", err)
 			}
 			if reason := check(b); reason != "" {
-				return fail(v.Type(), reason, nil)
+				return fail(t, reason, nil)
 			}
-			return e.bytes(v.Type(), b)
+			return e.bytes(t, b)
 		},
-		decode: func(d *decoder, v reflect.Value) error {
+		decode: func(d *decoder, p unsafe.Pointer) error {
 			b, err := d.binary()
 			if err != nil {
 				return err
 			}
 			if len(b) == 0 {
-				return d.fail("a %s of no bytes", v.Type())
+				return d.fail("a %s of no bytes", t)
 			}
 			if reason := check(b); reason != "" {
-				return d.fail("a %s is malformed: %s", v.Type(), reason)
+				return d.fail("a %s is malformed: %s", t, reason)
 			}
-			if err := decode(v.Addr().Interface().(*T), b); err != nil {
-				return &DataError{Offset: d.off, Reason: fmt.Sprintf("a %s is malformed", v.Type()), Err: err}
+			if err := decode((*T)(p), b); err != nil {
+				return &DataError{Offset: d.off, Reason: fmt.Sprintf("a %s is malformed", t), Err: err}
 			}
 			return nil
 		},
@@ -235,17 +238,17 @@ func checkFloat(b []byte) string {
 }
 
 // The number of a system call's error means what it means on one system only: it is [number, GOOS].
-func encodeErrno(e *encoder, v reflect.Value) error {
+func encodeErrno(e *encoder, p unsafe.Pointer) error {
 	if err := e.wire.EncodeArrayLen(2); err != nil {
 		return err
 	}
-	if err := e.wire.EncodeUint(v.Uint()); err != nil {
+	if err := e.wire.EncodeUint(uint64(*(*syscall.Errno)(p))); err != nil {
 		return err
 	}
 	return e.wire.EncodeString(runtime.GOOS)
 }
 
-func decodeErrno(d *decoder, v reflect.Value) error {
+func decodeErrno(d *decoder, p unsafe.Pointer) error {
 	if err := d.tuple(2); err != nil {
 		return err
 	}
@@ -257,10 +260,10 @@ func decodeErrno(d *decoder, v reflect.Value) error {
 	if err != nil {
 		return err
 	}
-	if string(system) != runtime.GOOS || v.OverflowUint(n) {
+	if string(system) != runtime.GOOS || uint64(syscall.Errno(n)) != n {
 		return d.fail("error number %d of %.20q", n, system)
 	}
-	v.SetUint(n)
+	*(*syscall.Errno)(p) = syscall.Errno(n)
 	return nil
 }
 

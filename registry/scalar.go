@@ -2,77 +2,128 @@ package registry
 
 import (
 	"reflect"
+	"unsafe"
 
 	"github.com/vmihailenco/msgpack/v5"
 )
+
+// An atom is how a type without parts is written and read, by value.
+type atom[T any] struct {
+	min int // the least number of bytes that a value takes
+	put func(*encoder, T) error
+	get func(*decoder) (T, error)
+}
+
+// complete completes the codec of a type that has the form of T in memory.
+func (a atom[T]) complete(c *Codec) {
+	c.min = a.min
+	c.encode = func(e *encoder, p unsafe.Pointer) error { return a.put(e, *(*T)(p)) }
+	c.decode = func(d *decoder, p unsafe.Pointer) (err error) {
+		*(*T)(p), err = a.get(d)
+		return err
+	}
+}
+
+type signed interface {
+	int | int8 | int16 | int32 | int64
+}
+
+func signedAtom[T signed](t reflect.Type) atom[T] {
+	return atom[T]{
+		min: 1,
+		put: func(e *encoder, n T) error { return e.wire.EncodeInt(int64(n)) },
+		get: func(d *decoder) (T, error) {
+			n, err := d.int64()
+			if err == nil && int64(T(n)) != n {
+				err = d.fail("%d overflows %s", n, t)
+			}
+			return T(n), err
+		},
+	}
+}
+
+type unsigned interface {
+	uint | uint8 | uint16 | uint32 | uint64
+}
+
+func unsignedAtom[T unsigned](t reflect.Type) atom[T] {
+	return atom[T]{
+		min: 1,
+		put: func(e *encoder, n T) error { return e.wire.EncodeUint(uint64(n)) },
+		get: func(d *decoder) (T, error) {
+			n, err := d.uint64()
+			if err == nil && uint64(T(n)) != n {
+				err = d.fail("%d overflows %s", n, t)
+			}
+			return T(n), err
+		},
+	}
+}
+
+func stringAtom(t reflect.Type) atom[string] {
+	return atom[string]{
+		min: 1,
+		put: func(e *encoder, s string) error { return e.string(t, s) },
+		get: func(d *decoder) (string, error) {
+			b, err := d.text()
+			return string(b), err
+		},
+	}
+}
+
+var (
+	boolAtom    = atom[bool]{1, onWire((*msgpack.Encoder).EncodeBool), (*decoder).bool}
+	float32Atom = atom[float32]{5, onWire((*msgpack.Encoder).EncodeFloat32), (*decoder).float32}
+	float64Atom = atom[float64]{9, onWire((*msgpack.Encoder).EncodeFloat64), (*decoder).float64}
+
+	complex64Atom  = atom[complex64]{11, encodeComplex64, decodeComplex64}
+	complex128Atom = atom[complex128]{19, encodeComplex128, decodeComplex128}
+)
+
+func onWire[T any](put func(*msgpack.Encoder, T) error) func(*encoder, T) error {
+	return func(e *encoder, x T) error { return put(e.wire, x) }
+}
 
 // scalar completes the codec of a type without parts.
 func scalar(c *Codec) {
 	t := c.typ
 	switch t.Kind() {
 	case reflect.Bool:
-		c.encode = func(e *encoder, v reflect.Value) error { return e.wire.EncodeBool(v.Bool()) }
-		c.decode = func(d *decoder, v reflect.Value) error {
-			b, err := d.bool()
-			v.SetBool(b)
-			return err
-		}
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		c.encode = func(e *encoder, v reflect.Value) error { return e.wire.EncodeInt(v.Int()) }
-		c.decode = func(d *decoder, v reflect.Value) error {
-			n, err := d.int64()
-			if err == nil && v.OverflowInt(n) {
-				err = d.fail("%d overflows %s", n, t)
-			}
-			v.SetInt(n)
-			return err
-		}
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		c.encode = func(e *encoder, v reflect.Value) error { return e.wire.EncodeUint(v.Uint()) }
-		c.decode = func(d *decoder, v reflect.Value) error {
-			n, err := d.uint64()
-			if err == nil && v.OverflowUint(n) {
-				err = d.fail("%d overflows %s", n, t)
-			}
-			v.SetUint(n)
-			return err
-		}
+		boolAtom.complete(c)
+	case reflect.Int:
+		signedAtom[int](t).complete(c)
+	case reflect.Int8:
+		signedAtom[int8](t).complete(c)
+	case reflect.Int16:
+		signedAtom[int16](t).complete(c)
+	case reflect.Int32:
+		signedAtom[int32](t).complete(c)
+	case reflect.Int64:
+		signedAtom[int64](t).complete(c)
+	case reflect.Uint:
+		unsignedAtom[uint](t).complete(c)
+	case reflect.Uint8:
+		unsignedAtom[uint8](t).complete(c)
+	case reflect.Uint16:
+		unsignedAtom[uint16](t).complete(c)
+	case reflect.Uint32:
+		unsignedAtom[uint32](t).complete(c)
+	case reflect.Uint64:
+		unsignedAtom[uint64](t).complete(c)
 	case reflect.Float32:
-		c.min = 5
-		c.encode = func(e *encoder, v reflect.Value) error { return e.wire.EncodeFloat32(float32(v.Float())) }
-		c.decode = func(d *decoder, v reflect.Value) error {
-			f, err := d.float32()
-			v.SetFloat(float64(f))
-			return err
-		}
+		float32Atom.complete(c)
 	case reflect.Float64:
-		c.min = 9
-		c.encode = func(e *encoder, v reflect.Value) error { return e.wire.EncodeFloat64(v.Float()) }
-		c.decode = func(d *decoder, v reflect.Value) error {
-			f, err := d.float64()
-			v.SetFloat(f)
-			return err
-		}
+		float64Atom.complete(c)
 	case reflect.Complex64:
-		c.min = 11
-		c.encode = encodeComplex64
-		c.decode = decodeComplex64
+		complex64Atom.complete(c)
 	case reflect.Complex128:
-		c.min = 19
-		c.encode = encodeComplex128
-		c.decode = decodeComplex128
+		complex128Atom.complete(c)
 	case reflect.String:
-		c.encode = func(e *encoder, v reflect.Value) error { return e.string(t, v.String()) }
-		c.decode = func(d *decoder, v reflect.Value) error {
-			b, err := d.text()
-			v.SetString(string(b))
-			return err
-		}
+		stringAtom(t).complete(c)
 	}
 }
 
-func encodeComplex64(e *encoder, v reflect.Value) error {
-	x := complex64(v.Complex())
+func encodeComplex64(e *encoder, x complex64) error {
 	if err := e.wire.EncodeArrayLen(2); err != nil {
 		return err
 	}
@@ -82,21 +133,19 @@ func encodeComplex64(e *encoder, v reflect.Value) error {
 	return e.wire.EncodeFloat32(imag(x))
 }
 
-func decodeComplex64(d *decoder, v reflect.Value) error {
+func decodeComplex64(d *decoder) (complex64, error) {
 	if err := d.tuple(2); err != nil {
-		return err
+		return 0, err
 	}
 	re, err := d.float32()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	im, err := d.float32()
-	v.SetComplex(complex128(complex(re, im)))
-	return err
+	return complex(re, im), err
 }
 
-func encodeComplex128(e *encoder, v reflect.Value) error {
-	x := v.Complex()
+func encodeComplex128(e *encoder, x complex128) error {
 	if err := e.wire.EncodeArrayLen(2); err != nil {
 		return err
 	}
@@ -106,71 +155,14 @@ func encodeComplex128(e *encoder, v reflect.Value) error {
 	return e.wire.EncodeFloat64(imag(x))
 }
 
-func decodeComplex128(d *decoder, v reflect.Value) error {
+func decodeComplex128(d *decoder) (complex128, error) {
 	if err := d.tuple(2); err != nil {
-		return err
+		return 0, err
 	}
 	re, err := d.float64()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	im, err := d.float64()
-	v.SetComplex(complex(re, im))
-	return err
-}
-
-// numbers holds how slices of the common number types are written and read without a reflect.Value for each element.
-var numbers = map[reflect.Type]func(*Codec){
-	reflect.TypeFor[float64](): func(c *Codec) { plain(c, 9, (*msgpack.Encoder).EncodeFloat64, (*decoder).float64) },
-	reflect.TypeFor[float32](): func(c *Codec) { plain(c, 5, (*msgpack.Encoder).EncodeFloat32, (*decoder).float32) },
-	reflect.TypeFor[int64]():   func(c *Codec) { plain(c, 1, (*msgpack.Encoder).EncodeInt, (*decoder).int64) },
-	reflect.TypeFor[uint64]():  func(c *Codec) { plain(c, 1, (*msgpack.Encoder).EncodeUint, (*decoder).uint64) },
-	reflect.TypeFor[int](): func(c *Codec) {
-		plain(c, 1,
-			func(wire *msgpack.Encoder, n int) error { return wire.EncodeInt(int64(n)) },
-			func(d *decoder) (int, error) {
-				n, err := d.int64()
-				if err == nil && int64(int(n)) != n {
-					err = d.fail("%d overflows int", n)
-				}
-				return int(n), err
-			})
-	},
-}
-
-// plain completes the codec of a slice of a number type, whose elements take size bytes or more.
-func plain[T any](c *Codec, size int, put func(*msgpack.Encoder, T) error, get func(*decoder) (T, error)) {
-	t, basic := c.typ, reflect.TypeFor[[]T]()
-	c.encode = func(e *encoder, v reflect.Value) error {
-		if v.IsNil() {
-			return e.wire.EncodeNil()
-		}
-		if err := e.arrayLen(t, v.Len()); err != nil {
-			return err
-		}
-		for _, x := range v.Convert(basic).Interface().([]T) {
-			if err := put(e.wire, x); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	c.decode = func(d *decoder, v reflect.Value) error {
-		if d.isNil() {
-			return nil
-		}
-		n, err := d.array(size)
-		if err != nil {
-			return err
-		}
-		d.claimed -= n * size
-		s := make([]T, n) // a number takes no more than eight times its least size on the wire
-		for i := range s {
-			if s[i], err = get(d); err != nil {
-				return err
-			}
-		}
-		v.Set(reflect.ValueOf(s).Convert(t))
-		return nil
-	}
+	return complex(re, im), err
 }

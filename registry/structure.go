@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"unsafe"
 )
 
 // left reports whether a field is left out of what is sent.
@@ -24,7 +25,7 @@ func isMessage(t reflect.Type) bool {
 
 // A part is a field of a struct that is sent.
 type part struct {
-	index   int
+	offset  uintptr
 	segment string
 	codec   *Codec
 }
@@ -53,23 +54,23 @@ func (c *compiler) structure(codec *Codec) error {
 		if err != nil {
 			return err
 		}
-		parts = append(parts, part{i, segment, fieldCodec})
+		parts = append(parts, part{field.Offset, segment, fieldCodec})
 		least += uint64(fieldCodec.min)
 	}
 	claims := limit(least)
 	codec.min = limit(headerSize(uint64(len(parts)), 16) + least)
-	codec.encode = func(e *encoder, v reflect.Value) error {
+	codec.encode = func(e *encoder, p unsafe.Pointer) error {
 		if err := e.wire.EncodeArrayLen(len(parts)); err != nil {
 			return err
 		}
 		for i := range parts {
-			if err := parts[i].codec.encode(e, v.Field(parts[i].index)); err != nil {
+			if err := parts[i].codec.encode(e, unsafe.Add(p, parts[i].offset)); err != nil {
 				return at(err, parts[i].segment)
 			}
 		}
 		return nil
 	}
-	codec.decode = func(d *decoder, v reflect.Value) error {
+	codec.decode = func(d *decoder, p unsafe.Pointer) error {
 		if err := d.tuple(len(parts)); err != nil {
 			return err
 		}
@@ -78,7 +79,7 @@ func (c *compiler) structure(codec *Codec) error {
 		}
 		for i := range parts {
 			d.claimed -= parts[i].codec.min
-			if err := parts[i].codec.decode(d, v.Field(parts[i].index)); err != nil {
+			if err := parts[i].codec.decode(d, unsafe.Add(p, parts[i].offset)); err != nil {
 				return err
 			}
 		}
