@@ -7,10 +7,12 @@ export GOTOOLCHAIN := auto
 GOLANGCI_LINT_VERSION      := v2.15.0
 PROTOC_GEN_GO_VERSION      := v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
+GVISOR_VERSION             := v0.0.0-20260905035102-160fafc42237
 
 GOLANGCI_LINT      := $(CURDIR)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
 PROTOC_GEN_GO      := $(CURDIR)/bin/protoc-gen-go-$(PROTOC_GEN_GO_VERSION)
 PROTOC_GEN_GO_GRPC := $(CURDIR)/bin/protoc-gen-go-grpc-$(PROTOC_GEN_GO_GRPC_VERSION)
+RUNSC              := $(CURDIR)/bin/gvisor-$(GVISOR_VERSION)/runsc
 
 # The folders of the repository's modules, and the platforms that must build.
 MODULES   := $(shell find . -name go.mod -not -path '*/testdata/*' -exec dirname {} \; | sort)
@@ -38,6 +40,10 @@ vet: ## vet everything
 .PHONY: test
 test: ## run all tests
 	$(call each_module,go test ./...)
+
+.PHONY: test-gvisor
+test-gvisor: $(RUNSC) ## run the local driver's tests that need gVisor, with one built into ./bin
+	PATH=$(dir $(RUNSC)):$$PATH go test -count=1 -run GVisor ./driver/local
 
 .PHONY: race
 race: ## run the tests under the race detector, without those that -short leaves out
@@ -85,6 +91,12 @@ tidy-check: ## fail where go.mod or go.sum is not tidy
 $(GOLANGCI_LINT):
 	GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
 	mv bin/golangci-lint $@
+
+# Static, or runsc can't execute itself in the empty root that it makes.
+$(RUNSC):
+	CGO_ENABLED=0 GOBIN=$(CURDIR)/bin go install gvisor.dev/gvisor/runsc@$(GVISOR_VERSION)
+	mkdir -p $(dir $@)
+	mv bin/runsc $@
 
 $(PROTOC_GEN_GO):
 	GOBIN=$(CURDIR)/bin go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)

@@ -36,6 +36,7 @@ type request struct {
 	// These come with opOpen.
 	Session    string `json:"session,omitempty"`
 	ScratchMiB int    `json:"scratch_mib,omitempty"`
+	Runsc      string `json:"runsc,omitempty"` // the path of gVisor's program, if it is to be used
 }
 
 const (
@@ -75,6 +76,8 @@ type orders struct {
 	Filter []unix.SockFilter `json:"filter"`
 	// Probe ends init after set-up, before any worker.
 	Probe bool `json:"probe,omitempty"`
+	// GVisor has init become gVisor, whose exit status is the worker's.
+	GVisor bool `json:"gvisor,omitempty"`
 }
 
 func failure(sandbox, step string, err error) event {

@@ -16,6 +16,10 @@ const (
 	roleLauncher = "launcher"
 	roleInit     = "init"
 	roleAgent    = "agent"
+	// In gVisor:
+	roleProbe         = "probe" // ends at once: it could be started
+	roleStart         = "start" // becomes the worker
+	roleStartHomeless = "start-homeless"
 )
 
 // init diverts a re-executed program to its role. The roles never return, and nothing happens in any other process. It
@@ -23,7 +27,7 @@ const (
 // and privileges belong to threads, and the main thread lives as long as its process.
 func init() {
 	var err error
-	switch os.Getenv(roleVariable) {
+	switch role := os.Getenv(roleVariable); role {
 	case "":
 		return
 	case roleLauncher:
@@ -32,6 +36,9 @@ func init() {
 		err = runInit()
 	case roleAgent:
 		err = runAgent()
+	case roleProbe:
+	case roleStart, roleStartHomeless:
+		err = startInGVisor(role == roleStartHomeless)
 	default:
 		err = fmt.Errorf("%s is set to an unknown role", roleVariable)
 	}

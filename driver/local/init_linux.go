@@ -35,6 +35,15 @@ func runInit() error {
 	if _, err := receive(conn, &o, maxMessage); err != nil {
 		return err
 	}
+	if o.GVisor {
+		if failed, err := run(gvisorSteps(o)); err != nil {
+			return send(conn, failure("", failed, err))
+		}
+		if err := send(conn, event{Kind: eventStarted}); err != nil {
+			return err
+		}
+		return becomeGVisor(conn, o)
+	}
 	steps := append(rootSteps(o.ScratchMiB), privilegeSteps(o.Filter)...)
 	if failed, err := run(steps); err != nil {
 		return send(conn, failure("", failed, err))

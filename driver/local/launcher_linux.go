@@ -21,6 +21,7 @@ type launcher struct {
 	session    string
 	null       *os.File
 	scratchMiB int
+	gvisor     bool
 	filter     []unix.SockFilter
 	watchers   sync.WaitGroup
 
@@ -87,7 +88,15 @@ func (l *launcher) open() (failed string, err error) {
 	}
 	program, worker := os.NewFile(uintptr(files[0]), "program"), os.NewFile(uintptr(files[1]), "worker")
 	defer closeFiles(program, worker)
-	l.session, l.scratchMiB = first.Session, first.ScratchMiB
+	l.session, l.scratchMiB, l.gvisor = first.Session, first.ScratchMiB, first.Runsc != ""
+	var runsc *os.File
+	if l.gvisor {
+		// In this mount namespace, or it could not be mounted; and now, for the stage may cover its folder.
+		if runsc, err = os.Open(first.Runsc); err != nil {
+			return "open runsc", err
+		}
+		defer runsc.Close()
+	}
 	if l.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
 		return "open /dev/null", err
 	}
@@ -100,14 +109,14 @@ func (l *launcher) open() (failed string, err error) {
 	if l.filter, err = assembleFilter(); err != nil {
 		return "assemble the system call filter", err
 	}
-	if failed, err := run(stageSteps(program, worker)); err != nil {
+	if failed, err := run(stageSteps(program, worker, runsc)); err != nil {
 		return failed, err
 	}
 	return l.probe()
 }
 
 func (l *launcher) probe() (failed string, err error) {
-	pid, _, conn, err := l.spawn(l.hostID(), orders{ScratchMiB: l.scratchMiB, Filter: l.filter, Probe: true}, nil)
+	pid, _, conn, err := l.spawn(l.hostID(), orders{ScratchMiB: l.scratchMiB, Filter: l.filter, GVisor: l.gvisor, Probe: true}, nil)
 	if err != nil {
 		return "start a process in new namespaces", err
 	}
@@ -123,6 +132,8 @@ func (l *launcher) probe() (failed string, err error) {
 			return result.Step, result.Errno
 		}
 		return result.Step, fmt.Errorf("%s", result.Text)
+	case l.gvisor && status.ExitStatus() != 0:
+		return "run a program in gVisor", fmt.Errorf("exit status %d; runsc must be a release of 2023 or later", status.ExitStatus())
 	}
 	return "", nil
 }
@@ -185,7 +196,7 @@ func (l *launcher) start(r startRequest) {
 		l.ended(r.sandbox, failure(r.sandbox.id, "receive the start request", fmt.Errorf("got %d descriptors", len(r.files))))
 		return
 	}
-	pid, pidfd, conn, err := l.spawn(r.sandbox.hostID, orders{Name: l.session + "/" + r.sandbox.id, Env: r.env, ScratchMiB: l.scratchMiB, Filter: l.filter}, r.files)
+	pid, pidfd, conn, err := l.spawn(r.sandbox.hostID, orders{Name: l.session + "/" + r.sandbox.id, Env: r.env, ScratchMiB: l.scratchMiB, Filter: l.filter, GVisor: l.gvisor}, r.files)
 	if err != nil {
 		l.ended(r.sandbox, failure(r.sandbox.id, "start a process in new namespaces", err))
 		return
@@ -223,9 +234,19 @@ func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn) 
 	l.mu.Unlock()
 	// Its socket closed, so it is dead, or soon: nothing else holds the other end.
 	_ = syscall.Kill(pid, syscall.SIGKILL)
-	_, _ = wait(pid)
+	status, err := wait(pid)
+	if l.gvisor && err == nil && last.Step == "" && status.Exited() {
+		// runsc has no other way to say that a signal ended the worker.
+		if code := status.ExitStatus(); code > signalled {
+			status = syscall.WaitStatus(code - signalled)
+		}
+		last.Exited, last.Exit = true, uint32(status)
+	}
 	l.ended(sandbox, last)
 }
+
+// signalled is what shells, and runsc, add to a signal's number for an exit status.
+const signalled = 128
 
 // ended forgets the sandbox and tells the client.
 func (l *launcher) ended(sandbox *launched, last event) {
@@ -259,9 +280,13 @@ func (l *launcher) spawn(hostID int, o orders, files []int) (pid, pidfd int, con
 	if os.Geteuid() != 0 {
 		outside.gid = os.Getegid()
 	}
+	inside := user{innerID, innerID}
+	if o.GVisor {
+		inside = user{} // of the namespace alone; gVisor gives its worker innerID, and no privilege
+	}
 	attributes := inNamespaces(syscall.CLONE_NEWUSER|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID|syscall.CLONE_NEWNET|
-		syscall.CLONE_NEWIPC|syscall.CLONE_NEWUTS|syscall.CLONE_NEWCGROUP, user{innerID, innerID}, outside)
-	attributes.Credential = &syscall.Credential{Uid: innerID, Gid: innerID, NoSetGroups: true}
+		syscall.CLONE_NEWIPC|syscall.CLONE_NEWUTS|syscall.CLONE_NEWCGROUP, inside, outside)
+	attributes.Credential = &syscall.Credential{Uid: uint32(inside.uid), Gid: uint32(inside.gid), NoSetGroups: true}
 	attributes.Pdeathsig = syscall.SIGKILL
 	attributes.Setsid = true
 	attributes.PidFD = &pidfd

@@ -58,12 +58,19 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 		return nil, fmt.Errorf("local: worker %s is not a regular file", path)
 	}
 
+	var runsc string
+	if d.gvisor {
+		if runsc, err = findRunsc(); err != nil {
+			return nil, unavailable(err)
+		}
+	}
+
 	s := &session{id: spec.ID, stderr: &tail{}, done: make(chan struct{}), sandboxes: map[string]*sandbox{}}
 	if err := s.startLauncher(); err != nil {
 		return nil, unavailable(&SetupError{Step: "start the launcher in new namespaces", Err: err})
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.launcher.Process.Kill() })
-	ready, err := s.handshake(program, worker, d.scratchMiB)
+	ready, err := s.handshake(request{Op: opOpen, Session: s.id, ScratchMiB: d.scratchMiB, Runsc: runsc}, program, worker)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -117,10 +124,9 @@ func (s *session) startLauncher() error {
 	return nil
 }
 
-func (s *session) handshake(program, worker *os.File, scratchMiB int) (event, error) {
+func (s *session) handshake(first request, program, worker *os.File) (event, error) {
 	var ready event
-	err := send(s.control, request{Op: opOpen, Session: s.id, ScratchMiB: scratchMiB}, int(program.Fd()), int(worker.Fd()))
-	if err != nil {
+	if err := send(s.control, first, int(program.Fd()), int(worker.Fd())); err != nil {
 		return ready, err
 	}
 	files, err := receive(s.control, &ready, maxEvent)

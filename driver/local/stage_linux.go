@@ -30,8 +30,8 @@ const (
 
 const readOnly = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 
-// stageSteps are the steps that build the above. program and worker are read from their start.
-func stageSteps(program, worker *os.File) []step {
+// stageSteps are the steps that build the above. program and worker are read from their start. runsc is nil without gVisor.
+func stageSteps(program, worker, runsc *os.File) []step {
 	const base = "/tmp" // any folder that is always there; nobody else sees what is mounted on it
 	root := base + stageRoot
 	in := func(path string) string { return root + path }
@@ -88,6 +88,9 @@ func stageSteps(program, worker *os.File) []step {
 		if content, err := os.ReadFile(path); err == nil && len(content) <= 4<<20 {
 			steps = append(steps, makeFile(in(path), string(content)))
 		}
+	}
+	if runsc != nil {
+		steps = append(steps, gvisorStageSteps(base, runsc)...)
 	}
 	steps = append(steps, step{"make the sandbox root read-only", func() error {
 		const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV

@@ -25,6 +25,9 @@ var refusals = []struct{ path, value, remedy string }{
 // remedies names what applies here first, then what always helps.
 func remedies(err error, readFile func(string) ([]byte, error)) []string {
 	var found []string
+	if errors.Is(err, errNoRunsc) {
+		found = append(found, "install it: https://gvisor.dev/docs/user_guide/install/")
+	}
 	for _, r := range refusals {
 		if value, err := readFile(r.path); err == nil && strings.TrimSpace(string(value)) == r.value {
 			found = append(found, r.remedy)

@@ -1,0 +1,159 @@
+package local
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// With Options.GVisor, process 1 of a sandbox is gVisor's runsc, in the same namespaces: what the worker takes for the kernel is a
+// program in there, and the host's kernel sees that program's few system calls instead of the worker's. runsc sets up
+// and guards what init does otherwise, so init only gives it a place and becomes it.
+
+const (
+	runscPath    = "/runsc"
+	gvisorRun    = "/run"
+	gvisorBundle = gvisorRun + "/bundle"
+	gvisorState  = gvisorRun + "/state"
+)
+
+// findRunsc returns the program's path.
+func findRunsc() (string, error) {
+	path, err := exec.LookPath("runsc")
+	if err != nil {
+		return "", errNoRunsc
+	}
+	return filepath.Abs(path)
+}
+
+var errNoRunsc = errors.New("gVisor was asked for, and there is no runsc on PATH")
+
+// gvisorStageSteps show runsc, and what it needs to run, beside the root of every sandbox.
+func gvisorStageSteps(base string, runsc *os.File) []step {
+	return []step{
+		makeDir(base + "/tmp"), // where runsc builds a root of its own
+		makeDir(base + gvisorRun),
+		makeLink(stageRoot[1:]+"/dev", base+"/dev"),
+		makeFile(base+runscPath, ""),
+		bind(fmt.Sprintf("/proc/self/fd/%d", runsc.Fd()), base+runscPath),
+	}
+}
+
+// gvisorSteps turn the copy of the launcher's mounts into a place for runsc.
+func gvisorSteps(o orders) []step {
+	return []step{
+		{"return to the launcher's root", func() error { return unix.Chroot(".") }},
+		{"change to root", func() error { return os.Chdir("/") }},
+		mount("proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""),
+		tmpfs("tmp", 0o700, 16, 1<<10),
+		tmpfs(gvisorRun[1:], 0o700, 16, 1<<10),
+		makeDir(gvisorState),
+		{"write gVisor's orders", func() error {
+			content, err := json.Marshal(bundle(o))
+			if err != nil {
+				return err
+			}
+			if err := os.Mkdir(gvisorBundle, 0o700); err != nil {
+				return err
+			}
+			return os.WriteFile(gvisorBundle+"/config.json", content, 0o600)
+		}},
+	}
+}
+
+// becomeGVisor replaces this process by runsc. The control socket goes on to it, for its end is the sandbox's.
+func becomeGVisor(conn *net.UnixConn, o orders) error {
+	arguments := []string{
+		runscPath, "--root=" + gvisorState, "--rootless", "--network=none", "--ignore-cgroups",
+		"run", "--bundle=" + gvisorBundle,
+	}
+	control, err := conn.File()
+	if err != nil {
+		return err
+	}
+	kept := []int{int(control.Fd())}
+	if !o.Probe {
+		for inside, fd := range []int{initConnFD, initHandshakeFD, initLedgerFD} {
+			arguments = append(arguments, fmt.Sprintf("--pass-fd=%d:%d", fd, controlFD+inside))
+			kept = append(kept, fd)
+		}
+		for fd, stream := range map[int]int{syscall.Stdout: initStdoutFD, syscall.Stderr: initStderrFD} {
+			if err := unix.Dup3(stream, fd, 0); err != nil {
+				return os.NewSyscallError("dup3", err)
+			}
+		}
+	}
+	for _, fd := range kept {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+	}
+	// The container's name, which shows in the host's list of processes.
+	arguments = append(arguments, cmp.Or(strings.ReplaceAll(o.Name, "/", "_"), roleProbe))
+	return syscall.Exec(runscPath, arguments, nil)
+}
+
+// startInGVisor replaces this process by the worker. runsc gives HOME to a process that has none; the worker's environment is
+// the spec's.
+func startInGVisor(homeless bool) error {
+	env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
+		return strings.HasPrefix(entry, roleVariable+"=") || homeless && isHome(entry)
+	})
+	return syscall.Exec(workerPath, []string{workerPath}, env)
+}
+
+func isHome(entry string) bool { return strings.HasPrefix(entry, "HOME=") }
+
+// bundle is what runsc is to run, in the words of the Open Container Initiative's runtime specification,
+// https://github.com/opencontainers/runtime-spec/blob/main/config.md.
+func bundle(o orders) map[string]any {
+	env := append(unpackEnv(o.Env), roleVariable+"="+roleStart)
+	switch {
+	case o.Probe:
+		env = []string{roleVariable + "=" + roleProbe}
+	case !slices.ContainsFunc(env, isHome):
+		env[len(env)-1] = roleVariable + "=" + roleStartHomeless
+	}
+	var rlimits []map[string]any
+	for name, most := range map[string]uint64{"RLIMIT_NOFILE": 16 << 10, "RLIMIT_NPROC": 4096, "RLIMIT_CORE": 0} {
+		rlimits = append(rlimits, map[string]any{"type": name, "soft": most, "hard": most})
+	}
+	scratch := func(path, mode string, sizeMiB int) map[string]any {
+		return map[string]any{"destination": path, "type": "tmpfs", "source": "tmpfs", "options": []string{
+			"nosuid", "nodev", "mode=" + mode, fmt.Sprintf("size=%dm", sizeMiB), fmt.Sprintf("uid=%d", innerID), fmt.Sprintf("gid=%d", innerID),
+		}}
+	}
+	var namespaces []map[string]string
+	for _, kind := range []string{"pid", "network", "ipc", "uts", "mount"} {
+		namespaces = append(namespaces, map[string]string{"type": kind})
+	}
+	return map[string]any{
+		"ociVersion": "1.0.0",
+		"hostname":   hostName,
+		"root":       map[string]any{"path": stageRoot, "readonly": true},
+		"process": map[string]any{
+			"user":            map[string]int{"uid": innerID, "gid": innerID},
+			"args":            []string{agentPath},
+			"env":             env,
+			"cwd":             workFolder,
+			"noNewPrivileges": true,
+			"capabilities":    map[string]any{},
+			"rlimits":         rlimits,
+		},
+		"mounts": []map[string]any{
+			{"destination": "/proc", "type": "proc", "source": "proc"},
+			scratch("/tmp", "1777", o.ScratchMiB), scratch(workFolder, "0700", o.ScratchMiB), scratch("/dev/shm", "1777", 64),
+		},
+		"linux": map[string]any{"namespaces": namespaces},
+	}
+}
