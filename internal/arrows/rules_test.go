@@ -82,7 +82,7 @@ var arrows = []rule{
 	{
 		name:    "nobody imports a concrete driver",
 		reason:  "drivers are the user's choice; sbx has one default, and sbxtest one that runs anywhere",
-		from:    func(from string) bool { return !under("./examples")(from) },
+		from:    func(from string) bool { return !under("./examples")(from) && !under("./bench")(from) },
 		forbids: importsConcreteDriver,
 	},
 	{
