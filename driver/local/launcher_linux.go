@@ -6,23 +6,27 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver"
 )
 
 // A launcher makes one session's sandboxes. Its main thread forks, its reader goroutine takes requests, and one
 // goroutine for each sandbox waits for the sandbox's end. It exits when the client's end of the control socket closes
 // and every sandbox is dead.
 type launcher struct {
-	client     *net.UnixConn
-	session    string
-	null       *os.File
-	scratchMiB int
-	filter     []unix.SockFilter
-	watchers   sync.WaitGroup
+	client   *net.UnixConn
+	session  string
+	null     *os.File
+	defaults driver.Resources
+	filter   []unix.SockFilter
+	groups   *groups
+	watchers sync.WaitGroup
 
 	mu        sync.Mutex
 	closing   bool
@@ -38,9 +42,10 @@ type launched struct {
 }
 
 type startRequest struct {
-	sandbox *launched
-	env     []byte
-	files   []int
+	sandbox      *launched
+	env          []byte
+	limits, soft driver.Resources
+	files        []int
 }
 
 // exitGrace is how long a launcher without a client takes at most to see its sandboxes die.
@@ -59,7 +64,7 @@ func runLauncher() error {
 	if failed, err := l.open(); err != nil {
 		return send(client, failure("", failed, err))
 	}
-	if err := send(client, event{Kind: eventReady}); err != nil {
+	if err := send(client, event{Kind: eventReady, Mechanisms: l.groups.mechanisms(), Refused: l.groups.refused}); err != nil {
 		return err
 	}
 	starts := make(chan startRequest, 64)
@@ -68,6 +73,7 @@ func runLauncher() error {
 		l.start(start)
 	}
 	l.watchers.Wait()
+	l.groups.close()
 	return nil
 }
 
@@ -85,7 +91,7 @@ func (l *launcher) open() (failed string, err error) {
 	}
 	program, worker := os.NewFile(uintptr(files[0]), "program"), os.NewFile(uintptr(files[1]), "worker")
 	defer closeFiles(program, worker)
-	l.session, l.scratchMiB = first.Session, first.ScratchMiB
+	l.session, l.defaults = first.Session, first.Defaults
 	if l.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
 		return "open /dev/null", err
 	}
@@ -98,6 +104,7 @@ func (l *launcher) open() (failed string, err error) {
 	if l.filter, err = assembleFilter(); err != nil {
 		return "assemble the system call filter", err
 	}
+	l.groups = findGroups()
 	if failed, err := run(stageSteps(program, worker)); err != nil {
 		return failed, err
 	}
@@ -105,7 +112,7 @@ func (l *launcher) open() (failed string, err error) {
 }
 
 func (l *launcher) probe() (failed string, err error) {
-	pid, _, conn, err := l.spawn(l.hostID(), orders{ScratchMiB: l.scratchMiB, Filter: l.filter, Probe: true}, nil)
+	pid, _, conn, err := l.spawn(l.hostID(), orders{Resources: l.defaults, Filter: l.filter, Probe: true}, nil, nil)
 	if err != nil {
 		return "start a process in new namespaces", err
 	}
@@ -139,7 +146,7 @@ func (l *launcher) read(starts chan<- startRequest) {
 			l.mu.Lock()
 			l.sandboxes[r.Sandbox] = sandbox
 			l.mu.Unlock()
-			starts <- startRequest{sandbox: sandbox, env: r.Env, files: files}
+			starts <- startRequest{sandbox: sandbox, env: r.Env, limits: r.Limits, soft: r.Soft, files: files}
 		case opKill:
 			closeAll(files)
 			l.mu.Lock()
@@ -183,8 +190,22 @@ func (l *launcher) start(r startRequest) {
 		l.ended(r.sandbox, failure(r.sandbox.id, "receive the start request", fmt.Errorf("got %d descriptors", len(r.files))))
 		return
 	}
-	pid, pidfd, conn, err := l.spawn(r.sandbox.hostID, orders{Name: l.session + "/" + r.sandbox.id, Env: r.env, ScratchMiB: l.scratchMiB, Filter: l.filter}, r.files)
+	resources := r.limits.Or(r.soft).Or(l.defaults)
+	group, failed := l.groups.make(l.session, r.sandbox.id, resources)
+	unheld := map[string]string{}
+	for limit, err := range failed {
+		if slices.Contains(r.limits.Names(), limit) {
+			group.remove()
+			e := failure(r.sandbox.id, "limit "+limit, err)
+			e.Limit = limit
+			l.ended(r.sandbox, e)
+			return
+		}
+		unheld[limit] = err.Error()
+	}
+	pid, pidfd, conn, err := l.spawn(r.sandbox.hostID, orders{Name: l.session + "/" + r.sandbox.id, Env: r.env, Resources: resources, Filter: l.filter}, r.files, group)
 	if err != nil {
+		group.remove()
 		l.ended(r.sandbox, failure(r.sandbox.id, "start a process in new namespaces", err))
 		return
 	}
@@ -194,11 +215,11 @@ func (l *launcher) start(r startRequest) {
 		r.sandbox.kill()
 	}
 	l.mu.Unlock()
-	l.watchers.Go(func() { l.watch(r.sandbox, pid, pidfd, conn) })
+	l.watchers.Go(func() { l.watch(r.sandbox, pid, pidfd, conn, group, unheld) })
 }
 
 // watch passes on what a sandbox reports, until its process 1 and so all its processes are dead.
-func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn) {
+func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn, group *group, unheld map[string]string) {
 	defer conn.Close()
 	var last event
 	for {
@@ -210,7 +231,7 @@ func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn) 
 		}
 		switch e.Kind {
 		case eventStarted:
-			_ = send(l.client, event{Kind: eventStarted, Sandbox: sandbox.id}, pidfd)
+			_ = send(l.client, event{Kind: eventStarted, Sandbox: sandbox.id, Unheld: unheld}, pidfd)
 		case eventExited, eventFailed:
 			last = e
 		}
@@ -222,6 +243,8 @@ func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn) 
 	// Its socket closed, so it is dead, or soon: nothing else holds the other end.
 	_ = syscall.Kill(pid, syscall.SIGKILL)
 	_, _ = wait(pid)
+	last.OutOfMemory, last.Counted = group.outOfMemory()
+	group.remove()
 	l.ended(sandbox, last)
 }
 
@@ -234,19 +257,14 @@ func (l *launcher) ended(sandbox *launched, last event) {
 	_ = send(l.client, last) // without a client there is nobody to tell
 }
 
-// spawn starts init in new namespaces and gives it its orders.
-func (l *launcher) spawn(hostID int, o orders, files []int) (pid, pidfd int, conn *net.UnixConn, err error) {
+// spawn starts init in new namespaces and in its group, and then gives it its orders.
+func (l *launcher) spawn(hostID int, o orders, files []int, group *group) (pid, pidfd int, conn *net.UnixConn, err error) {
 	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return 0, 0, nil, err
 	}
 	defer theirs.Close()
 	if conn, err = asConn(ours); err != nil {
-		return 0, 0, nil, err
-	}
-	// Orders wait in the socket: init finds them when it looks.
-	if err := send(conn, o); err != nil {
-		_ = conn.Close()
 		return 0, 0, nil, err
 	}
 	inherited := []uintptr{l.null.Fd(), l.null.Fd(), uintptr(syscall.Stderr), theirs.Fd()}
@@ -258,11 +276,14 @@ func (l *launcher) spawn(hostID int, o orders, files []int) (pid, pidfd int, con
 		outside.gid = os.Getegid()
 	}
 	attributes := inNamespaces(syscall.CLONE_NEWUSER|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID|syscall.CLONE_NEWNET|
-		syscall.CLONE_NEWIPC|syscall.CLONE_NEWUTS|syscall.CLONE_NEWCGROUP, user{innerID, innerID}, outside)
+		syscall.CLONE_NEWIPC|syscall.CLONE_NEWUTS, user{innerID, innerID}, outside)
 	attributes.Credential = &syscall.Credential{Uid: innerID, Gid: innerID, NoSetGroups: true}
 	attributes.Pdeathsig = syscall.SIGKILL
 	attributes.Setsid = true
 	attributes.PidFD = &pidfd
+	if group != nil && group.folder != nil {
+		attributes.UseCgroupFD, attributes.CgroupFD = true, int(group.folder.Fd())
+	}
 	// The program may need the libraries that the sandbox root has. The working folder stays outside of it.
 	attributes.Chroot = stageRoot
 	pid, err = syscall.ForkExec(agentPath, []string{agentPath}, &syscall.ProcAttr{
@@ -272,6 +293,17 @@ func (l *launcher) spawn(hostID int, o orders, files []int) (pid, pidfd int, con
 	})
 	if err != nil {
 		_ = conn.Close()
+		return 0, 0, nil, err
+	}
+	// Until it has its orders, init starts nothing.
+	if err = group.join(pid); err == nil {
+		err = send(conn, o)
+	}
+	if err != nil {
+		_ = conn.Close() // upon which init exits, if it did not do so before
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		_, _ = wait(pid)
+		_ = syscall.Close(pidfd)
 		return 0, 0, nil, err
 	}
 	return pid, pidfd, conn, nil

@@ -77,6 +77,11 @@ type localDriver struct{ scratchMiB int }
 
 func (localDriver) Name() string { return driverName }
 
+// defaults are the limits of sandboxes that don't ask for others.
+func (d localDriver) defaults() driver.Resources {
+	return driver.Resources{Processes: 4096, OpenFiles: 16 << 10, DiskMiB: d.scratchMiB, Inodes: 16 << 10}
+}
+
 // SetupError says which step of making a sandbox failed.
 type SetupError struct {
 	// Sandbox is the sandbox's id; empty for what the session's sandboxes share.

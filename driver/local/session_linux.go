@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -24,6 +25,8 @@ type session struct {
 	launcher *exec.Cmd
 	control  *net.UnixConn
 	stderr   *tail
+	logger   *slog.Logger
+	report   driver.Report
 	done     chan struct{} // closed when the launcher and all sandboxes are dead
 
 	mu        sync.Mutex
@@ -58,12 +61,12 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 		return nil, fmt.Errorf("local: worker %s is not a regular file", path)
 	}
 
-	s := &session{id: spec.ID, stderr: &tail{}, done: make(chan struct{}), sandboxes: map[string]*sandbox{}}
+	s := &session{id: spec.ID, stderr: &tail{}, logger: spec.Logger, done: make(chan struct{}), sandboxes: map[string]*sandbox{}}
 	if err := s.startLauncher(); err != nil {
 		return nil, unavailable(&SetupError{Step: "start the launcher in new namespaces", Err: err})
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.launcher.Process.Kill() })
-	ready, err := s.handshake(program, worker, d.scratchMiB)
+	ready, err := s.handshake(program, worker, d.defaults())
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -79,6 +82,7 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 		}
 		return nil, unavailable(ready.err())
 	}
+	s.report = report(ready)
 	go s.read()
 	return s, nil
 }
@@ -117,9 +121,9 @@ func (s *session) startLauncher() error {
 	return nil
 }
 
-func (s *session) handshake(program, worker *os.File, scratchMiB int) (event, error) {
+func (s *session) handshake(program, worker *os.File, defaults driver.Resources) (event, error) {
 	var ready event
-	err := send(s.control, request{Op: opOpen, Session: s.id, ScratchMiB: scratchMiB}, int(program.Fd()), int(worker.Fd()))
+	err := send(s.control, request{Op: opOpen, Session: s.id, Defaults: defaults}, int(program.Fd()), int(worker.Fd()))
 	if err != nil {
 		return ready, err
 	}
@@ -145,6 +149,9 @@ func (s *session) read() {
 			pidfd := -1 // without one, should this process be short of descriptors, it does as well while the launcher lives
 			if len(files) == 1 {
 				pidfd, files = files[0], nil
+			}
+			for limit, why := range e.Unheld {
+				s.logger.Warn("a sandbox goes without a limit", slog.String("sandbox", e.Sandbox), slog.String("limit", limit), slog.String("reason", why))
 			}
 			b.setStarted(pidfd)
 		case b != nil && e.Kind == eventEnded:
@@ -189,6 +196,14 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	if _, err := packEnv(spec.Env); err != nil {
 		return nil, fmt.Errorf("local: create sandbox %s: %w", spec.ID, err)
 	}
+	if err := s.report.Check(spec.Limits); err != nil {
+		return nil, fmt.Errorf("local: create sandbox %s: %w", spec.ID, err)
+	}
+	for _, limit := range spec.Soft.Names() {
+		if !s.report.Capability(limit).Held {
+			spec.Soft = spec.Soft.Without(limit)
+		}
+	}
 	b := &sandbox{session: s, spec: spec, started: make(chan struct{}), ended: make(chan struct{}), pidfd: -1}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -205,6 +220,9 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	s.sandboxes[spec.ID] = b
 	return b, nil
 }
+
+// Report is as it was when the session was opened.
+func (s *session) Report() driver.Report { return s.report }
 
 // Close ends the conversation, upon which the launcher kills everything and exits.
 func (s *session) Close(ctx context.Context) error {

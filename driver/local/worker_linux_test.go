@@ -39,6 +39,11 @@ var workers = map[string]func() int{
 	"escape":  workerEscape,
 	"hostage": workerHostage,
 	"client":  workerClient,
+	"memory":  workerMemory,
+	"spin":    workerSpin,
+	"fork":    workerFork,
+	"fill":    workerFill,
+	"limits":  workerLimits,
 }
 
 func ready() { fmt.Fprintln(os.NewFile(driver.HandshakeFD, "handshake"), "ready") }

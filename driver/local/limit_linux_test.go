@@ -1,0 +1,326 @@
+package local_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local"
+	"github.com/sandboxfn/sbx/internal/cgroup"
+)
+
+// workerMemory uses CODE MiB of memory.
+func workerMemory() int {
+	mib, _ := strconv.Atoi(os.Getenv("CODE"))
+	ready()
+	if os.Getenv("WAIT") != "" {
+		_, _ = os.NewFile(driver.ConnFD, "conn").Read(make([]byte, 1))
+	}
+	memory, err := unix.Mmap(-1, 0, mib<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for i := 0; i < len(memory); i += 4096 {
+		memory[i] = 1
+	}
+	fmt.Println("used", mib)
+	return 0
+}
+
+// workerSpin keeps two threads busy for a second, and prints how many seconds of processor time it had.
+func workerSpin() int {
+	end := time.Now().Add(time.Second)
+	var threads sync.WaitGroup
+	for range 2 {
+		threads.Go(func() {
+			for time.Now().Before(end) {
+			}
+		})
+	}
+	threads.Wait()
+	var usage syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
+	fmt.Println(time.Duration(usage.Utime.Nano() + usage.Stime.Nano()).Seconds())
+	ready()
+	_, _ = os.NewFile(driver.ConnFD, "conn").Read(make([]byte, 1))
+	return 0
+}
+
+// workerFork starts processes until it can't, or has CODE, and says how many it got.
+func workerFork() int {
+	most, _ := strconv.Atoi(os.Getenv("CODE"))
+	for n := range most {
+		if err := exec.Command("/bin/sleep", "1000").Start(); err != nil {
+			fmt.Println(n, errno(err))
+			return 0
+		}
+	}
+	fmt.Println(most, nil)
+	return 0
+}
+
+func errno(err error) error {
+	if number, ok := errors.AsType[syscall.Errno](err); ok {
+		return number
+	}
+	return err
+}
+
+// workerFill uses up what its arguments name: descriptors, space or files in a folder.
+func workerFill() int {
+	folder, most := os.Getenv("FOLDER"), 5000
+	for n := range most {
+		var err error
+		switch os.Getenv("CODE") {
+		case "descriptors":
+			_, err = os.Open("/dev/null") // kept, as is what it opens
+			runtime.KeepAlive(err)
+		case "files":
+			err = os.WriteFile(filepath.Join(folder, strconv.Itoa(n)), nil, 0o600)
+		case "MiB":
+			err = os.WriteFile(filepath.Join(folder, strconv.Itoa(n)), make([]byte, 1<<20), 0o600)
+			most = 100
+		}
+		if err != nil || n+1 == most {
+			fmt.Println(n, errno(err))
+			return 0
+		}
+	}
+	return 0
+}
+
+// workerLimits says what the Go runtime knows of its limits.
+func workerLimits() int {
+	fmt.Println(runtime.GOMAXPROCS(0), debug.SetMemoryLimit(-1), strings.Join(os.Environ(), " "))
+	group, _ := os.ReadFile("/proc/self/cgroup")
+	fmt.Print(string(group))
+	return 0
+}
+
+// begin starts the named worker in a sandbox with limits.
+func begin(t testing.TB, session driver.Session, id string, limits driver.Resources, name string, env ...string) (driver.Process, error) {
+	sandbox, err := session.Create(testContext(t), driver.Spec{ID: id, Env: append(env, testWorker+"="+name), Limits: limits})
+	if err != nil {
+		return nil, err
+	}
+	p, err := sandbox.StartWorker(testContext(t), driver.WorkerSpec{})
+	if err == nil {
+		t.Cleanup(func() { closeStreams(p) })
+	}
+	return p, err
+}
+
+// printed runs the named worker in a sandbox with limits and returns what it printed.
+func printed(t testing.TB, session driver.Session, id string, limits driver.Resources, name string, env ...string) (string, driver.Exit) {
+	p, err := begin(t, session, id, limits, name, env...)
+	require.NoError(t, err)
+	stdout, stderr, exit := output(t, p)
+	return stdout + stderr, exit
+}
+
+// needs skips a test where a limit can't be held, after having seen that it is refused.
+func needs(t testing.TB, session driver.Session, limit string, ask driver.Resources) {
+	if session.Report().Capability(limit).Held {
+		return
+	}
+	_, err := session.Create(t.Context(), driver.Spec{ID: "refused", Limits: ask})
+	refusal, ok := errors.AsType[*driver.LimitError](err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, limit, refusal.Limit)
+	t.Skip(err)
+}
+
+// Memory beyond the limit ends the sandbox that uses it, with an exit that says so, and no other.
+func TestMemoryLimit(t *testing.T) {
+	session := open(t)
+	limit := driver.Resources{MemoryMiB: 64}
+	needs(t, session, driver.LimitMemory, limit)
+
+	neighbour, err := begin(t, session, "neighbour", limit, "memory", "CODE=30", "WAIT=1")
+	require.NoError(t, err)
+	awaitReady(t, neighbour)
+	out, exit := printed(t, session, "unlimited", driver.Resources{}, "memory", "CODE=100")
+	assert.Equal(t, "used 100\n", out, "the control")
+	assert.Equal(t, driver.Exit{}, exit)
+	out, exit = printed(t, session, "within", limit, "memory", "CODE=40")
+	assert.Equal(t, "used 40\n", out)
+	assert.Equal(t, driver.Exit{}, exit)
+	out, exit = printed(t, session, "beyond", limit, "memory", "CODE=100")
+	assert.Empty(t, out)
+	assert.Equal(t, driver.Exit{Code: -1, Signal: syscall.SIGKILL, OutOfMemory: true}, exit)
+	// Files in memory count.
+	out, exit = printed(t, session, "files", limit, "fill", "CODE=MiB", "FOLDER=/tmp")
+	assert.Empty(t, out)
+	assert.Equal(t, driver.Exit{Code: -1, Signal: syscall.SIGKILL, OutOfMemory: true}, exit)
+	// A kill for another reason is none for lack of memory, although one happened just now.
+	_, exit = printed(t, session, "signal", limit, "signal", fmt.Sprint("CODE=", int(syscall.SIGKILL)))
+	assert.Equal(t, driver.Exit{Code: -1, Signal: syscall.SIGKILL}, exit)
+
+	_, err = neighbour.Conn().Write([]byte("x"))
+	require.NoError(t, err)
+	out, _, exit = output(t, neighbour)
+	assert.Equal(t, "used 30\n", out)
+	assert.Equal(t, driver.Exit{}, exit)
+}
+
+// A busy sandbox is throttled, which is counted, and has about what it may have; how much one without a limit has depends on how busy the
+// machine is.
+func TestCPULimit(t *testing.T) {
+	s := spec(t)
+	s.ID += "-cpus"
+	session, err := local.New(nil).Open(testContext(t), s)
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, session.Close(testContext(t))) }()
+	limit := driver.Resources{CPUs: 0.1}
+	needs(t, session, driver.LimitCPUs, limit)
+	throttled := func(id string, limit driver.Resources) (times int, had float64) {
+		p, err := begin(t, session, id, limit, "spin", "GOMAXPROCS=2")
+		require.NoError(t, err)
+		awaitReady(t, p)
+		times = -1
+		for _, folder := range groupFolders(t, s.ID) {
+			text, _ := os.ReadFile(filepath.Join(filepath.Dir(folder), "cpu.stat"))
+			if _, after, found := strings.Cut(string(text), "nr_throttled "); found && strings.Contains(folder, "/"+id+"/") {
+				_, err := fmt.Sscan(after, &times)
+				require.NoError(t, err)
+			}
+		}
+		require.NoError(t, p.Conn().Close())
+		out, _, exit := output(t, p)
+		require.Equal(t, driver.Exit{}, exit, out)
+		_, err = fmt.Sscan(out, &had)
+		require.NoError(t, err, out)
+		return times, had
+	}
+	times, _ := throttled("control", driver.Resources{CPUs: 64})
+	assert.Zero(t, times, "the control")
+	times, had := throttled("limited", limit)
+	assert.Greater(t, times, 3, "of ten times in a second")
+	assert.Less(t, had, 0.3, "0.1, and the start of a period more")
+}
+
+func TestProcessLimit(t *testing.T) {
+	session := open(t)
+	out, _ := printed(t, session, "control", driver.Resources{}, "fork", "CODE=150")
+	assert.Equal(t, "150 <nil>\n", out)
+	out, _ = printed(t, session, "limited", driver.Resources{Processes: 100}, "fork", "CODE=150")
+	var n int
+	_, err := fmt.Sscan(out, &n)
+	require.NoError(t, err, out)
+	assert.Contains(t, out, "resource temporarily unavailable") // EAGAIN
+	assert.Less(t, n, 100)
+	assert.Greater(t, n, 50, "the rest are the threads of the agent and the worker")
+}
+
+func TestFileLimits(t *testing.T) {
+	session := open(t)
+	for _, test := range []struct {
+		what   string
+		limits driver.Resources
+		env    []string
+		least  int
+		most   int
+		want   string
+	}{
+		{"descriptors", driver.Resources{OpenFiles: 100}, nil, 80, 99, "too many open files"},
+		{"MiB", driver.Resources{DiskMiB: 10}, []string{"FOLDER=/work"}, 10, 10, "no space left on device"},
+		{"MiB", driver.Resources{DiskMiB: 10}, []string{"FOLDER=/tmp"}, 10, 10, "no space left on device"},
+		{"MiB", driver.Resources{DiskMiB: 10}, []string{"FOLDER=/dev/shm"}, 10, 10, "no space left on device"},
+		{"files", driver.Resources{Inodes: 100}, []string{"FOLDER=/work"}, 99, 99, "no space left on device"},
+		{"files", driver.Resources{Inodes: 100}, []string{"FOLDER=/tmp"}, 99, 99, "no space left on device"},
+		{"files", driver.Resources{Inodes: 100}, []string{"FOLDER=/dev/shm"}, 99, 99, "no space left on device"},
+	} {
+		t.Run(strings.Join(append(test.env, test.what), " "), func(t *testing.T) {
+			env := append(test.env, "CODE="+test.what)
+			var n int
+			control, _ := printed(t, session, "control", driver.Resources{}, "fill", env...)
+			_, err := fmt.Sscan(control, &n)
+			require.NoError(t, err, control)
+			assert.GreaterOrEqual(t, n, 60, "the control: %s", control)
+			assert.Greater(t, n, test.most, "the control: %s", control)
+
+			out, _ := printed(t, session, "limited", test.limits, "fill", env...)
+			_, err = fmt.Sscan(out, &n)
+			require.NoError(t, err, out)
+			assert.Contains(t, out, test.want)
+			assert.GreaterOrEqual(t, n, test.least)
+			assert.LessOrEqual(t, n, test.most)
+		})
+	}
+}
+
+// The Go runtime in a sandbox can't see its limits, and is told.
+func TestGoRuntimeKnowsItsLimits(t *testing.T) {
+	session := open(t)
+	limit := driver.Resources{CPUs: 0.5, MemoryMiB: 100}
+	needs(t, session, driver.LimitMemory, limit.Without(driver.LimitCPUs))
+	needs(t, session, driver.LimitCPUs, limit.Without(driver.LimitMemory))
+	out, _ := printed(t, session, "told", limit, "limits")
+	assert.Contains(t, out, fmt.Sprintf("1 %d ", 102400/10*9*1024))
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	for _, line := range lines[1:] {
+		assert.True(t, strings.HasSuffix(line, ":/"), "its own cgroups are the roots that it sees: %s", line)
+	}
+	out, _ = printed(t, session, "asked", limit, "limits", "GOMAXPROCS=7", "GOMEMLIMIT=50MiB")
+	assert.Contains(t, out, fmt.Sprintf("7 %d GOMAXPROCS=7 GOMEMLIMIT=50MiB TEST_WORKER=limits\n", 50<<20))
+	out, _ = printed(t, session, "plenty", driver.Resources{CPUs: 1000}, "limits")
+	assert.Contains(t, out, fmt.Sprintf("%d %d TEST_WORKER=limits\n", runtime.NumCPU(), int64(1<<63-1)))
+}
+
+// groupFolders finds the folders of sessions' cgroups in the places where they can be: near the group of this process.
+func groupFolders(t testing.TB, session string) []string {
+	var found []string
+	for _, controller := range []string{"memory", "cpu"} {
+		v1, v2 := cgroup.Own(controller)
+		for _, own := range []string{v1, v2} {
+			for folder := own; strings.Contains(folder, "cgroup"); folder = filepath.Dir(folder) {
+				for _, pattern := range []string{"sbx-" + session + "-*", "sbx-" + session + "-*/*/cgroup.procs"} {
+					paths, err := filepath.Glob(filepath.Join(folder, pattern))
+					require.NoError(t, err)
+					found = append(found, paths...)
+				}
+			}
+		}
+	}
+	return found
+}
+
+func TestNoGroupIsLeft(t *testing.T) {
+	ctx := testContext(t)
+	s := spec(t)
+	s.ID += "-groups"
+	session, err := local.New(nil).Open(ctx, s)
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, session.Close(ctx)) }()
+	assert.Empty(t, groupFolders(t, s.ID), "none is made before one is needed")
+	limit := driver.Resources{CPUs: 1, MemoryMiB: 100}
+	needs(t, session, driver.LimitMemory, driver.Resources{MemoryMiB: 100})
+	p, err := begin(t, session, "one", limit, "echo")
+	require.NoError(t, err)
+	awaitReady(t, p)
+	one := groupFolders(t, s.ID)
+	assert.NotEmpty(t, one)
+	for i := range 20 {
+		_, exit := printed(t, session, fmt.Sprint("more-", i), limit, "exit", "CODE=0")
+		assert.Equal(t, driver.Exit{}, exit)
+	}
+	assert.Equal(t, one, groupFolders(t, s.ID))
+	require.NoError(t, session.Close(ctx))
+	assert.Empty(t, groupFolders(t, s.ID))
+}
