@@ -1,8 +1,11 @@
 package local_test
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -323,4 +326,82 @@ func TestNoGroupIsLeft(t *testing.T) {
 	assert.Equal(t, one, groupFolders(t, s.ID))
 	require.NoError(t, session.Close(ctx))
 	assert.Empty(t, groupFolders(t, s.ID))
+}
+
+// workerLimited is a client with a sandbox that has a group, and does not clean up.
+func workerLimited() int {
+	ctx := context.Background()
+	session, err := local.New(nil).Open(ctx, driver.SessionSpec{ID: os.Getenv("SESSION"), Worker: worker("/proc/self/exe"), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	sandbox, err := session.Create(ctx, driver.Spec{ID: "one", Env: []string{testWorker + "=echo"}, Limits: driver.Resources{MemoryMiB: 100}})
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	p, err := sandbox.StartWorker(ctx, driver.WorkerSpec{})
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	if _, err := bufio.NewReader(p.Handshake()).ReadString('\n'); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println("ready")
+	select {}
+}
+
+// limitedClient starts a client and returns it with its session's launcher and agent.
+func limitedClient(t *testing.T, id string) (client *exec.Cmd, processes []string) {
+	client = exec.Command("/proc/self/exe")
+	client.Env = []string{testWorker + "=limited", "SESSION=" + id}
+	stdout, err := client.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, client.Start())
+	t.Cleanup(func() {
+		_ = client.Process.Kill()
+		_ = client.Wait()
+	})
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "ready\n", line)
+	require.NotEmpty(t, groupFolders(t, id))
+	processes = roles(t, id)
+	require.Len(t, processes, 2)
+	return client, processes
+}
+
+func TestKilledClientLeavesNoGroup(t *testing.T) {
+	needs(t, open(t), driver.LimitMemory, driver.Resources{MemoryMiB: 100})
+	id := sessionID + "-killed"
+	client, processes := limitedClient(t, id)
+	fds := deathsOf(t, processes)
+	require.NoError(t, client.Process.Kill())
+	awaitDeaths(t, fds) // the launcher's last
+	assert.Empty(t, groupFolders(t, id))
+}
+
+// A launcher that is killed leaves empty groups, which the next launcher with something to limit removes; those of launchers that live
+// it leaves alone.
+func TestKilledLauncherLeavesGroupsToTheNext(t *testing.T) {
+	session := open(t)
+	needs(t, session, driver.LimitMemory, driver.Resources{MemoryMiB: 100})
+	alive, killed := sessionID+"-alive", sessionID+"-launcher"
+	limitedClient(t, alive)
+	_, processes := limitedClient(t, killed)
+	fds := deathsOf(t, processes)
+	for _, pid := range processes {
+		if line, err := os.ReadFile("/proc/" + pid + "/cmdline"); err == nil && strings.HasPrefix(string(line), "sbx-launcher\x00") {
+			require.NoError(t, unix.PidfdSendSignal(fds[pid], unix.SIGKILL, nil, 0))
+		}
+	}
+	awaitDeaths(t, fds)
+	require.NotEmpty(t, groupFolders(t, killed), "the control")
+	_, exit := printed(t, session, "next", driver.Resources{MemoryMiB: 100}, "exit", "CODE=0")
+	assert.Equal(t, driver.Exit{}, exit)
+	assert.Empty(t, groupFolders(t, killed))
+	assert.NotEmpty(t, groupFolders(t, alive))
 }

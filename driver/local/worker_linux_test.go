@@ -44,6 +44,7 @@ var workers = map[string]func() int{
 	"fork":    workerFork,
 	"fill":    workerFill,
 	"limits":  workerLimits,
+	"limited": workerLimited,
 }
 
 func ready() { fmt.Fprintln(os.NewFile(driver.HandshakeFD, "handshake"), "ready") }
