@@ -10,13 +10,13 @@ import (
 type Isolation int
 
 const (
-	// NoIsolation: the code can do what the program can.
+	// NoIsolation is a program without a sandbox: the code can do what the program can.
 	NoIsolation Isolation = iota
-	// SharedKernel: the host's kernel keeps the code apart, and serves its system calls.
+	// SharedKernel is a sandbox on the host's kernel, which keeps the code apart and serves its system calls.
 	SharedKernel
-	// OwnKernel: system calls of the code are served by a kernel of the sandbox's own, in a process of the host's.
+	// OwnKernel is a sandbox with a kernel of its own in a process of the host's, which serves the code's system calls.
 	OwnKernel
-	// Machine: the code runs in a virtual machine, or on a machine of its own.
+	// Machine is a virtual machine, or a machine of the sandbox's own.
 	Machine
 )
 

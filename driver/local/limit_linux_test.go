@@ -2,6 +2,7 @@ package local_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -189,11 +190,8 @@ func TestMemoryLimit(t *testing.T) {
 // A busy sandbox is throttled, which is counted, and has about what it may have; how much one without a limit has depends on how busy the
 // machine is.
 func TestCPULimit(t *testing.T) {
-	s := spec(t)
-	s.ID += "-cpus"
-	session, err := local.New(nil).Open(testContext(t), s)
-	require.NoError(t, err)
-	defer func() { assert.NoError(t, session.Close(testContext(t))) }()
+	name := sessionID + "-cpus"
+	session := openAs(t, name, slog.New(slog.DiscardHandler))
 	limit := driver.Resources{CPUs: 0.1}
 	needs(t, session, driver.LimitCPUs, limit)
 	throttled := func(id string, limit driver.Resources) (times int, had float64) {
@@ -201,7 +199,7 @@ func TestCPULimit(t *testing.T) {
 		require.NoError(t, err)
 		awaitReady(t, p)
 		times = -1
-		for _, folder := range groupFolders(t, s.ID) {
+		for _, folder := range groupFolders(t, name) {
 			text, _ := os.ReadFile(filepath.Join(filepath.Dir(folder), "cpu.stat"))
 			if _, after, found := strings.Cut(string(text), "nr_throttled "); found && strings.Contains(folder, "/"+id+"/") {
 				_, err := fmt.Sscan(after, &times)
@@ -388,13 +386,28 @@ func TestKilledClientLeavesNoGroup(t *testing.T) {
 	assert.Empty(t, groupFolders(t, id))
 }
 
+// openAs opens a session whose groups can be told from those of others.
+func openAs(t *testing.T, id string, logger *slog.Logger) driver.Session {
+	s := spec(t)
+	s.ID, s.Logger = id, logger
+	session, err := local.New(nil).Open(testContext(t), s)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, session.Close(testContext(t))) })
+	return session
+}
+
 // A launcher that is killed leaves empty groups, which the next launcher with something to limit removes; those of launchers that live
-// it leaves alone.
+// it leaves alone, although they are empty too.
 func TestKilledLauncherLeavesGroupsToTheNext(t *testing.T) {
-	session := open(t)
-	needs(t, session, driver.LimitMemory, driver.Resources{MemoryMiB: 100})
+	limit := driver.Resources{MemoryMiB: 100}
+	runs := func(session driver.Session, id string) {
+		_, exit := printed(t, session, id, limit, "exit", "CODE=0")
+		assert.Equal(t, driver.Exit{}, exit)
+	}
 	alive, killed := sessionID+"-alive", sessionID+"-launcher"
-	limitedClient(t, alive)
+	session := openAs(t, alive, slog.New(slog.DiscardHandler))
+	needs(t, session, driver.LimitMemory, limit)
+	runs(session, "one")
 	_, processes := limitedClient(t, killed)
 	fds := deathsOf(t, processes)
 	for _, pid := range processes {
@@ -404,8 +417,38 @@ func TestKilledLauncherLeavesGroupsToTheNext(t *testing.T) {
 	}
 	awaitDeaths(t, fds)
 	require.NotEmpty(t, groupFolders(t, killed), "the control")
-	_, exit := printed(t, session, "next", driver.Resources{MemoryMiB: 100}, "exit", "CODE=0")
-	assert.Equal(t, driver.Exit{}, exit)
+	runs(open(t), "next")
 	assert.Empty(t, groupFolders(t, killed))
 	assert.NotEmpty(t, groupFolders(t, alive))
+	runs(session, "two")
+}
+
+// A limit that can be held here and fails all the same for one sandbox: its group's name is taken.
+func TestLimitThatFailsLate(t *testing.T) {
+	var logged bytes.Buffer
+	id := sessionID + "-late"
+	session := openAs(t, id, slog.New(slog.NewTextHandler(&logged, nil)))
+	limit := driver.Resources{MemoryMiB: 100}
+	needs(t, session, driver.LimitMemory, limit)
+	_, exit := printed(t, session, "first", limit, "exit", "CODE=0")
+	require.Equal(t, driver.Exit{}, exit)
+	folders := groupFolders(t, id)
+	require.Len(t, folders, 1)
+	require.NoError(t, os.Mkdir(filepath.Join(folders[0], "taken"), 0o755))
+
+	_, err := begin(t, session, "taken", limit, "exit", "CODE=0")
+	refused, ok := errors.AsType[*driver.LimitError](err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, driver.LimitMemory, refused.Limit)
+	assert.ErrorContains(t, err, "set up sandbox taken: limit memory: make a cgroup: file exists")
+	assert.Empty(t, logged.String())
+
+	sandbox, err := session.Create(testContext(t), driver.Spec{ID: "taken", Env: []string{testWorker + "=exit", "CODE=0"}, Soft: limit})
+	require.NoError(t, err)
+	p, err := sandbox.StartWorker(testContext(t), driver.WorkerSpec{})
+	require.NoError(t, err)
+	defer closeStreams(p)
+	_, _, exit = output(t, p)
+	assert.Equal(t, driver.Exit{}, exit)
+	assert.Contains(t, logged.String(), "sandbox=taken limit=memory")
 }

@@ -97,24 +97,23 @@ func findUnified(own string, limits []string) (best placement) {
 			best = placement{version: 2, path: path, limits: held, moves: moves}
 		}
 	}
-	const available, passedOn = "cgroup.controllers", "cgroup.subtree_control"
 	if filepath.Base(own) == programGroup { // an earlier session has moved the program
-		consider(filepath.Dir(own), passedOn, false)
+		consider(filepath.Dir(own), "cgroup.subtree_control", false)
 		return best
 	}
 	if isRoot(own) {
-		consider(own, available, false)
+		consider(own, "cgroup.controllers", false)
 		return best
 	}
 	if isDelegated(own) || !isGroup(filepath.Dir(own)) || isAlone(own) {
-		consider(own, available, true)
+		consider(own, "cgroup.controllers", true)
 	}
 	if os.Geteuid() == 0 {
 		for path := filepath.Dir(own); isGroup(path); path = filepath.Dir(path) {
 			if isRoot(path) {
-				consider(path, available, false)
+				consider(path, "cgroup.controllers", false)
 			} else {
-				consider(path, passedOn, false)
+				consider(path, "cgroup.subtree_control", false)
 			}
 		}
 	}
