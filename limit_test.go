@@ -152,16 +152,16 @@ func TestOutOfItsMemory(t *testing.T) {
 	if c := session.Report().Capability(driver.LimitMemory); !c.Held {
 		t.Skip(c.Why)
 	}
-	limited := session.Function(Allocate, sbx.Limit(sbx.Resources{MemoryMiB: 128}), sbx.Env("GOMEMLIMIT", "off"))
-	results, err := limited.MapSlice(t.Context(), []int{8, 400, 16, 24})
+	limited := session.Function(Allocate, sbx.Limit(sbx.Resources{MemoryMiB: 256}), sbx.Env("GOMEMLIMIT", "off"))
+	results, err := limited.MapSlice(t.Context(), []int{8, 600, 16, 24})
 	assert.Equal(t, []int{8, 0, 16, 24}, results)
 	require.ErrorIs(t, err, sbx.ErrOutOfMemory)
 	var call *sbx.CallError
 	require.ErrorAs(t, err, &call)
 	assert.Equal(t, 1, call.Index)
-	n, err := session.Function(Allocate).Call(t.Context(), 400)
+	n, err := session.Function(Allocate).Call(t.Context(), 600)
 	require.NoError(t, err, "the control")
-	assert.Equal(t, 400, n)
+	assert.Equal(t, 600, n)
 
 	n, err = session.Function0(MemoryLimit, sbx.Limit(sbx.Resources{MemoryMiB: 100})).Call(t.Context())
 	require.NoError(t, err)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,7 +29,9 @@ import (
 	"github.com/sandboxfn/sbx/internal/cgroup"
 )
 
-// workerMemory uses CODE MiB of memory.
+// workerMemory uses CODE MiB of memory, and no more where the race detector would keep a shadow of it.
+//
+//go:norace
 func workerMemory() int {
 	mib, _ := strconv.Atoi(os.Getenv("CODE"))
 	ready()
@@ -103,7 +106,7 @@ func workerFill() int {
 			err = os.WriteFile(filepath.Join(folder, strconv.Itoa(n)), nil, 0o600)
 		case "MiB":
 			err = os.WriteFile(filepath.Join(folder, strconv.Itoa(n)), make([]byte, 1<<20), 0o600)
-			most = 100
+			most = 200
 		}
 		if err != nil || n+1 == most {
 			fmt.Println(n, errno(err))
@@ -157,19 +160,19 @@ func needs(t testing.TB, session driver.Session, limit string, ask driver.Resour
 // Memory beyond the limit ends the sandbox that uses it, with an exit that says so, and no other.
 func TestMemoryLimit(t *testing.T) {
 	session := open(t)
-	limit := driver.Resources{MemoryMiB: 64}
+	limit := driver.Resources{MemoryMiB: 128}
 	needs(t, session, driver.LimitMemory, limit)
 
 	neighbour, err := begin(t, session, "neighbour", limit, "memory", "CODE=30", "WAIT=1")
 	require.NoError(t, err)
 	awaitReady(t, neighbour)
-	out, exit := printed(t, session, "unlimited", driver.Resources{}, "memory", "CODE=100")
-	assert.Equal(t, "used 100\n", out, "the control")
+	out, exit := printed(t, session, "unlimited", driver.Resources{}, "memory", "CODE=300")
+	assert.Equal(t, "used 300\n", out, "the control")
 	assert.Equal(t, driver.Exit{}, exit)
 	out, exit = printed(t, session, "within", limit, "memory", "CODE=40")
 	assert.Equal(t, "used 40\n", out)
 	assert.Equal(t, driver.Exit{}, exit)
-	out, exit = printed(t, session, "beyond", limit, "memory", "CODE=100")
+	out, exit = printed(t, session, "beyond", limit, "memory", "CODE=300")
 	assert.Empty(t, out)
 	assert.Equal(t, driver.Exit{Code: -1, Signal: syscall.SIGKILL, OutOfMemory: true}, exit)
 	// Files in memory count.
@@ -303,7 +306,8 @@ func groupFolders(t testing.TB, session string) []string {
 			}
 		}
 	}
-	return found
+	slices.Sort(found)
+	return slices.Compact(found) // controllers can share a hierarchy
 }
 
 func TestNoGroupIsLeft(t *testing.T) {
@@ -372,7 +376,7 @@ func limitedClient(t *testing.T, id string) (client *exec.Cmd, processes []strin
 	require.Equal(t, "ready\n", line)
 	require.NotEmpty(t, groupFolders(t, id))
 	processes = roles(t, id)
-	require.Len(t, processes, 2)
+	require.NotEmpty(t, processes) // its launcher; the agent may not have its name yet
 	return client, processes
 }
 

@@ -33,7 +33,7 @@ echo root:x:0:0::/:/bin/sh >/etc/passwd
 echo user:x:1000:1000::/tmp:/bin/sh >>/etc/passwd
 echo user:x:1000: >/etc/group
 group=/sys/fs/cgroup
-tests='MemoryLimit|CPULimit|GoRuntime|Group'
+tests='MemoryLimit|CPULimit|GoRuntime|Group|FailsLate'
 
 run() { # NAME GROUP COMMAND...
 	echo "== $1"
