@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
 )
@@ -82,4 +83,17 @@ func TestFindUnified(t *testing.T) {
 		})
 	}
 	assert.Empty(t, findUnified("", both))
+}
+
+// What systemd marks as delegated may have others in it.
+func TestDelegated(t *testing.T) {
+	scope := filepath.Join(t.TempDir(), "scope")
+	require.NoError(t, os.Mkdir(scope, 0o755))
+	assert.False(t, isDelegated(scope))
+	if err := unix.Setxattr(scope, "user.delegate", []byte("0"), 0); err != nil {
+		t.Skip("no extended attributes here: ", err)
+	}
+	assert.False(t, isDelegated(scope))
+	require.NoError(t, unix.Setxattr(scope, "user.delegate", []byte("1"), 0))
+	assert.True(t, isDelegated(scope))
 }
