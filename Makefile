@@ -23,7 +23,7 @@ each_module = @set -e; for module in $(MODULES); do echo "[$$module] $(strip $(1
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: demo
 demo: ## measure the Go standard library's source in sandboxes
@@ -56,6 +56,11 @@ prove: ## try the promises about delivery: 10,000 trials of each way to end, on 
 .PHONY: bench
 bench: ## run the benchmarks
 	$(call each_module,go test -run '^$$' -bench . -benchmem ./...)
+
+.PHONY: test-cgroup2
+test-cgroup2: ## test limits on cgroup version 2, in a virtual machine; needs qemu and a kernel, see the script
+	CGO_ENABLED=0 go test -c -ldflags='-s -w' -o bin/local.test ./driver/local
+	driver/local/testdata/cgroup2.sh bin/local.test
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## run the linters

@@ -25,8 +25,8 @@ type FunctionOption interface{ applyFunction(*functionConfig) }
 
 // SandboxOption describes a sandbox. It may be given to [Open] and to [Session.Function] and its siblings.
 //
-// Values merge by these rules: tags append, environment variables merge by key, everything else replaces; the later value
-// wins.
+// Values merge by these rules: tags append, environment variables merge by key, limits merge by field, everything else replaces; the
+// later value wins.
 type SandboxOption interface {
 	OpenOption
 	FunctionOption
@@ -56,6 +56,7 @@ type openConfig struct {
 	builtWorker  bool
 	workerFile   string
 	autoBuild    bool
+	minIsolation Isolation
 	errs         []error
 }
 
@@ -80,6 +81,8 @@ type spec struct {
 	maxUses     int
 	maxAge      time.Duration
 	idleTime    time.Duration
+	limits      Resources // that must be held
+	soft        Resources // that are held where possible; no field is set in both
 }
 
 func (s spec) clone() spec {
@@ -101,8 +104,9 @@ func (s spec) environ() []string {
 type class struct {
 	// spec holds the environment and the tags: no part of them has a NUL, which ends each part here, or is empty, which
 	// separates the two lists.
-	spec   string
-	limits pool.Limits
+	spec         string
+	limits       pool.Limits
+	must, should Resources
 }
 
 const (
@@ -122,7 +126,7 @@ func (s spec) class() class {
 	return class{text.String(), pool.Limits{
 		Concurrency: concurrency, Ahead: min(aheadOfEach*concurrency, maxAhead),
 		Uses: s.maxUses, Age: s.maxAge, Idle: s.idleTime,
-	}}
+	}, s.limits, s.soft}
 }
 
 // parse returns the environment and the tags.

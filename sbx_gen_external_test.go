@@ -22,6 +22,7 @@ import (
 )
 
 func init() {
+	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Allocate", Allocate)
 	registry.Function2[string, int, int]("github.com/sandboxfn/sbx_test.Append", Append)
 	registry.Action[string]("github.com/sandboxfn/sbx_test.Check", Check)
 	registry.Function2[string, time.Duration, int]("github.com/sandboxfn/sbx_test.Count", Count)
@@ -47,6 +48,7 @@ func init() {
 	registry.Function2[int, int, int]("github.com/sandboxfn/sbx_test.LogMany", LogMany)
 	registry.Function2[string, string, int]("github.com/sandboxfn/sbx_test.Mark", Mark)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Meet", Meet)
+	registry.Function0[int]("github.com/sandboxfn/sbx_test.MemoryLimit", MemoryLimit)
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Meta", Meta)
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Misbehave", Misbehave)
 	registry.Function0[string]("github.com/sandboxfn/sbx_test.OpenInside", OpenInside)
@@ -83,6 +85,7 @@ func init() {
 	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
 	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
 	registry.ErrorType[hex.InvalidByteError]()
+	registry.ErrorType[driver.LimitError]()
 	registry.ErrorType[driver.UnavailableError]()
 	registry.ErrorType[local.SetupError]()
 	registry.ErrorType[registry.DataError]()

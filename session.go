@@ -44,6 +44,7 @@ type Session struct {
 	drained  chan struct{} // closed when none is active any more; nil if nobody asked
 	serial   int           // of sandboxes
 	live     map[string]*sandbox
+	warned   map[string]bool // of limits, by name
 	tasks    sync.WaitGroup
 }
 
@@ -66,10 +67,15 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 	if config.driver == nil {
 		config.driver = defaultDriver()
 	}
-	s := &Session{id: newID(), config: config, workers: &workers{openConfig: config}, live: map[string]*sandbox{}}
+	s := &Session{id: newID(), config: config, workers: &workers{openConfig: config}, live: map[string]*sandbox{}, warned: map[string]bool{}}
 	s.backend, err = config.driver.Open(ctx, driver.SessionSpec{ID: s.id, Worker: s.workers.find, Logger: config.logger})
 	if err != nil {
 		return nil, fmt.Errorf("sbx: open: %w", errors.Join(err, s.workers.Close()))
+	}
+	if err := s.accept(); err != nil {
+		stopCtx, cancel := context.WithTimeout(context.Background(), stopTime)
+		defer cancel()
+		return nil, fmt.Errorf("sbx: open: %w", errors.Join(err, s.backend.Close(stopCtx), s.workers.Close()))
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.logs = launch.NewLogs(config.logger.Handler(), config.level)
@@ -221,8 +227,9 @@ func (s *Session) openSandbox(ctx context.Context, class class) (*sandbox, error
 	s.serial++
 	id := fmt.Sprintf("%s-%d", s.id, s.serial)
 	s.mu.Unlock()
+	s.warnOfLimits(class.should)
 	environ, tags := class.parse()
-	sb, err := startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ}, launch.Config{
+	sb, err := startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ, Limits: class.must, Soft: class.should}, launch.Config{
 		Session: s.id, Sandbox: id, Divert: worker.Diverts(), Concurrency: class.limits.Concurrency, Lease: s.config.lease,
 		Logs: s.logs, Output: s.config.writers(id),
 	})

@@ -59,8 +59,12 @@ func (p Platform) String() string { return p.OS + "/" + p.Arch }
 // A Session is one sbx.Session's use of a driver. All methods may be called at the same time.
 type Session interface {
 	// Create makes a sandbox with nothing running in it. It blocks until the sandbox is usable. When ctx ends first,
-	// Create leaves nothing behind and returns ctx's error. The sandbox outlives ctx.
+	// Create leaves nothing behind and returns ctx's error. The sandbox outlives ctx. A limit that must be held and can't be is a
+	// [*LimitError], here or when the worker starts.
 	Create(ctx context.Context, spec Spec) (Sandbox, error)
+
+	// Report says what the session's sandboxes hold. It does no I/O, and answers after Close, too.
+	Report() Report
 
 	// Close stops what is left of the session's sandboxes and frees what the session holds. Create fails with
 	// [ErrStopped] afterwards. It is idempotent, and a second caller waits for the first.
@@ -75,6 +79,10 @@ type Spec struct {
 	Tags []string
 	// Env is the whole environment of the sandbox's processes, as "KEY=VALUE". Nothing of the host's is added.
 	Env []string
+	// Limits must be held: where one can't be, there is no sandbox.
+	Limits Resources
+	// Soft are limits that are held where that is possible; where not, [Session.Report] says why. What Limits sets counts.
+	Soft Resources
 }
 
 // A Sandbox is one isolated place in which processes run. All methods may be called at the same time.
@@ -168,17 +176,7 @@ type UnavailableError struct {
 }
 
 func (e *UnavailableError) Error() string {
-	text := fmt.Sprintf("the %s driver can't isolate here: %v", e.Driver, e.Err)
-	for i, remedy := range e.Remedies {
-		switch i {
-		case 0:
-			text += "; to go on, "
-		default:
-			text += ", or "
-		}
-		text += remedy
-	}
-	return text
+	return fmt.Sprintf("the %s driver can't isolate here: %v%s", e.Driver, e.Err, toGoOn(e.Remedies))
 }
 
 func (e *UnavailableError) Unwrap() error { return e.Err }

@@ -40,7 +40,8 @@ const patience = 30 * time.Second
 type Features struct {
 	// Processes says that a worker is a process of its own, with an environment, output and an exit status.
 	Processes bool
-	// Isolation says that nothing escapes a sandbox's end, whatever process group or session it is in.
+	// Isolation says that nothing escapes a sandbox's end, whatever process group or session it is in. The driver's report says
+	// that its level is above driver.NoIsolation then, and only then.
 	Isolation bool
 }
 
@@ -74,6 +75,8 @@ func Run(t *testing.T, d driver.Driver, has Features) {
 		{"a worker whose session is silent ends itself", has.Processes, (*suite).silence},
 		{"standard input is empty", has.Processes, (*suite).standardInput},
 		{"orphans end with the sandbox", has.Processes && has.Isolation, (*suite).orphan},
+		{"the report is whole", true, (*suite).report},
+		{"a limit is held or refused", true, (*suite).limits},
 		{"a worker that does not start is an error", has.Processes, (*suite).badWorker},
 	}
 	for _, clause := range clauses {
@@ -86,7 +89,7 @@ func Run(t *testing.T, d driver.Driver, has Features) {
 			t.Cleanup(func() { goleak.VerifyNone(t, ignore) })
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			t.Cleanup(cancel)
-			s := &suite{T: t, driver: d, ctx: ctx}
+			s := &suite{T: t, driver: d, has: has, ctx: ctx}
 			s.session = s.open(executable(t))
 			clause.run(s)
 		})
@@ -103,6 +106,7 @@ func executable(t *testing.T) string {
 type suite struct {
 	*testing.T
 	driver  driver.Driver
+	has     Features
 	ctx     context.Context
 	session driver.Session
 	serial  int

@@ -69,6 +69,9 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	if len(spec.Env) > 0 {
 		return nil, fmt.Errorf("inprocess: sandbox %s: a worker in this process can't have an environment of its own; leave Env out or use another driver", spec.ID)
 	}
+	if err := s.Report().Check(spec.Limits); err != nil {
+		return nil, fmt.Errorf("inprocess: create sandbox %s: %w", spec.ID, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -77,6 +80,11 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	sb := &sandbox{session: s, id: spec.ID}
 	s.sandboxes[sb] = struct{}{}
 	return sb, nil
+}
+
+func (*session) Report() driver.Report {
+	return driver.Unheld("inprocess", "its workers run in the program itself",
+		"use the local driver (the default) on Linux", "ask with sbx.LimitIfPossible, which goes on without the limit")
 }
 
 func (s *session) Close(ctx context.Context) error {

@@ -29,6 +29,20 @@ func BenchmarkStart(b *testing.B) {
 			b.StartTimer()
 		}
 	})
+	b.Run("limited", func(b *testing.B) {
+		session := open(b)
+		for i := 0; b.Loop(); i++ {
+			p, err := begin(b, session, fmt.Sprint(i), driver.Resources{CPUs: 1, MemoryMiB: 100}, "echo")
+			require.NoError(b, err)
+			awaitReady(b, p)
+			b.StopTimer()
+			require.NoError(b, p.Kill())
+			_, err = p.Wait(b.Context())
+			require.NoError(b, err)
+			closeStreams(p)
+			b.StartTimer()
+		}
+	})
 	b.Run("exec", func(b *testing.B) {
 		conn, err := os.Open("/dev/null")
 		require.NoError(b, err)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver"
 )
 
 // The control sockets join client and launcher, and launcher and init (later agent). Each message is one packet: JSON,
@@ -33,10 +35,14 @@ type request struct {
 	Sandbox string `json:"sandbox,omitempty"`
 	// Env is the worker's environment, each entry ended by a zero byte; values need not be text.
 	Env []byte `json:"env,omitempty"`
-	// These come with opOpen.
-	Session    string `json:"session,omitempty"`
-	ScratchMiB int    `json:"scratch_mib,omitempty"`
-	Runsc      string `json:"runsc,omitempty"` // the path of gVisor's program, if it is to be used
+	// Limits must be held; Soft are tried.
+	Limits driver.Resources `json:"limits,omitzero"`
+	Soft   driver.Resources `json:"soft,omitzero"`
+	// These come with opOpen; Defaults are for all that Limits and Soft don't set, and Runsc is the path of gVisor's program, if
+	// it is to be used.
+	Session  string           `json:"session,omitempty"`
+	Defaults driver.Resources `json:"defaults,omitzero"`
+	Runsc    string           `json:"runsc,omitempty"`
 }
 
 const (
@@ -56,6 +62,16 @@ type event struct {
 	Step  string        `json:"step,omitempty"`
 	Errno syscall.Errno `json:"errno,omitempty"`
 	Text  string        `json:"text,omitempty"`
+	// Limit is not empty if a limit that must be held could not be set.
+	Limit string `json:"limit,omitempty"`
+	// OutOfMemory is whether the kernel killed a process of the sandbox because its memory was used up, known if Counted.
+	Counted     bool `json:"counted,omitempty"`
+	OutOfMemory bool `json:"out_of_memory,omitempty"`
+	// Unheld are the soft limits that could not be set, with the reasons.
+	Unheld map[string]string `json:"unheld,omitempty"`
+	// Mechanisms and Refused come with eventReady: by the limit's name, what will hold it, or why nothing does.
+	Mechanisms map[string]string  `json:"mechanisms,omitempty"`
+	Refused    map[string]refusal `json:"refused,omitempty"`
 }
 
 const (
@@ -69,9 +85,9 @@ const (
 // orders go from the launcher to init.
 type orders struct {
 	// Name shows in the host's list of processes.
-	Name       string `json:"name"`
-	Env        []byte `json:"env"`
-	ScratchMiB int    `json:"scratch_mib"`
+	Name      string           `json:"name"`
+	Env       []byte           `json:"env"`
+	Resources driver.Resources `json:"resources"`
 	// Filter is the seccomp program, made once by the launcher.
 	Filter []unix.SockFilter `json:"filter"`
 	// Probe ends init after set-up, before any worker.

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver"
 )
 
 // With Options.GVisor, process 1 of a sandbox is gVisor's runsc, in the same namespaces: what the worker takes for the kernel is a
@@ -52,6 +54,7 @@ func gvisorStageSteps(base string, runsc *os.File) []step {
 // gvisorSteps turn the copy of the launcher's mounts into a place for runsc.
 func gvisorSteps(o orders) []step {
 	return []step{
+		{"make a cgroup namespace", func() error { return unix.Unshare(unix.CLONE_NEWCGROUP) }},
 		{"return to the launcher's root", func() error { return unix.Chroot(".") }},
 		{"change to root", func() error { return os.Chdir("/") }},
 		mount("proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""),
@@ -114,6 +117,21 @@ func startInGVisor(homeless bool) error {
 
 func isHome(entry string) bool { return strings.HasPrefix(entry, "HOME=") }
 
+// gvisorReport is what becomes of a report of sandboxes without gVisor.
+func gvisorReport(r driver.Report) driver.Report {
+	r.Isolation = driver.OwnKernel
+	for i := range r.Capabilities {
+		switch c := &r.Capabilities[i]; c.Name {
+		case "system calls":
+			c.By = "gVisor's kernel, which answers them, in namespaces of the host's"
+		case driver.LimitProcesses, driver.LimitInodes:
+			c.Held, c.By, c.Why = false, "", "gVisor counts no "+c.Name
+			c.Remedies = []string{"leave it out", "use the driver without gVisor"}
+		}
+	}
+	return r
+}
+
 // bundle is what runsc is to run, in the words of the Open Container Initiative's runtime specification,
 // https://github.com/opencontainers/runtime-spec/blob/main/config.md.
 func bundle(o orders) map[string]any {
@@ -125,7 +143,7 @@ func bundle(o orders) map[string]any {
 		env[len(env)-1] = roleVariable + "=" + roleStartHomeless
 	}
 	var rlimits []map[string]any
-	for name, most := range map[string]uint64{"RLIMIT_NOFILE": 16 << 10, "RLIMIT_NPROC": 4096, "RLIMIT_CORE": 0} {
+	for name, most := range map[string]int{"RLIMIT_NOFILE": o.Resources.OpenFiles, "RLIMIT_CORE": 0} {
 		rlimits = append(rlimits, map[string]any{"type": name, "soft": most, "hard": most})
 	}
 	scratch := func(path, mode string, sizeMiB int) map[string]any {
@@ -152,7 +170,7 @@ func bundle(o orders) map[string]any {
 		},
 		"mounts": []map[string]any{
 			{"destination": "/proc", "type": "proc", "source": "proc"},
-			scratch("/tmp", "1777", o.ScratchMiB), scratch(workFolder, "0700", o.ScratchMiB), scratch("/dev/shm", "1777", 64),
+			scratch("/tmp", "1777", o.Resources.DiskMiB), scratch(workFolder, "0700", o.Resources.DiskMiB), scratch("/dev/shm", "1777", min(64, o.Resources.DiskMiB)),
 		},
 		"linux": map[string]any{"namespaces": namespaces},
 	}

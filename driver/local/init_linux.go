@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver"
 )
 
 // The descriptors that init has beside its control socket: the worker's.
@@ -44,7 +46,7 @@ func runInit() error {
 		}
 		return becomeGVisor(conn, o)
 	}
-	steps := append(rootSteps(o.ScratchMiB), privilegeSteps(o.Filter)...)
+	steps := append(rootSteps(o.Resources), privilegeSteps(o.Resources, o.Filter)...)
 	if failed, err := run(steps); err != nil {
 		return send(conn, failure("", failed, err))
 	}
@@ -69,17 +71,19 @@ var hiddenInProc = []string{
 }
 
 // rootSteps turn the copy of the launcher's mounts into this sandbox's own root.
-func rootSteps(scratchMiB int) []step {
+func rootSteps(r driver.Resources) []step {
 	steps := []step{
+		// Not at birth: init may have been put into its group since.
+		{"make a cgroup namespace", func() error { return unix.Unshare(unix.CLONE_NEWCGROUP) }},
 		{"return to the launcher's root", func() error { return unix.Chroot(".") }},
 		// What was copied from the launcher is locked in place, and a root must not be.
 		bind(stageRoot, stageRoot),
 		{"change to " + stageRoot, func() error { return os.Chdir(stageRoot) }},
 		// hidepid: nothing is to be seen of the agent, which is not dumpable.
 		mount("proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "hidepid=2"),
-		tmpfs("tmp", 0o1777, scratchMiB, 16<<10),
-		tmpfs(workFolder[1:], 0o700, scratchMiB, 16<<10),
-		tmpfs("dev/shm", 0o1777, 64, 1<<10),
+		tmpfs("tmp", 0o1777, r.DiskMiB, r.Inodes),
+		tmpfs(workFolder[1:], 0o700, r.DiskMiB, r.Inodes),
+		tmpfs("dev/shm", 0o1777, min(64, r.DiskMiB), min(1<<10, r.Inodes)),
 		{"forbid user namespaces", func() error {
 			return os.WriteFile("proc/sys/user/max_user_namespaces", []byte("0"), 0)
 		}},
@@ -126,30 +130,34 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
 }
 
-// limits are the most that a sandbox's processes get; what the caller has less of stays as it is.
-var limits = []struct {
+type rlimit struct {
 	name     string
 	resource int
-	max      uint64
-}{
-	{"core dumps", unix.RLIMIT_CORE, 0},
-	{"open files", unix.RLIMIT_NOFILE, 16 << 10},
-	{"processes", unix.RLIMIT_NPROC, 4096}, // threads count; counted for this user namespace alone
-	{"locked memory", unix.RLIMIT_MEMLOCK, 8 << 20},
-	{"queued signals", unix.RLIMIT_SIGPENDING, 4096},
-	{"message queues", unix.RLIMIT_MSGQUEUE, 800 << 10},
+	max      int
+}
+
+// rlimits are the most that a sandbox's processes get; what the caller has less of stays as it is.
+func rlimits(r driver.Resources) []rlimit {
+	return []rlimit{
+		{"core dumps", unix.RLIMIT_CORE, 0},
+		{"open files", unix.RLIMIT_NOFILE, r.OpenFiles},
+		{"processes", unix.RLIMIT_NPROC, r.Processes}, // threads count; counted for this user namespace alone
+		{"locked memory", unix.RLIMIT_MEMLOCK, 8 << 20},
+		{"queued signals", unix.RLIMIT_SIGPENDING, 4096},
+		{"message queues", unix.RLIMIT_MSGQUEUE, 800 << 10},
+	}
 }
 
 // privilegeSteps leave this thread, and what it starts, without any privilege. No step undoes or needs a later one.
-func privilegeSteps(filter []unix.SockFilter) []step {
+func privilegeSteps(r driver.Resources, filter []unix.SockFilter) []step {
 	var steps []step
-	for _, limit := range limits {
+	for _, limit := range rlimits(r) {
 		steps = append(steps, step{"limit " + limit.name, func() error {
 			var now syscall.Rlimit
 			if err := syscall.Getrlimit(limit.resource, &now); err != nil {
 				return err
 			}
-			most := min(now.Max, limit.max)
+			most := min(now.Max, uint64(limit.max))
 			return syscall.Setrlimit(limit.resource, &syscall.Rlimit{Cur: most, Max: most})
 		}})
 	}

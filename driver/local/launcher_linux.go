@@ -6,24 +6,28 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver"
 )
 
 // A launcher makes one session's sandboxes. Its main thread forks, its reader goroutine takes requests, and one
 // goroutine for each sandbox waits for the sandbox's end. It exits when the client's end of the control socket closes
 // and every sandbox is dead.
 type launcher struct {
-	client     *net.UnixConn
-	session    string
-	null       *os.File
-	scratchMiB int
-	gvisor     bool
-	filter     []unix.SockFilter
-	watchers   sync.WaitGroup
+	client   *net.UnixConn
+	session  string
+	null     *os.File
+	defaults driver.Resources
+	gvisor   bool
+	filter   []unix.SockFilter
+	groups   *groups
+	watchers sync.WaitGroup
 
 	mu        sync.Mutex
 	closing   bool
@@ -39,9 +43,10 @@ type launched struct {
 }
 
 type startRequest struct {
-	sandbox *launched
-	env     []byte
-	files   []int
+	sandbox      *launched
+	env          []byte
+	limits, soft driver.Resources
+	files        []int
 }
 
 // exitGrace is how long a launcher without a client takes at most to see its sandboxes die.
@@ -62,7 +67,7 @@ func runLauncher() error {
 	if failed, err := l.open(); err != nil {
 		return send(client, failure("", failed, err))
 	}
-	if err := send(client, event{Kind: eventReady}); err != nil {
+	if err := send(client, event{Kind: eventReady, Mechanisms: l.groups.mechanisms(), Refused: l.groups.refused}); err != nil {
 		return err
 	}
 	starts := make(chan startRequest, 64)
@@ -71,6 +76,7 @@ func runLauncher() error {
 		l.start(start)
 	}
 	l.watchers.Wait()
+	l.groups.close()
 	return nil
 }
 
@@ -88,7 +94,7 @@ func (l *launcher) open() (failed string, err error) {
 	}
 	program, worker := os.NewFile(uintptr(files[0]), "program"), os.NewFile(uintptr(files[1]), "worker")
 	defer closeFiles(program, worker)
-	l.session, l.scratchMiB, l.gvisor = first.Session, first.ScratchMiB, first.Runsc != ""
+	l.session, l.defaults, l.gvisor = first.Session, first.Defaults, first.Runsc != ""
 	var runsc *os.File
 	if l.gvisor {
 		// In this mount namespace, or it could not be mounted; and now, for the stage may cover its folder.
@@ -109,6 +115,7 @@ func (l *launcher) open() (failed string, err error) {
 	if l.filter, err = assembleFilter(); err != nil {
 		return "assemble the system call filter", err
 	}
+	l.groups = findGroups()
 	if failed, err := run(stageSteps(program, worker, runsc)); err != nil {
 		return failed, err
 	}
@@ -116,7 +123,7 @@ func (l *launcher) open() (failed string, err error) {
 }
 
 func (l *launcher) probe() (failed string, err error) {
-	pid, _, conn, err := l.spawn(l.hostID(), orders{ScratchMiB: l.scratchMiB, Filter: l.filter, GVisor: l.gvisor, Probe: true}, nil)
+	pid, _, conn, err := l.spawn(l.hostID(), orders{Resources: l.defaults, Filter: l.filter, GVisor: l.gvisor, Probe: true}, nil, nil)
 	if err != nil {
 		return "start a process in new namespaces", err
 	}
@@ -152,7 +159,7 @@ func (l *launcher) read(starts chan<- startRequest) {
 			l.mu.Lock()
 			l.sandboxes[r.Sandbox] = sandbox
 			l.mu.Unlock()
-			starts <- startRequest{sandbox: sandbox, env: r.Env, files: files}
+			starts <- startRequest{sandbox: sandbox, env: r.Env, limits: r.Limits, soft: r.Soft, files: files}
 		case opKill:
 			closeAll(files)
 			l.mu.Lock()
@@ -196,8 +203,24 @@ func (l *launcher) start(r startRequest) {
 		l.ended(r.sandbox, failure(r.sandbox.id, "receive the start request", fmt.Errorf("got %d descriptors", len(r.files))))
 		return
 	}
-	pid, pidfd, conn, err := l.spawn(r.sandbox.hostID, orders{Name: l.session + "/" + r.sandbox.id, Env: r.env, ScratchMiB: l.scratchMiB, Filter: l.filter, GVisor: l.gvisor}, r.files)
+	resources := r.limits.Or(r.soft).Or(l.defaults)
+	group, failed := l.groups.make(l.session, r.sandbox.id, resources)
+	unheld := map[string]string{}
+	for limit, err := range failed {
+		if slices.Contains(r.limits.Names(), limit) {
+			group.remove()
+			e := failure(r.sandbox.id, "limit "+limit, err)
+			e.Limit = limit
+			l.ended(r.sandbox, e)
+			return
+		}
+		unheld[limit] = err.Error()
+	}
+	pid, pidfd, conn, err := l.spawn(r.sandbox.hostID, orders{
+		Name: l.session + "/" + r.sandbox.id, Env: r.env, Resources: resources, Filter: l.filter, GVisor: l.gvisor,
+	}, r.files, group)
 	if err != nil {
+		group.remove()
 		l.ended(r.sandbox, failure(r.sandbox.id, "start a process in new namespaces", err))
 		return
 	}
@@ -207,11 +230,11 @@ func (l *launcher) start(r startRequest) {
 		r.sandbox.kill()
 	}
 	l.mu.Unlock()
-	l.watchers.Go(func() { l.watch(r.sandbox, pid, pidfd, conn) })
+	l.watchers.Go(func() { l.watch(r.sandbox, pid, pidfd, conn, group, unheld) })
 }
 
 // watch passes on what a sandbox reports, until its process 1 and so all its processes are dead.
-func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn) {
+func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn, group *group, unheld map[string]string) {
 	defer conn.Close()
 	var last event
 	for {
@@ -223,7 +246,7 @@ func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn) 
 		}
 		switch e.Kind {
 		case eventStarted:
-			_ = send(l.client, event{Kind: eventStarted, Sandbox: sandbox.id}, pidfd)
+			_ = send(l.client, event{Kind: eventStarted, Sandbox: sandbox.id, Unheld: unheld}, pidfd)
 		case eventExited, eventFailed:
 			last = e
 		}
@@ -242,6 +265,8 @@ func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn) 
 		}
 		last.Exited, last.Exit = true, uint32(status)
 	}
+	last.OutOfMemory, last.Counted = group.outOfMemory()
+	group.remove()
 	l.ended(sandbox, last)
 }
 
@@ -257,19 +282,14 @@ func (l *launcher) ended(sandbox *launched, last event) {
 	_ = send(l.client, last) // without a client there is nobody to tell
 }
 
-// spawn starts init in new namespaces and gives it its orders.
-func (l *launcher) spawn(hostID int, o orders, files []int) (pid, pidfd int, conn *net.UnixConn, err error) {
+// spawn starts init in new namespaces and in its group, and then gives it its orders.
+func (l *launcher) spawn(hostID int, o orders, files []int, group *group) (pid, pidfd int, conn *net.UnixConn, err error) {
 	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return 0, 0, nil, err
 	}
 	defer theirs.Close()
 	if conn, err = asConn(ours); err != nil {
-		return 0, 0, nil, err
-	}
-	// Orders wait in the socket: init finds them when it looks.
-	if err := send(conn, o); err != nil {
-		_ = conn.Close()
 		return 0, 0, nil, err
 	}
 	inherited := []uintptr{l.null.Fd(), l.null.Fd(), uintptr(syscall.Stderr), theirs.Fd()}
@@ -285,11 +305,14 @@ func (l *launcher) spawn(hostID int, o orders, files []int) (pid, pidfd int, con
 		inside = user{} // of the namespace alone; gVisor gives its worker innerID, and no privilege
 	}
 	attributes := inNamespaces(syscall.CLONE_NEWUSER|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID|syscall.CLONE_NEWNET|
-		syscall.CLONE_NEWIPC|syscall.CLONE_NEWUTS|syscall.CLONE_NEWCGROUP, inside, outside)
+		syscall.CLONE_NEWIPC|syscall.CLONE_NEWUTS, inside, outside)
 	attributes.Credential = &syscall.Credential{Uid: uint32(inside.uid), Gid: uint32(inside.gid), NoSetGroups: true}
 	attributes.Pdeathsig = syscall.SIGKILL
 	attributes.Setsid = true
 	attributes.PidFD = &pidfd
+	if group != nil && group.folder != nil {
+		attributes.UseCgroupFD, attributes.CgroupFD = true, int(group.folder.Fd())
+	}
 	// The program may need the libraries that the sandbox root has. The working folder stays outside of it.
 	attributes.Chroot = stageRoot
 	pid, err = syscall.ForkExec(agentPath, []string{agentPath}, &syscall.ProcAttr{
@@ -299,6 +322,17 @@ func (l *launcher) spawn(hostID int, o orders, files []int) (pid, pidfd int, con
 	})
 	if err != nil {
 		_ = conn.Close()
+		return 0, 0, nil, err
+	}
+	// Until it has its orders, init starts nothing.
+	if err = group.join(pid); err == nil {
+		err = send(conn, o)
+	}
+	if err != nil {
+		_ = conn.Close() // upon which init exits, if it did not do so before
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		_, _ = wait(pid)
+		_ = syscall.Close(pidfd)
 		return 0, 0, nil, err
 	}
 	return pid, pidfd, conn, nil

@@ -11,7 +11,7 @@
 //
 //   - the launcher, one small process per session, with an empty environment. It builds the root that all sandboxes of
 //     the session share, in a mount namespace of its own, makes every sandbox (so a start costs the same however large
-//     the program's heap is), and kills all of them and exits when the program is gone;
+//     the program's heap is) and its cgroup, and kills all of them and exits when the program is gone;
 //   - init, process 1 of each sandbox, which finishes the namespaces it was born in, gives up every privilege, starts
 //     the worker, and turns into
 //   - the agent, which reaps, reports how the worker ended, and ends the sandbox with it.
@@ -36,15 +36,33 @@
 // Everything dies with the program, kill -9 included: the launcher sees its socket close, and sandboxes die with the
 // launcher (by parent-death signal and because their own socket closes).
 //
+// # Limits
+//
+// Processes, OpenFiles, DiskMiB and Inodes are held on every machine, and have defaults: 4096 processes and threads, 16,384 open files,
+// /work and /tmp of Options.ScratchMiB with 16,384 inodes each. /dev/shm has 64 MiB and 1024 inodes, or what DiskMiB and
+// Inodes say if that is less. A user whose own limits (ulimit) are lower has those.
+//
+// CPUs and MemoryMiB have no default. They are held by a cgroup for each sandbox that asks for them, in version 1, hybrid and version 2,
+// where the program may make cgroups: as root, unless cgroups are read-only as in most containers; and as an ordinary user in a
+// cgroup that was delegated: systemd-run --user --scope -p Delegate=yes PROGRAM. In version 2 processes and the groups that are limited can't
+// stand in the same group, so with the first sandbox that is limited the program, with all else that is in its group, moves to the
+// group sbx-program below, and stays there. Root's groups are beside the program's if that is not possible. Elsewhere these limits are refused (a
+// *driver.LimitError), and the session's report says why.
+//
+// Groups are removed with their sandboxes, by the launcher, also when the program was killed. If the launcher itself is killed, the groups
+// of its sandboxes stay, empty, until the next session that limits a sandbox in the same place removes them.
+//
+// A sandbox that is over its MemoryMiB loses the process that has most, and driver.Exit says so of the worker, exactly. Without
+// MemoryMiB, driver.Exit tells a kill for lack of memory from another one by the kernel's count of such kills in the memory cgroup
+// of the program, which these sandboxes share, or on the whole machine where that can't be read. It is wrong then about a worker that is killed
+// otherwise while memory runs out for another process.
+//
+// Workers get GOMAXPROCS and GOMEMLIMIT (nine tenths of MemoryMiB) to match, unless the spec's environment has them.
+//
 // # What is not held yet
 //
-// Memory and CPU are not limited (no cgroups), neither are pipe and socket buffers; processes, open files, core dumps
-// and the size of writable folders are. An ordinary user's supplementary groups stay with the sandbox: they count for
+// Pipe and socket buffers are limited by MemoryMiB only. An ordinary user's supplementary groups stay with the sandbox: they count for
 // files below the folders named above. Whatever is readable below /usr for the user can be read. There is no Landlock.
-//
-// Since sandboxes have no memory cgroup of their own, driver.Exit tells a kill for lack of memory from another one by
-// the kernel's count of such kills in the memory cgroup of the program, which its sandboxes share, or on the whole machine
-// where that can't be read. It is wrong about a worker that is killed otherwise while memory runs out for another process.
 package local
 
 import (
@@ -55,8 +73,8 @@ import (
 
 // Options configure the driver. The zero value is the default.
 type Options struct {
-	// ScratchMiB is the size of each sandbox's /work and of its /tmp, in MiB. They are held in memory, and only what
-	// is written counts. 0 means 256.
+	// ScratchMiB is the size of each sandbox's /work and of its /tmp, in MiB, where its spec has no DiskMiB. They are held in memory, and
+	// only what is written counts. 0 means 256.
 	ScratchMiB int
 	// GVisor runs each sandbox on a kernel of its own, gVisor's, by the program runsc of 2023 or later, which must be on PATH.
 	// Sandboxes take some ten times as long to start, and system calls much longer. A signal that ends a worker is known by
@@ -87,6 +105,11 @@ type localDriver struct {
 }
 
 func (localDriver) Name() string { return driverName }
+
+// defaults are the limits of sandboxes that don't ask for others.
+func (d localDriver) defaults() driver.Resources {
+	return driver.Resources{Processes: 4096, OpenFiles: 16 << 10, DiskMiB: d.scratchMiB, Inodes: 16 << 10}
+}
 
 // SetupError says which step of making a sandbox failed.
 type SetupError struct {

@@ -57,7 +57,12 @@ func (b *sandbox) setEnded(last event, cause error) {
 	b.last, b.cause = last, cause
 	select {
 	case <-b.started:
-		b.outOfMemory = !b.killed && cause == nil && wasKilled(last) && b.mark.Killed()
+		if !b.killed && cause == nil && wasKilled(last) {
+			b.outOfMemory = b.mark.Killed() // also where a better counter says it: that kill explains no other death
+			if last.Counted {
+				b.outOfMemory = last.OutOfMemory
+			}
+		}
 	default:
 	}
 	if b.pidfd >= 0 {
@@ -124,7 +129,7 @@ func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	env, err := packEnv(slices.Concat(b.spec.Env, spec.Env))
+	env, err := packEnv(goLimits(slices.Concat(b.spec.Env, spec.Env), b.spec.Limits.Or(b.spec.Soft)))
 	if err != nil {
 		return nil, fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, err)
 	}
@@ -143,7 +148,7 @@ func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 		b.abandon()
 		return nil, fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, err)
 	}
-	err = send(b.session.control, request{Op: opStart, Sandbox: b.spec.ID, Env: env}, append(passed.fds(), int(streams.ledger.Fd()))...)
+	err = send(b.session.control, request{Op: opStart, Sandbox: b.spec.ID, Env: env, Limits: b.spec.Limits, Soft: b.spec.Soft}, append(passed.fds(), int(streams.ledger.Fd()))...)
 	passed.close()
 	if err != nil {
 		// The launcher is gone, or going: what it did not get it can't have started.
@@ -205,6 +210,8 @@ func (b *sandbox) startError() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
+	case b.last.Limit != "":
+		return &driver.LimitError{Driver: driverName, Limit: b.last.Limit, Err: b.last.err(), Remedies: []string{withoutLimit}}
 	case b.last.Step != "":
 		return b.last.err()
 	case b.cause != nil:

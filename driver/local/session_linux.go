@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -24,6 +25,8 @@ type session struct {
 	launcher *exec.Cmd
 	control  *net.UnixConn
 	stderr   *tail
+	logger   *slog.Logger
+	report   driver.Report
 	done     chan struct{} // closed when the launcher and all sandboxes are dead
 
 	mu        sync.Mutex
@@ -65,12 +68,12 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 		}
 	}
 
-	s := &session{id: spec.ID, stderr: &tail{}, done: make(chan struct{}), sandboxes: map[string]*sandbox{}}
+	s := &session{id: spec.ID, stderr: &tail{}, logger: spec.Logger, done: make(chan struct{}), sandboxes: map[string]*sandbox{}}
 	if err := s.startLauncher(); err != nil {
 		return nil, unavailable(&SetupError{Step: "start the launcher in new namespaces", Err: err})
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.launcher.Process.Kill() })
-	ready, err := s.handshake(request{Op: opOpen, Session: s.id, ScratchMiB: d.scratchMiB, Runsc: runsc}, program, worker)
+	ready, err := s.handshake(request{Op: opOpen, Session: s.id, Defaults: d.defaults(), Runsc: runsc}, program, worker)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -85,6 +88,10 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 			return nil, unavailable(&SetupError{Step: "start the launcher", Err: fmt.Errorf("%w (%w)%s", err, waitErr, s.stderr)})
 		}
 		return nil, unavailable(ready.err())
+	}
+	s.report = report(ready)
+	if d.gvisor {
+		s.report = gvisorReport(s.report)
 	}
 	go s.read()
 	return s, nil
@@ -152,6 +159,9 @@ func (s *session) read() {
 			if len(files) == 1 {
 				pidfd, files = files[0], nil
 			}
+			for limit, why := range e.Unheld {
+				s.logger.Warn("a sandbox goes without a limit", slog.String("sandbox", e.Sandbox), slog.String("limit", limit), slog.String("reason", why))
+			}
 			b.setStarted(pidfd)
 		case b != nil && e.Kind == eventEnded:
 			s.forget(b)
@@ -195,6 +205,14 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	if _, err := packEnv(spec.Env); err != nil {
 		return nil, fmt.Errorf("local: create sandbox %s: %w", spec.ID, err)
 	}
+	if err := s.report.Check(spec.Limits); err != nil {
+		return nil, fmt.Errorf("local: create sandbox %s: %w", spec.ID, err)
+	}
+	for _, limit := range spec.Soft.Names() {
+		if !s.report.Capability(limit).Held {
+			spec.Soft = spec.Soft.Without(limit)
+		}
+	}
 	b := &sandbox{session: s, spec: spec, started: make(chan struct{}), ended: make(chan struct{}), pidfd: -1}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -211,6 +229,9 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	s.sandboxes[spec.ID] = b
 	return b, nil
 }
+
+// Report is as it was when the session was opened.
+func (s *session) Report() driver.Report { return s.report }
 
 // Close ends the conversation, upon which the launcher kills everything and exits.
 func (s *session) Close(ctx context.Context) error {

@@ -39,6 +39,12 @@ var workers = map[string]func() int{
 	"escape":  workerEscape,
 	"hostage": workerHostage,
 	"client":  workerClient,
+	"memory":  workerMemory,
+	"spin":    workerSpin,
+	"fork":    workerFork,
+	"fill":    workerFill,
+	"limits":  workerLimits,
+	"limited": workerLimited,
 }
 
 func ready() { fmt.Fprintln(os.NewFile(driver.HandshakeFD, "handshake"), "ready") }

@@ -42,6 +42,9 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	if err := s.Report().Check(spec.Limits); err != nil {
+		return nil, fmt.Errorf("process: create sandbox %s: %w", spec.ID, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -50,6 +53,11 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	sb := &sandbox{session: s, spec: spec}
 	s.sandboxes[sb] = struct{}{}
 	return sb, nil
+}
+
+func (*session) Report() driver.Report {
+	return driver.Unheld("process", "its workers are plain processes",
+		"use the local driver (the default) on Linux", "ask with sbx.LimitIfPossible, which goes on without the limit")
 }
 
 func (s *session) Close(ctx context.Context) error {

@@ -33,6 +33,7 @@ func init() {
 	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
 	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
 	registry.ErrorType[hex.InvalidByteError]()
+	registry.ErrorType[driver.LimitError]()
 	registry.ErrorType[driver.UnavailableError]()
 	registry.ErrorType[local.SetupError]()
 	registry.ErrorType[net.AddrError]()

@@ -1,0 +1,18 @@
+package sbx_test
+
+import (
+	"context"
+	"runtime/debug"
+)
+
+// Allocate uses so many MiB of memory.
+func Allocate(_ context.Context, mib int) (int, error) {
+	memory := make([]byte, mib<<20)
+	for i := 0; i < len(memory); i += 4096 {
+		memory[i] = 1
+	}
+	return len(memory) >> 20, nil
+}
+
+// MemoryLimit is what the Go runtime believes to have, in MiB.
+func MemoryLimit(context.Context) (int, error) { return int(debug.SetMemoryLimit(-1) >> 20), nil }
