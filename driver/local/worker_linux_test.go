@@ -39,6 +39,7 @@ var workers = map[string]func() int{
 	"escape":  workerEscape,
 	"hostage": workerHostage,
 	"client":  workerClient,
+	"passer":  workerPasser,
 }
 
 func ready() { fmt.Fprintln(os.NewFile(driver.HandshakeFD, "handshake"), "ready") }
