@@ -1,0 +1,141 @@
+package local
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// What the domain refuses by itself, without the mounts, the filter and the namespaces that hold the same.
+func TestLandlock(t *testing.T) {
+	version := landlockVersion()
+	if version < 2 {
+		t.Skipf("this kernel has Landlock version %d", version)
+	}
+	inside, outside := t.TempDir(), t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(outside, "file"), nil, 0o600))
+	listener, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(listener)
+	address := &unix.SockaddrUnix{Name: "@" + outside}
+	require.NoError(t, unix.Bind(listener, address))
+	require.NoError(t, unix.Listen(listener, 8))
+
+	attempts := []struct {
+		name string
+		from int // the version that refuses it
+		err  error
+		do   func() error
+	}{
+		{"write", 1, unix.EACCES, func() error {
+			fd, err := unix.Open(filepath.Join(outside, "file"), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+			_ = unix.Close(fd)
+			return err
+		}},
+		{"make a folder", 1, unix.EACCES, func() error {
+			_, err := os.MkdirTemp(outside, "folder")
+			return err
+		}},
+		{"remove a folder", 1, unix.EACCES, func() error {
+			if err := unix.Rmdir(filepath.Dir(outside)); err != unix.ENOTEMPTY {
+				return err
+			}
+			return nil
+		}},
+		{"truncate", 3, unix.EACCES, func() error { return unix.Truncate(filepath.Join(outside, "file"), 0) }},
+		{"give commands to a device", 5, unix.EACCES, func() error {
+			fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			if _, err = unix.IoctlGetInt(fd, unix.TIOCGPGRP); err == unix.ENOTTY {
+				return nil // it came to the device
+			}
+			return err
+		}},
+		{"connect to an abstract socket", 6, unix.EPERM, func() error {
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			return unix.Connect(fd, address)
+		}},
+		{"signal the parent", 6, unix.EPERM, func() error { return unix.Kill(os.Getppid(), 0) }},
+	}
+	for _, attempt := range attempts {
+		assert.NoError(t, attempt.do(), attempt.name)
+	}
+	restricted := make(chan func())
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with its goroutine
+		err := prctl(unix.PR_SET_NO_NEW_PRIVS, 1)
+		if err == nil {
+			err = landlock(version, map[string]uint64{inside: writes})
+		}
+		errs := make([]error, len(attempts))
+		for i, attempt := range attempts {
+			errs[i] = attempt.do()
+		}
+		renameErr := os.Mkdir(filepath.Join(inside, "a"), 0o700)
+		if renameErr == nil {
+			renameErr = os.WriteFile(filepath.Join(inside, "a", "file"), nil, 0o600)
+		}
+		if renameErr == nil {
+			renameErr = os.Rename(filepath.Join(inside, "a", "file"), filepath.Join(inside, "file"))
+		}
+		restricted <- func() {
+			require.NoError(t, err)
+			for i, attempt := range attempts {
+				if version >= attempt.from {
+					assert.ErrorIs(t, errs[i], attempt.err, attempt.name)
+				}
+			}
+			assert.NoError(t, renameErr, "within the folder")
+		}
+	}()
+	(<-restricted)()
+
+	// Older kernels: nothing is asked of them that they don't know, and version 1 isn't used.
+	for old := range version {
+		done := make(chan error)
+		go func() {
+			runtime.LockOSThread()
+			if err := prctl(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
+				done <- err
+				return
+			}
+			done <- landlock(old, map[string]uint64{inside: writes})
+		}()
+		assert.NoError(t, <-done, "version %d", old)
+	}
+}
+
+// A session keyring that the launcher got from its caller stays behind.
+func TestNewSessionKeyring(t *testing.T) {
+	if _, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, true); err != nil {
+		t.Skipf("no keyrings here: %v", err)
+	}
+	done := make(chan [2]int)
+	go func() {
+		runtime.LockOSThread()
+		var ids [2]int
+		ids[0], _ = unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, true)
+		for _, s := range privilegeSteps([]unix.SockFilter{{}}) {
+			if s.name == "join a new session keyring" {
+				_ = s.do()
+			}
+		}
+		ids[1], _ = unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
+		done <- ids
+	}()
+	ids := <-done
+	assert.NotZero(t, ids[1])
+	assert.NotEqual(t, ids[0], ids[1])
+}
