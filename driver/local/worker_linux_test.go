@@ -40,6 +40,9 @@ var workers = map[string]func() int{
 	"hostage": workerHostage,
 	"client":  workerClient,
 	"passer":  workerPasser,
+	"closed":  workerClosed,
+	"full":    workerFull,
+	"zombies": workerZombies,
 }
 
 func ready() { fmt.Fprintln(os.NewFile(driver.HandshakeFD, "handshake"), "ready") }

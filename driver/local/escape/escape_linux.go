@@ -221,7 +221,9 @@ func openFolder(t *Targets) error {
 }
 
 // mountScratch makes a folder in which files are made quickly.
-func mountScratch(*Targets) error { return unix.Mount("tmpfs", os.TempDir(), "tmpfs", 0, "nr_inodes=0") }
+func mountScratch(*Targets) error {
+	return unix.Mount("tmpfs", os.TempDir(), "tmpfs", 0, "nr_inodes=0")
+}
 
 func addKey(*Targets) error {
 	runtime.LockOSThread() // whose keyring it is
