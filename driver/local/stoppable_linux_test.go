@@ -60,6 +60,7 @@ func workerZombies() int {
 
 // Whatever a worker has done to its sandbox, it is stopped at once.
 func TestStoppable(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir()) // other programs use the common one
 	session := open(t)
 	before := count(t)
 	for _, name := range []string{"closed", "full", "zombies"} {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -184,7 +185,7 @@ func TestNothingIsLeft(t *testing.T) {
 	assert.Equal(t, before, count(t), "after Close")
 }
 
-// workerClient is a client with two sandboxes whose processes all hold LIFELINE, and which does not clean up.
+// workerClient is a client with sandboxes whose processes have descendants, and which does not clean up.
 func workerClient() int {
 	ctx := context.Background()
 	session, err := local.New(nil).Open(ctx, driver.SessionSpec{ID: os.Getenv("SESSION"), Worker: worker("/proc/self/exe"), Logger: slog.New(slog.DiscardHandler)})
@@ -192,7 +193,8 @@ func workerClient() int {
 		fmt.Println(err)
 		return 1
 	}
-	for i := range 2 {
+	sandboxes, _ := strconv.Atoi(os.Getenv("SANDBOXES"))
+	for i := range sandboxes {
 		sandbox, err := session.Create(ctx, driver.Spec{ID: fmt.Sprint(i), Env: []string{testWorker + "=family"}})
 		if err != nil {
 			fmt.Println(err)
@@ -208,6 +210,9 @@ func workerClient() int {
 			return 1
 		}
 	}
+	if os.Getenv("STEPS") != "" {
+		_, _ = unix.Write(100, []byte(setUpIsOver))
+	}
 	fmt.Println("ready")
 	select {}
 }
@@ -215,7 +220,7 @@ func workerClient() int {
 func TestKilledClientLeavesNothing(t *testing.T) {
 	id := sessionID + "-client"
 	client := exec.Command("/proc/self/exe")
-	client.Env = []string{testWorker + "=client", "SESSION=" + id}
+	client.Env = []string{testWorker + "=client", "SESSION=" + id, "SANDBOXES=2"}
 	stdout, err := client.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, client.Start())
@@ -276,7 +281,7 @@ func TestKilledAgent(t *testing.T) {
 	assert.Equal(t, driver.Exit{Code: 4}, exit)
 }
 
-// deathsOf returns descriptors that become readable when the processes die.
+// deathsOf returns descriptors that become readable when the processes die, those of them that live.
 func deathsOf(t testing.TB, ids []string) map[string]int {
 	fds := map[string]int{}
 	for _, id := range ids {
@@ -284,6 +289,9 @@ func deathsOf(t testing.TB, ids []string) map[string]int {
 		_, err := fmt.Sscan(id, &pid)
 		require.NoError(t, err)
 		fd, err := unix.PidfdOpen(pid, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue // dead by now
+		}
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = unix.Close(fd) })
 		fds[id] = fd
