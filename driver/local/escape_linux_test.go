@@ -79,10 +79,12 @@ var uncontrolled = map[string]string{
 	"unshare a time namespace":  "needs a kernel with time namespaces",
 	"see the own control group": "needs a control group other than the root",
 	"crash with a core dump":    "needs a limit of core dumps above 0",
-	"quotactl":                  "needs a kernel with quotas",
-	"swapon":                    "needs a kernel with swap",
-	"TIOCSTI":                   "needs a pseudo terminal",
-	"TIOCSTI with high bits":    "needs a pseudo terminal",
+	"signal the session's program through its connection":                  "needs Linux 6.5",
+	"enter the namespaces of the session's program through its connection": "needs Linux 6.9",
+	"quotactl":               "needs a kernel with quotas",
+	"swapon":                 "needs a kernel with swap",
+	"TIOCSTI":                "needs a pseudo terminal",
+	"TIOCSTI with high bits": "needs a pseudo terminal",
 }
 
 // unheld are the attempts that succeed inside. docs/security.md says the same.
@@ -102,13 +104,16 @@ func workerEscape() int {
 		fmt.Println(err)
 		return 1
 	}
+	var conn *os.File
 	if os.Getenv("ATTEMPT") == "" {
+		conn = os.NewFile(driver.ConnFD, "conn")
 		spareThreads()
 	}
 	for _, attempt := range escape.Attempts {
 		switch os.Getenv("ATTEMPT") {
 		case "":
 			cmd := exec.Command("/proc/self/exe")
+			cmd.ExtraFiles = []*os.File{conn} // the same number
 			cmd.Env = append(os.Environ(), "ATTEMPT="+attempt.Name)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				fmt.Printf("%s\theld\tended by %v: %.200q\n", attempt.Name, err, out)
@@ -253,7 +258,7 @@ func TestEscape(t *testing.T) {
 		NeighbourAbstract: "@neighbour-" + secret + "n", NeighbourShared: "/dev/shm/neighbour-" + secret + "n",
 		NeighbourQueue: "neighbour-" + secret + "n", NeighbourKey: os.Getpid(),
 		Engine: filepath.Join(folder, "docker.sock"), AbstractEngine: "@/containerd-shim/" + secret + ".sock",
-		Program: "/.sbx/agent", ScratchMiB: 16, Namespaces: map[string]string{},
+		Program: "/.sbx/agent", ScratchMiB: 16, ConnFD: driver.ConnFD, Namespaces: map[string]string{},
 	}
 	for _, name := range []string{"user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"} {
 		targets.Namespaces[name], _ = os.Readlink("/proc/self/ns/" + name)

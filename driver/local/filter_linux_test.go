@@ -69,6 +69,7 @@ func TestFilter(t *testing.T) {
 		{"ioctl", []uint64{0, unix.TIOCLINUX}, refuse(unix.EPERM)},
 		{"fcntl", []uint64{0, unix.F_SETLKW}, allow},
 		{"fcntl", []uint64{0, unix.F_NOTIFY}, refuse(unix.EPERM)},
+		{"fcntl", []uint64{0, unix.F_SETLEASE, unix.F_WRLCK}, refuse(unix.EPERM)},
 		{"mmap", []uint64{0, 0, 0, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS}, allow},
 		{"mmap", []uint64{0, 0, 0, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_HUGETLB}, refuse(unix.EPERM)},
 		{"memfd_create", []uint64{0, unix.MFD_CLOEXEC}, allow},

@@ -18,6 +18,8 @@ type Targets struct {
 	HostMarker string
 	// HostAddress is an address in HostPID's memory with one readable byte.
 	HostAddress uintptr
+	// ConnFD is, inside, the connection to the session's program.
+	ConnFD int
 	// Namespaces are the host's, as links in /proc name them.
 	Namespaces map[string]string
 	// Program is a program that isn't the attempt's: inside, process 1's; outside, HostFile.

@@ -197,14 +197,16 @@ func pushInput(request uintptr) error {
 
 // controls make, outside and in the attempt's own process, what an attempt needs to succeed.
 var controls = map[string]func(*Targets) error{
-	"connect to the metadata service": serveMetadata,
-	"use an inherited folder":         openFolder,
-	"inode bomb":                      mountScratch,
-	"find a key":                      addKey,
-	"request_key":                     addKey,
-	"end process 1":                   startVictim,
-	"end process 1 through a pidfd":   startVictim,
-	"end process 1's first thread":    startVictim,
+	"connect to the metadata service":                                      serveMetadata,
+	"use an inherited folder":                                              openFolder,
+	"signal the session's program through its connection":                  connectSelf,
+	"enter the namespaces of the session's program through its connection": connectSelf,
+	"inode bomb":                    mountScratch,
+	"find a key":                    addKey,
+	"request_key":                   addKey,
+	"end process 1":                 startVictim,
+	"end process 1 through a pidfd": startVictim,
+	"end process 1's first thread":  startVictim,
 }
 
 // Control prepares a process outside for the attempt of that name.
@@ -217,6 +219,12 @@ func Control(name string, t *Targets) error {
 
 func openFolder(t *Targets) error {
 	_, err := unix.Open(t.HostFolder, unix.O_PATH, 0)
+	return err
+}
+
+func connectSelf(t *Targets) error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	t.ConnFD = pair[0]
 	return err
 }
 

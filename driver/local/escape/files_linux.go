@@ -106,6 +106,14 @@ var files = []Attempt{
 		}
 		return unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB)
 	}},
+	{"lease a shared file", func(t Targets) error {
+		fd, err := unix.Open(t.Program, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_RDLCK)
+		return err
+	}},
 	{"fanotify", func(Targets) error {
 		_, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_CLOEXEC, unix.O_RDONLY)
 		return err

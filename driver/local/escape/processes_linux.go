@@ -89,6 +89,20 @@ var processes = []Attempt{
 	{"end process 1's first thread", func(t Targets) error {
 		return endProcess(t.Init, func(number unix.Signal) error { return unix.Tgkill(t.Init, t.Init, number) })
 	}},
+	{"signal the session's program through its connection", func(t Targets) error {
+		fd, err := peer(t)
+		if err != nil {
+			return err
+		}
+		return unix.PidfdSendSignal(fd, 0, nil, 0)
+	}},
+	{"enter the namespaces of the session's program through its connection", func(t Targets) error {
+		fd, err := peer(t)
+		if err != nil {
+			return err
+		}
+		return errnoOf(unix.SYS_IOCTL, uintptr(fd), 0xff03, 0) // PIDFD_GET_MNT_NAMESPACE
+	}},
 	{"execute from memory", func(Targets) error {
 		program, err := os.ReadFile("/bin/true")
 		if err != nil {
@@ -132,4 +146,10 @@ func endProcess(pid int, send func(unix.Signal) error) error {
 		return errors.New("it lives")
 	}
 	return err
+}
+
+// peer returns a pidfd of the process that made the connection.
+func peer(t Targets) (int, error) {
+	const peerPidfd = 77 // SO_PEERPIDFD
+	return unix.GetsockoptInt(t.ConnFD, unix.SOL_SOCKET, peerPidfd)
 }
