@@ -57,7 +57,7 @@ var hiddenInProc = []string{
 	"acpi", "asound", "bus", "config.gz", "driver", "fs", "interrupts", "irq", "kallsyms", "kcore", "key-users", "keys",
 	"kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "modules", "sched_debug", "scsi", "slabinfo",
 	"sysrq-trigger", "timer_list", "timer_stats", "vmallocinfo", "iomem", "ioports", "mtrr", "pressure",
-	"buddyinfo", "cmdline", "diskstats", "dma", "locks", "pagetypeinfo", "partitions", "softirqs", "swaps", "tty", "zoneinfo",
+	"buddyinfo", "cmdline", "diskstats", "partitions", "zoneinfo",
 }
 
 // rootSteps turn the copy of the launcher's mounts into this sandbox's own root.

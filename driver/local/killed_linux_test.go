@@ -46,6 +46,7 @@ func setUp(t *testing.T, kill, victim int) (steps []string) {
 	stdout, err := client.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, client.Start())
+	defer func() { _ = client.Process.Kill() }() // when this fails half-way
 	require.NoError(t, theirs.Close())
 
 	launcher := 0
