@@ -33,11 +33,14 @@ func workerPasser() int {
 // What a worker passes on its connection is received by nobody: the session reads bytes.
 func TestPassedDescriptorsAreNotReceived(t *testing.T) {
 	session := open(t)
-	_, p := start(t, session, "one", "passer")
 	before := count(t).Descriptors
+	_, p := start(t, session, "one", "passer")
 	data, err := io.ReadAll(p.Conn())
 	require.NoError(t, err)
 	assert.Len(t, data, 100)
+	_, err = p.Wait(testContext(t))
+	require.NoError(t, err)
+	closeStreams(p)
 	assert.Equal(t, before, count(t).Descriptors)
 
 	// The control: a reader that asked for them would have them.
