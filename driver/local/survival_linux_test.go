@@ -55,6 +55,16 @@ func roles(t testing.TB, session string) []string {
 	return found
 }
 
+// awaitRoles returns the session's launcher and agents when there are n. A worker can be ready before its process 1 has become
+// the agent, and so has its name; nothing tells when.
+func awaitRoles(t testing.TB, session string, n int) (found []string) {
+	require.Eventually(t, func() bool {
+		found = roles(t, session)
+		return len(found) == n
+	}, 10*time.Second, time.Millisecond)
+	return found
+}
+
 func count(t testing.TB) leftovers {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
@@ -158,7 +168,7 @@ func TestNothingIsLeft(t *testing.T) {
 		group.Go(func() { stops[i] = live(session, fmt.Sprint("parallel-", i)) })
 	}
 	group.Wait()
-	assert.Equal(t, opened.Processes+*atOnce, count(t).Processes, "they live at the same time")
+	awaitRoles(t, sessionID, opened.Processes+*atOnce) // they live at the same time
 	assert.Greater(t, count(t).Namespaces, opened.Namespaces+5**atOnce)
 	for _, stop := range stops {
 		group.Go(stop)
@@ -227,7 +237,7 @@ func TestKilledClientLeavesNothing(t *testing.T) {
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "ready\n", line)
-	fds := deathsOf(t, roles(t, id))
+	fds := deathsOf(t, awaitRoles(t, id, 1+2))
 	require.Len(t, fds, 1+2, "a launcher, and an agent in each sandbox")
 
 	require.NoError(t, client.Process.Kill())
@@ -246,7 +256,7 @@ func TestKilledLauncherLeavesNothing(t *testing.T) {
 	awaitReady(t, p)
 	reserved, err := session.Create(ctx, driver.Spec{ID: "two"})
 	require.NoError(t, err)
-	fds := deathsOf(t, roles(t, sessionID))
+	fds := deathsOf(t, awaitRoles(t, sessionID, 2))
 	require.Len(t, fds, 2)
 
 	require.NoError(t, unix.PidfdSendSignal(fds[launcher[0]], unix.SIGKILL, nil, 0))
@@ -269,8 +279,7 @@ func TestKilledAgent(t *testing.T) {
 	launcher := roles(t, sessionID)
 	_, p := start(t, session, "one", "family")
 	awaitReady(t, p)
-	both := roles(t, sessionID)
-	require.Len(t, both, 2)
+	both := awaitRoles(t, sessionID, 2)
 	agent := slices.DeleteFunc(both, func(id string) bool { return id == launcher[0] })
 	fds := deathsOf(t, agent)
 	require.NoError(t, unix.PidfdSendSignal(fds[agent[0]], unix.SIGKILL, nil, 0))
