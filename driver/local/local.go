@@ -32,7 +32,9 @@
 // out of reach: user, mount, pid, net, ipc, uts and cgroup namespaces, with loopback only. The user inside is the
 // caller outside; for root it is a high user id that nothing else uses, another one for each sandbox. No new
 // privileges, an empty bounding set, locked securebits, a list of allowed system calls (no namespaces, mounts, ptrace,
-// keyrings, io_uring, bpf, perf, userfaultfd, raw, packet, vsock or AF_ALG sockets, TIOCSTI, 32-bit or x32 calls).
+// keyrings, io_uring, AIO, bpf, perf, userfaultfd, POSIX message queues, huge pages, leases, raw, packet, vsock or AF_ALG
+// sockets, TIOCSTI, 32-bit or x32 calls). Files can't be watched (inotify), since those in /usr are the host's. Where the
+// kernel has Landlock, a worker may write to /tmp, /work and /dev/shm only even if the mounts let it.
 // Everything dies with the program, kill -9 included: the launcher sees its socket close, and sandboxes die with the
 // launcher (by parent-death signal and because their own socket closes).
 //
@@ -40,7 +42,8 @@
 //
 // Memory and CPU are not limited (no cgroups), neither are pipe and socket buffers; processes, open files, core dumps
 // and the size of writable folders are. An ordinary user's supplementary groups stay with the sandbox: they count for
-// files below the folders named above. Whatever is readable below /usr for the user can be read. There is no Landlock.
+// files below the folders named above. Whatever is readable below /usr for the user can be read. docs/security.md
+// has the whole list, and what was tried.
 //
 // Since sandboxes have no memory cgroup of their own, driver.Exit tells a kill for lack of memory from another one by
 // the kernel's count of such kills in the memory cgroup of the program, which its sandboxes share, or on the whole machine
