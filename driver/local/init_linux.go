@@ -90,7 +90,10 @@ func forbidNamespaces() error {
 	for _, name := range []string{"user_namespaces", "mnt_namespaces", "pid_namespaces", "net_namespaces", "ipc_namespaces", "uts_namespaces",
 		"cgroup_namespaces", "time_namespaces", "inotify_instances", "fanotify_groups"} {
 		err := os.WriteFile("proc/sys/user/max_"+name, []byte("0"), 0)
-		if err != nil && !(errors.Is(err, os.ErrNotExist) && name != "user_namespaces") { // not in this kernel
+		if errors.Is(err, os.ErrNotExist) && name != "user_namespaces" {
+			continue // not in this kernel
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -19,8 +20,8 @@ func TestLandlock(t *testing.T) {
 	}
 	inside, outside := t.TempDir(), t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(outside, "file"), nil, 0o600))
-	listener, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	require.NoError(t, err)
+	listener, listenErr := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, listenErr)
 	defer unix.Close(listener)
 	address := &unix.SockaddrUnix{Name: "@" + outside}
 	require.NoError(t, unix.Bind(listener, address))
@@ -33,6 +34,7 @@ func TestLandlock(t *testing.T) {
 		_ = unix.Close(pidfd)
 	}()
 
+	made := 0
 	attempts := []struct {
 		name string
 		from int // the version that refuses it
@@ -45,8 +47,8 @@ func TestLandlock(t *testing.T) {
 			return err
 		}},
 		{"make a folder", 1, unix.EACCES, func() error {
-			_, err := os.MkdirTemp(outside, "folder")
-			return err
+			made++
+			return unix.Mkdir(filepath.Join(outside, fmt.Sprint(made)), 0o700)
 		}},
 		{"remove a folder", 1, unix.EACCES, func() error {
 			if err := unix.Rmdir(filepath.Dir(outside)); err != unix.ENOTEMPTY {
@@ -79,35 +81,31 @@ func TestLandlock(t *testing.T) {
 	for _, attempt := range attempts {
 		assert.NoError(t, attempt.do(), attempt.name)
 	}
-	restricted := make(chan func())
+	errs := make([]error, len(attempts))
+	var err, renameErr error
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		runtime.LockOSThread() // for good: the thread ends with its goroutine
-		err := prctl(unix.PR_SET_NO_NEW_PRIVS, 1)
-		if err == nil {
-			err = landlock(version, map[string]uint64{inside: writes})
+		if err = prctl(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
+			return
 		}
-		errs := make([]error, len(attempts))
+		if err = landlock(version, map[string]uint64{inside: writes}); err != nil {
+			return
+		}
 		for i, attempt := range attempts {
 			errs[i] = attempt.do()
 		}
-		renameErr := os.Mkdir(filepath.Join(inside, "a"), 0o700)
-		if renameErr == nil {
-			renameErr = os.WriteFile(filepath.Join(inside, "a", "file"), nil, 0o600)
-		}
-		if renameErr == nil {
-			renameErr = os.Rename(filepath.Join(inside, "a", "file"), filepath.Join(inside, "file"))
-		}
-		restricted <- func() {
-			require.NoError(t, err)
-			for i, attempt := range attempts {
-				if version >= attempt.from {
-					assert.ErrorIs(t, errs[i], attempt.err, attempt.name)
-				}
-			}
-			assert.NoError(t, renameErr, "within the folder")
-		}
+		renameErr = renameWithin(inside)
 	}()
-	(<-restricted)()
+	<-done
+	require.NoError(t, err)
+	assert.NoError(t, renameErr, "within the folder")
+	for i, attempt := range attempts {
+		if version >= attempt.from {
+			assert.ErrorIs(t, errs[i], attempt.err, attempt.name)
+		}
+	}
 
 	// Older kernels: nothing is asked of them that they don't know, and version 1 isn't used.
 	for old := range version {
@@ -122,6 +120,17 @@ func TestLandlock(t *testing.T) {
 		}()
 		assert.NoError(t, <-done, "version %d", old)
 	}
+}
+
+// renameWithin makes a file in one folder and moves it to another.
+func renameWithin(folder string) error {
+	if err := os.Mkdir(filepath.Join(folder, "a"), 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(folder, "a", "file"), nil, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(filepath.Join(folder, "a", "file"), filepath.Join(folder, "file"))
 }
 
 // A session keyring that the launcher got from its caller stays behind.

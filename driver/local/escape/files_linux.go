@@ -144,7 +144,7 @@ func reopen(path string, flags int, own error) error {
 func mountedWithout(flag int64, paths ...string) error {
 	for _, path := range paths {
 		var stat unix.Statfs_t
-		if unix.Statfs(path, &stat) == nil && int64(stat.Flags)&flag == 0 {
+		if unix.Statfs(path, &stat) == nil && stat.Flags&flag == 0 {
 			return nil
 		}
 	}

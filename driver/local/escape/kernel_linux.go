@@ -184,7 +184,7 @@ var kernel = []Attempt{
 	{"clone a mount namespace", func(Targets) error { return clone(unix.CLONE_NEWNS) }},
 	{"clone a pid namespace by clone3", func(Targets) error { return clone3(unix.CLONE_NEWPID) }},
 	{"enter process 1's namespaces", func(t Targets) error {
-		var last error = errNotThere
+		last := errNotThere
 		for _, name := range []string{"uts", "ipc", "net", "pid", "cgroup"} {
 			fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/%s", t.Init, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			if err == nil {
