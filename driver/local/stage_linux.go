@@ -71,6 +71,10 @@ func stageSteps(program, worker *os.File) []step {
 	for _, path := range []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"} {
 		steps = append(steps, hostFolder(path, in(path))...)
 	}
+	// Images of containers keep applications there, with all that belongs to them.
+	if info, err := os.Stat("/usr/src"); err == nil && info.IsDir() {
+		steps = append(steps, bind(in(emptyFolder), in("/usr/src")))
+	}
 	for _, path := range []string{"/etc/alternatives", "/etc/ssl/certs", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted", "/etc/ca-certificates"} {
 		steps = append(steps, hostFolder(path, in(path))...)
 	}

@@ -198,6 +198,7 @@ func pushInput(request uintptr) error {
 // controls make, outside and in the attempt's own process, what an attempt needs to succeed.
 var controls = map[string]func(*Targets) error{
 	"connect to the metadata service":                                      serveMetadata,
+	"list applications in /usr/src":                                        makeApplication,
 	"use an inherited folder":                                              openFolder,
 	"signal the session's program through its connection":                  connectSelf,
 	"enter the namespaces of the session's program through its connection": connectSelf,
@@ -215,6 +216,13 @@ func Control(name string, t *Targets) error {
 		return control(t)
 	}
 	return nil
+}
+
+func makeApplication(*Targets) error {
+	if err := unix.Mount("tmpfs", "/usr/src", "tmpfs", 0, ""); err != nil {
+		return err
+	}
+	return os.WriteFile("/usr/src/application", nil, 0o644)
 }
 
 func openFolder(t *Targets) error {

@@ -15,6 +15,7 @@ var files = []Attempt{
 	{"read a host file", func(t Targets) error { return contains(t.HostFile, t.Secret) }},
 	{"read the shadow file", func(Targets) error { return readable("/etc/shadow") }},
 	{"list home folders", func(Targets) error { return firstEntry("/home/*", "/root/.[a-z]*") }},
+	{"list applications in /usr/src", func(Targets) error { return firstEntry("/usr/src/*") }},
 	{"write into a host folder", func(t Targets) error { return creatable(t.HostFolder) }},
 	{"find the secret in the own environment", func(t Targets) error {
 		for _, entry := range os.Environ() {
