@@ -234,6 +234,7 @@ func TestKilledClientLeavesNothing(t *testing.T) {
 	stdout, err := client.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, client.Start())
+	defer func() { _ = client.Process.Kill() }() // when this fails half-way
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "ready\n", line)
