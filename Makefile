@@ -53,6 +53,10 @@ race: ## run the tests under the race detector, without those that -short leaves
 prove: ## try the promises about delivery: 10,000 trials of each way to end, on each driver; takes an hour
 	go test -count=1 -v -timeout 4h -run TestDelivery ./internal/proof -trials 10000
 
+.PHONY: survive
+survive: ## try the local driver's survival: 1,000 sandboxes one by one, 200 at once, every process killed at each step of set-up
+	go test -count=1 -v -timeout 1h -run 'TestNothingIsLeft|TestKilledAtEachStep|TestStoppable' ./driver/local -starts 1000 -at-once 200 -every-victim
+
 .PHONY: bench
 bench: ## run the benchmarks
 	$(call each_module,go test -run '^$$' -bench . -benchmem ./...)

@@ -26,8 +26,7 @@ func runAgent() error {
 	if err := closeOnExecFrom(controlFD); err != nil {
 		return err
 	}
-	// A worker that signals every process it can is to end by itself, with its status reported.
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2)
+	signal.Ignore(survived()...)
 	if len(os.Args) != 3 {
 		return fmt.Errorf("agent has %d arguments, want a name and the worker's process id", len(os.Args)-1)
 	}
@@ -54,4 +53,19 @@ func runAgent() error {
 			return send(conn, event{Kind: eventExited, Exited: true, Exit: uint32(status)})
 		}
 	}
+}
+
+// survived are the signals that a worker can send to process 1, and that are not to end it: a worker that signals every
+// process it can is to end by itself, with its status reported. The kernel keeps SIGKILL and SIGSTOP from it; the children's
+// ends are what it waits for, and the runtime uses SIGURG.
+func survived() []os.Signal {
+	var signals []os.Signal
+	for number := syscall.Signal(1); number <= 64; number++ {
+		switch number {
+		case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGCHLD, syscall.SIGURG:
+		default:
+			signals = append(signals, number)
+		}
+	}
+	return signals
 }

@@ -22,7 +22,10 @@ import (
 const (
 	maxMessage = 160 << 10
 	maxEvent   = 8 << 10 // an event's own limit: a launcher waits for one from each sandbox
-	maxPassed  = 5
+	// maxStep and maxText bound what an event says of a failure, so that it fits however much of it JSON escapes.
+	maxStep   = maxText / 4
+	maxText   = maxEvent / 8
+	maxPassed = 5
 	// sendTime bounds a send to a process that does not read.
 	sendTime = 5 * time.Second
 	// maxEnv bounds a worker's whole environment, so that its base64 fits into a message.
@@ -101,9 +104,11 @@ func failure(sandbox, step string, err error) event {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok && errno.Error() == e.Text {
 		e.Errno = errno
 	}
-	e.Text = e.Text[:min(len(e.Text), maxEvent/8)]
+	e.Text = clip(e.Text, maxText)
 	return e
 }
+
+func clip(text string, most int) string { return text[:min(len(text), most)] }
 
 // err is the failure that the event reports.
 func (e event) err() error {

@@ -24,6 +24,7 @@ var denied = []string{
 	"modify_ldt", "memfd_secret", "remap_file_pages", "uretprobe", "fanotify_mark", // attack surface that nobody needs
 	"name_to_handle_at", "listmount", "statmount", // show more of mounts than a worker may know
 	"adjtimex", "clock_adjtime", // the host's clock
+	"io_setup",   // takes from a number of requests that the whole machine shares
 	"socketcall", // hides the arguments of socket
 }
 
@@ -32,6 +33,8 @@ var missing = []string{"clone3"}
 
 const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID |
 	unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
+
+const shmHugeTLB = 0o4000 // SHM_HUGETLB of <linux/shm.h>
 
 // A test holds if the low 32 bits of an argument, masked, equal want. The kernel takes no more than 32 bits of any
 // argument that is tested here.
@@ -74,6 +77,13 @@ func argumentRules() []argumentRule {
 		{name: "socketpair", rows: [][]test{{exactly(0, unix.AF_UNIX)}}},
 		personality,
 		{name: "ioctl", refuse: true, rows: [][]test{{exactly(1, unix.TIOCSTI)}, {exactly(1, unix.TIOCLINUX)}}},
+		// F_NOTIFY watches folders of the host, as inotify would. A lease on a file that sandboxes share, which is an ordinary
+		// user's own, has whoever opens it wait.
+		{name: "fcntl", refuse: true, rows: [][]test{{exactly(1, unix.F_NOTIFY)}, {exactly(1, unix.F_SETLEASE)}}},
+		// The host's huge pages, which are set aside for somebody.
+		{name: "mmap", refuse: true, rows: [][]test{{{3, unix.MAP_HUGETLB, unix.MAP_HUGETLB}}}},
+		{name: "memfd_create", refuse: true, rows: [][]test{{{1, unix.MFD_HUGETLB, unix.MFD_HUGETLB}}}},
+		{name: "shmget", refuse: true, rows: [][]test{{{2, shmHugeTLB, shmHugeTLB}}}},
 	}
 }
 

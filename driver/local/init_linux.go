@@ -68,6 +68,7 @@ var hiddenInProc = []string{
 	"acpi", "asound", "bus", "config.gz", "driver", "fs", "interrupts", "irq", "kallsyms", "kcore", "key-users", "keys",
 	"kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "modules", "sched_debug", "scsi", "slabinfo",
 	"sysrq-trigger", "timer_list", "timer_stats", "vmallocinfo", "iomem", "ioports", "mtrr", "pressure",
+	"buddyinfo", "cmdline", "diskstats", "partitions", "zoneinfo",
 }
 
 // rootSteps turn the copy of the launcher's mounts into this sandbox's own root.
@@ -84,9 +85,7 @@ func rootSteps(r driver.Resources) []step {
 		tmpfs("tmp", 0o1777, r.DiskMiB, r.Inodes),
 		tmpfs(workFolder[1:], 0o700, r.DiskMiB, r.Inodes),
 		tmpfs("dev/shm", 0o1777, min(64, r.DiskMiB), min(1<<10, r.Inodes)),
-		{"forbid user namespaces", func() error {
-			return os.WriteFile("proc/sys/user/max_user_namespaces", []byte("0"), 0)
-		}},
+		{"forbid namespaces", forbidNamespaces},
 		bind("proc/sys", "proc/sys"),
 		restrict("proc/sys", readOnly|unix.MOUNT_ATTR_NOEXEC),
 		{"hide parts of /proc", hideProc},
@@ -96,6 +95,22 @@ func rootSteps(r driver.Resources) []step {
 		step{"set host name", func() error { return unix.Sethostname([]byte(hostName)) }},
 		step{"bring up loopback", loopbackUp},
 	)
+}
+
+// forbidNamespaces allows no more of what the kernel counts for this user namespace: namespaces of every kind, and what
+// watches files, since files below /usr are the host's, and their use tells what the host runs.
+func forbidNamespaces() error {
+	for _, name := range []string{"user_namespaces", "mnt_namespaces", "pid_namespaces", "net_namespaces", "ipc_namespaces", "uts_namespaces",
+		"cgroup_namespaces", "time_namespaces", "inotify_instances", "fanotify_groups"} {
+		err := os.WriteFile("proc/sys/user/max_"+name, []byte("0"), 0)
+		if errors.Is(err, os.ErrNotExist) && name != "user_namespaces" {
+			continue // not in this kernel
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func hideProc() error {
@@ -164,8 +179,9 @@ func privilegeSteps(r driver.Resources, filter []unix.SockFilter) []step {
 	return append(steps,
 		step{"set file mode mask", func() error { unix.Umask(0o022); return nil }},
 		step{"join a new session keyring", func() error {
-			// Without keyrings, or with a container's filter that forbids them, there is nothing to leave behind.
-			_, _ = unix.KeyctlJoinSessionKeyring("")
+			// Without a name: a named one that exists already would be joined. Without keyrings, or with a container's
+			// filter that forbids them, there is nothing to leave behind.
+			_, _, _ = unix.RawSyscall(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0)
 			return nil
 		}},
 		// Until the worker executes, nothing of this process can be read or traced by it.
@@ -187,6 +203,7 @@ func privilegeSteps(r driver.Resources, filter []unix.SockFilter) []step {
 			return unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
 		}},
 		step{"set no_new_privs", func() error { return prctl(unix.PR_SET_NO_NEW_PRIVS, 1) }},
+		step{"enter a Landlock domain", func() error { return landlock(landlockVersion(), writable) }},
 		step{"filter system calls", func() error {
 			program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 			_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))

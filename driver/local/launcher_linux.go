@@ -233,10 +233,12 @@ func (l *launcher) start(r startRequest) {
 	l.watchers.Go(func() { l.watch(r.sandbox, pid, pidfd, conn, group, unheld) })
 }
 
-// watch passes on what a sandbox reports, until its process 1 and so all its processes are dead.
+// watch passes on what a sandbox reports, until its process 1 and so all its processes are dead. That process is inside:
+// what it sends is taken for what it may be at most, one start and one end.
 func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn, group *group, unheld map[string]string) {
 	defer conn.Close()
 	var last event
+	started := false
 	for {
 		var e event
 		files, err := receive(conn, &e, maxEvent)
@@ -244,11 +246,14 @@ func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn, 
 		if err != nil {
 			break
 		}
-		switch e.Kind {
-		case eventStarted:
+		switch {
+		case e.Kind == eventStarted && !started:
+			started = true
 			_ = send(l.client, event{Kind: eventStarted, Sandbox: sandbox.id, Unheld: unheld}, pidfd)
-		case eventExited, eventFailed:
-			last = e
+		case e.Kind == eventExited:
+			last = event{Exited: true, Exit: e.Exit}
+		case e.Kind == eventFailed && !started:
+			last = event{Step: clip(e.Step, maxStep), Errno: e.Errno, Text: clip(e.Text, maxText)}
 		}
 	}
 	_ = syscall.Close(pidfd)

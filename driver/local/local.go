@@ -32,7 +32,9 @@
 // out of reach: user, mount, pid, net, ipc, uts and cgroup namespaces, with loopback only. The user inside is the
 // caller outside; for root it is a high user id that nothing else uses, another one for each sandbox. No new
 // privileges, an empty bounding set, locked securebits, a list of allowed system calls (no namespaces, mounts, ptrace,
-// keyrings, io_uring, bpf, perf, userfaultfd, raw, packet, vsock or AF_ALG sockets, TIOCSTI, 32-bit or x32 calls).
+// keyrings, io_uring, AIO, bpf, perf, userfaultfd, POSIX message queues, huge pages, leases, raw, packet, vsock or AF_ALG
+// sockets, TIOCSTI, 32-bit or x32 calls). Files can't be watched (inotify), since those in /usr are the host's. Where the
+// kernel has Landlock, a worker may write to /tmp, /work and /dev/shm only even if the mounts let it.
 // Everything dies with the program, kill -9 included: the launcher sees its socket close, and sandboxes die with the
 // launcher (by parent-death signal and because their own socket closes).
 //
@@ -61,8 +63,9 @@
 //
 // # What is not held yet
 //
-// Pipe and socket buffers are limited by MemoryMiB only. An ordinary user's supplementary groups stay with the sandbox: they count for
-// files below the folders named above. Whatever is readable below /usr for the user can be read. There is no Landlock.
+// Memory and CPU are limited only where that was asked for, and pipe and socket buffers by MemoryMiB alone. An ordinary user's
+// supplementary groups stay with the sandbox: they count for files below the folders named above. Whatever is readable below /usr for
+// the user can be read. docs/security.md has the whole list, and what was tried.
 package local
 
 import (

@@ -52,16 +52,15 @@ func stageSteps(program, worker, runsc *os.File) []step {
 		}},
 		makeDir(in("/proc")), makeDir(in("/tmp")), makeDir(in(workFolder)), makeDir(in(emptyFolder)),
 		makeDir(in("/dev/shm")), makeDir(in("/etc")), makeDir(in("/var")), makeDir(in("/run")),
-		{"copy the worker", func() error { return copyExecutable(worker, in(workerPath)) }},
+		{"copy the worker", func() error { return copyExecutable(worker, in(workerPath), 0o555) }},
+		// Nobody can read the agent's. So it is undumpable from its execution on, when a worker, which is the same user, runs
+		// already; it can't be the same file where it is the same program. gVisor, whose process 1 is another, executes what it can read.
 		{"copy the program", func() error {
-			same, err := sameFile(program, worker)
-			if err != nil {
-				return err
+			mode := os.FileMode(0o111)
+			if runsc != nil {
+				mode = 0o555
 			}
-			if same {
-				return os.Link(in(workerPath), in(agentPath))
-			}
-			return copyExecutable(program, in(agentPath))
+			return copyExecutable(program, in(agentPath), mode)
 		}},
 		makeLink("/tmp", in("/var/tmp")),
 		makeLink("/proc/self/fd", in("/dev/fd")),
@@ -77,6 +76,10 @@ func stageSteps(program, worker, runsc *os.File) []step {
 	}
 	for _, path := range []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"} {
 		steps = append(steps, hostFolder(path, in(path))...)
+	}
+	// Images of containers keep applications there, with all that belongs to them.
+	if info, err := os.Stat("/usr/src"); err == nil && info.IsDir() {
+		steps = append(steps, bind(in(emptyFolder), in("/usr/src")))
 	}
 	for _, path := range []string{"/etc/alternatives", "/etc/ssl/certs", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted", "/etc/ca-certificates"} {
 		steps = append(steps, hostFolder(path, in(path))...)
@@ -143,17 +146,8 @@ func sizeOf(files ...*os.File) (int64, error) {
 	return total, nil
 }
 
-func sameFile(a, b *os.File) (bool, error) {
-	infoA, err := a.Stat()
-	if err != nil {
-		return false, err
-	}
-	infoB, err := b.Stat()
-	return err == nil && os.SameFile(infoA, infoB), err
-}
-
-// copyExecutable copies source, whatever its mode, to a new file that everybody may read and execute.
-func copyExecutable(source *os.File, target string) error {
+// copyExecutable copies source, whatever its mode, to a new file of that mode.
+func copyExecutable(source *os.File, target string, mode os.FileMode) error {
 	info, err := source.Stat()
 	if err != nil {
 		return err
@@ -164,7 +158,7 @@ func copyExecutable(source *os.File, target string) error {
 	}
 	_, err = io.Copy(file, io.NewSectionReader(source, 0, info.Size()))
 	if err == nil {
-		err = file.Chmod(0o555)
+		err = file.Chmod(mode)
 	}
 	if closeErr := file.Close(); err == nil {
 		err = closeErr

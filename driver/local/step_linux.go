@@ -16,9 +16,15 @@ type step struct {
 	do   func() error
 }
 
+// beforeStep, if it isn't nil, is called with the name of each step. Only a test sets it.
+var beforeStep func(name string)
+
 // run does the steps in order and returns the name of the one that failed.
 func run(steps []step) (failed string, err error) {
 	for _, s := range steps {
+		if beforeStep != nil {
+			beforeStep(s.name)
+		}
 		if err := s.do(); err != nil {
 			// The step says what was being done to which path; only the cause is missing.
 			if pathErr, ok := errors.AsType[*fs.PathError](err); ok {

@@ -2,18 +2,24 @@ package local_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -23,9 +29,15 @@ import (
 	"github.com/sandboxfn/sbx/driver/local"
 )
 
-// leftovers counts what a sandbox might leave behind.
+var (
+	starts = flag.Int("starts", 100, "how many sandboxes TestNothingIsLeft starts and stops one by one")
+	atOnce = flag.Int("at-once", 20, "how many sandboxes TestNothingIsLeft has at the same time")
+)
+
+// leftovers counts what a sandbox might leave behind. Mounts are the host's and the launcher's, namespaces and processes
+// are those of this process's descendants, however they were orphaned.
 type leftovers struct {
-	Processes, Mounts, Descriptors, Files int
+	Processes, Descendants, Namespaces, Mounts, LauncherMounts, ControlGroups, Descriptors, Files int
 }
 
 // roles finds the launchers and agents of a session.
@@ -43,43 +55,126 @@ func roles(t testing.TB, session string) []string {
 	return found
 }
 
+// awaitRoles returns the session's launcher and agents when there are n. A worker can be ready before its process 1 has become
+// the agent, and so has its name; nothing tells when.
+func awaitRoles(t testing.TB, session string, n int) (found []string) {
+	require.Eventually(t, func() bool {
+		found = roles(t, session)
+		return len(found) == n
+	}, 10*time.Second, time.Millisecond)
+	return found
+}
+
 func count(t testing.TB) leftovers {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
-	descriptors, err := os.ReadDir("/proc/self/fd")
+	opened, err := os.ReadDir("/proc/self/fd")
 	require.NoError(t, err)
 	files, err := os.ReadDir(os.TempDir())
 	require.NoError(t, err)
-	return leftovers{len(roles(t, sessionID)), strings.Count(string(mounts), "\n"), len(descriptors), len(files)}
+	found := leftovers{Mounts: bytes.Count(mounts, []byte{'\n'}), Descriptors: len(opened), Files: len(files)}
+	for _, id := range roles(t, sessionID) {
+		found.Processes++
+		if line, err := os.ReadFile("/proc/" + id + "/cmdline"); err == nil && bytes.HasPrefix(line, []byte("sbx-launcher")) {
+			mounts, err := os.ReadFile("/proc/" + id + "/mountinfo")
+			require.NoError(t, err)
+			found.LauncherMounts += bytes.Count(mounts, []byte{'\n'})
+		}
+	}
+	namespaces := map[string]bool{}
+	for _, pid := range descendants(t) {
+		found.Descendants++
+		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/ns/*", pid))
+		for _, link := range links {
+			namespace, _ := os.Readlink(link)
+			namespaces[namespace] = true
+		}
+	}
+	found.Namespaces = len(namespaces)
+	err = filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() && strings.Contains(entry.Name(), sessionID) {
+			found.ControlGroups++
+		}
+		return nil // what went meanwhile is not ours
+	})
+	require.NoError(t, err)
+	return found
+}
+
+// descendants are this process's children and theirs. Zombies that were orphaned, and so are this process's to reap, it
+// reaps.
+func descendants(t testing.TB) []int {
+	adoptOrphans(t)
+	children := map[int][]int{}
+	paths, err := filepath.Glob("/proc/[0-9]*/stat")
+	require.NoError(t, err)
+	for _, path := range paths {
+		line, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		var state string
+		var parent int
+		_, err = fmt.Sscan(string(line[bytes.LastIndexByte(line, ')')+1:]), &state, &parent)
+		require.NoError(t, err)
+		pid, err := strconv.Atoi(strings.Split(path, "/")[2])
+		require.NoError(t, err)
+		children[parent] = append(children[parent], pid)
+		if state == "Z" && parent == os.Getpid() {
+			_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+			children[parent] = slices.DeleteFunc(children[parent], func(id int) bool { return id == pid })
+		}
+	}
+	found := children[os.Getpid()]
+	for i := 0; i < len(found); i++ {
+		found = append(found, children[found[i]]...)
+	}
+	return found
+}
+
+// adoptOrphans makes this process the parent of descendants whose own parent has died.
+func adoptOrphans(t testing.TB) {
+	require.NoError(t, unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 }
 
 func TestNothingIsLeft(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir()) // other programs use the common one
-	ctx := testContext(t)
-	cycle := func(session driver.Session, id string) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(*starts+*atOnce)*time.Second)
+	defer cancel()
+	// live starts a sandbox and returns what stops it.
+	live := func(session driver.Session, id string) (stop func()) {
 		sandbox, err := session.Create(ctx, driver.Spec{ID: id, Env: []string{testWorker + "=echo"}})
 		require.NoError(t, err)
 		p, err := sandbox.StartWorker(ctx, driver.WorkerSpec{})
 		require.NoError(t, err)
 		awaitReady(t, p)
-		require.NoError(t, sandbox.Stop(ctx))
-		closeStreams(p)
+		return func() {
+			assert.NoError(t, sandbox.Stop(ctx))
+			closeStreams(p)
+		}
 	}
 	before := count(t)
 	session, err := local.New(nil).Open(ctx, spec(t))
 	require.NoError(t, err)
-	cycle(session, "first")
+	live(session, "first")()
 	opened := count(t)
-	for i := range 100 {
-		cycle(session, fmt.Sprint("serial-", i))
+	for i := range *starts {
+		live(session, fmt.Sprint("serial-", i))()
 	}
-	assert.Equal(t, opened, count(t), "after 100 one by one")
+	assert.Equal(t, opened, count(t), "after %d one by one", *starts)
 	var group sync.WaitGroup
-	for i := range 20 {
-		group.Go(func() { cycle(session, fmt.Sprint("parallel-", i)) })
+	stops := make([]func(), *atOnce)
+	for i := range stops {
+		group.Go(func() { stops[i] = live(session, fmt.Sprint("parallel-", i)) })
 	}
 	group.Wait()
-	assert.Equal(t, opened, count(t), "after 20 at once")
+	awaitRoles(t, sessionID, opened.Processes+*atOnce) // they live at the same time
+	assert.Greater(t, count(t).Namespaces, opened.Namespaces+5**atOnce)
+	for _, stop := range stops {
+		group.Go(stop)
+	}
+	group.Wait()
+	assert.Equal(t, opened, count(t), "after %d at once", *atOnce)
 
 	// Starts that are cut short, wherever they are.
 	for i := range 20 {
@@ -100,7 +195,7 @@ func TestNothingIsLeft(t *testing.T) {
 	assert.Equal(t, before, count(t), "after Close")
 }
 
-// workerClient is a client with two sandboxes whose processes all hold LIFELINE, and which does not clean up.
+// workerClient is a client with sandboxes whose processes have descendants, and which does not clean up.
 func workerClient() int {
 	ctx := context.Background()
 	session, err := local.New(nil).Open(ctx, driver.SessionSpec{ID: os.Getenv("SESSION"), Worker: worker("/proc/self/exe"), Logger: slog.New(slog.DiscardHandler)})
@@ -108,7 +203,8 @@ func workerClient() int {
 		fmt.Println(err)
 		return 1
 	}
-	for i := range 2 {
+	sandboxes, _ := strconv.Atoi(os.Getenv("SANDBOXES"))
+	for i := range sandboxes {
 		sandbox, err := session.Create(ctx, driver.Spec{ID: fmt.Sprint(i), Env: []string{testWorker + "=family"}})
 		if err != nil {
 			fmt.Println(err)
@@ -124,6 +220,9 @@ func workerClient() int {
 			return 1
 		}
 	}
+	if os.Getenv("STEPS") != "" {
+		_, _ = unix.Write(100, []byte(setUpIsOver))
+	}
 	fmt.Println("ready")
 	select {}
 }
@@ -131,14 +230,15 @@ func workerClient() int {
 func TestKilledClientLeavesNothing(t *testing.T) {
 	id := sessionID + "-client"
 	client := exec.Command("/proc/self/exe")
-	client.Env = []string{testWorker + "=client", "SESSION=" + id}
+	client.Env = []string{testWorker + "=client", "SESSION=" + id, "SANDBOXES=2"}
 	stdout, err := client.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, client.Start())
+	defer func() { _ = client.Process.Kill() }() // when this fails half-way
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "ready\n", line)
-	fds := deathsOf(t, roles(t, id))
+	fds := deathsOf(t, awaitRoles(t, id, 1+2))
 	require.Len(t, fds, 1+2, "a launcher, and an agent in each sandbox")
 
 	require.NoError(t, client.Process.Kill())
@@ -157,7 +257,7 @@ func TestKilledLauncherLeavesNothing(t *testing.T) {
 	awaitReady(t, p)
 	reserved, err := session.Create(ctx, driver.Spec{ID: "two"})
 	require.NoError(t, err)
-	fds := deathsOf(t, roles(t, sessionID))
+	fds := deathsOf(t, awaitRoles(t, sessionID, 2))
 	require.Len(t, fds, 2)
 
 	require.NoError(t, unix.PidfdSendSignal(fds[launcher[0]], unix.SIGKILL, nil, 0))
@@ -205,8 +305,7 @@ func TestKilledAgent(t *testing.T) {
 	launcher := roles(t, sessionID)
 	_, p := start(t, session, "one", "family")
 	awaitReady(t, p)
-	both := roles(t, sessionID)
-	require.Len(t, both, 2)
+	both := awaitRoles(t, sessionID, 2)
 	agent := slices.DeleteFunc(both, func(id string) bool { return id == launcher[0] })
 	fds := deathsOf(t, agent)
 	require.NoError(t, unix.PidfdSendSignal(fds[agent[0]], unix.SIGKILL, nil, 0))
@@ -217,7 +316,7 @@ func TestKilledAgent(t *testing.T) {
 	assert.Equal(t, driver.Exit{Code: 4}, exit)
 }
 
-// deathsOf returns descriptors that become readable when the processes die.
+// deathsOf returns descriptors that become readable when the processes die, those of them that live.
 func deathsOf(t testing.TB, ids []string) map[string]int {
 	fds := map[string]int{}
 	for _, id := range ids {
@@ -225,6 +324,9 @@ func deathsOf(t testing.TB, ids []string) map[string]int {
 		_, err := fmt.Sscan(id, &pid)
 		require.NoError(t, err)
 		fd, err := unix.PidfdOpen(pid, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue // dead by now
+		}
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = unix.Close(fd) })
 		fds[id] = fd

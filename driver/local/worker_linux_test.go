@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
 )
@@ -45,6 +46,10 @@ var workers = map[string]func() int{
 	"fill":    workerFill,
 	"limits":  workerLimits,
 	"limited": workerLimited,
+	"passer":  workerPasser,
+	"closed":  workerClosed,
+	"full":    workerFull,
+	"zombies": workerZombies,
 }
 
 func ready() { fmt.Fprintln(os.NewFile(driver.HandshakeFD, "handshake"), "ready") }
@@ -89,6 +94,17 @@ func workerLook() int {
 	fmt.Println("fds", strings.Join(fds, " "))
 	stdin, err := io.ReadAll(os.Stdin)
 	fmt.Println("stdin", len(stdin), err)
+	session, err := unix.Getsid(0)
+	fmt.Println("leads its session", session == os.Getpid(), err)
+	var core unix.Rlimit
+	fmt.Println("core", unix.Getrlimit(unix.RLIMIT_CORE, &core), core)
+	fmt.Printf("mask %03o\n", unix.Umask(0o022))
+	for _, name := range []string{"user_namespaces", "mnt_namespaces", "inotify_instances"} {
+		limit, err := os.ReadFile("/proc/sys/user/max_" + name)
+		fmt.Println(name, strings.TrimSpace(string(limit)), err)
+	}
+	var folder1, folder2 unix.Statfs_t
+	fmt.Println("inodes", unix.Statfs("/tmp", &folder1), folder1.Files, unix.Statfs("/work", &folder2), folder2.Files)
 	fmt.Println("work", os.WriteFile("/work/file", []byte("x"), 0o600))
 	fmt.Println("tmp", os.WriteFile("/tmp/file", []byte("x"), 0o600))
 	fmt.Println("shm", os.WriteFile("/dev/shm/file", []byte("x"), 0o600))

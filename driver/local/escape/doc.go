@@ -18,6 +18,16 @@ type Targets struct {
 	HostMarker string
 	// HostAddress is an address in HostPID's memory with one readable byte.
 	HostAddress uintptr
+	// ConnFD is, inside, the connection to the session's program.
+	ConnFD int
+	// Namespaces are the host's, as links in /proc name them.
+	Namespaces map[string]string
+	// Program is a program that isn't the attempt's: inside, process 1's; outside, HostFile.
+	Program string
+	// ScratchMiB is the size of each writable folder inside.
+	ScratchMiB int
+	// Engine and AbstractEngine are listeners on the host at addresses as container engines have them.
+	Engine, AbstractEngine string
 	// TCP, Abstract and Socket are the addresses of listeners on the host.
 	TCP, Abstract, Socket string
 	// HostPath is a path that mountinfo outside shows.
@@ -32,4 +42,10 @@ type Targets struct {
 	NeighbourMarker string
 	// NeighbourAbstract is the abstract socket on which another sandbox listens: outside, one that the host listens on.
 	NeighbourAbstract string
+	// NeighbourPID is another sandbox's process, as the host numbers it; outside, HostPID.
+	NeighbourPID int
+	// These are what another sandbox has made: a port of its loopback, a file in /dev/shm with the secret, System V shared
+	// memory, a message queue and semaphores with that key, and a POSIX message queue; outside, the host's.
+	NeighbourTCP, NeighbourShared, NeighbourQueue string
+	NeighbourKey                                  int
 }

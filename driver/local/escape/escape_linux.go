@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"strconv"
+	"runtime"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -25,216 +28,7 @@ type Attempt struct {
 var errNotThere = errors.New("nothing there")
 
 // Attempts are all that this package knows.
-var Attempts = []Attempt{
-	{"read a host file", func(t Targets) error { return contains(t.HostFile, t.Secret) }},
-	{"read the shadow file", func(Targets) error { return readable("/etc/shadow") }},
-	{"list home folders", func(Targets) error { return firstEntry("/home/*", "/root/.[a-z]*") }},
-	{"write into a host folder", func(t Targets) error { return creatable(t.HostFolder) }},
-	{"find the secret in the own environment", func(t Targets) error {
-		for _, entry := range os.Environ() {
-			if strings.HasPrefix(entry, "HOST_SECRET=") {
-				return nil
-			}
-		}
-		return errNotThere
-	}},
-	{"find the secret in init's environment", func(t Targets) error { return contains(fmt.Sprintf("/proc/%d/environ", t.Init), t.Secret) }},
-	{"find the secret in any environment", func(t Targets) error { return anyProcess("environ", "HOST_SECRET="+t.Secret) }},
-	{"use an inherited descriptor", func(t Targets) error {
-		links, _ := filepath.Glob("/proc/self/fd/*")
-		for _, link := range links {
-			if target, err := os.Readlink(link); err == nil && target == t.HostFile {
-				return nil
-			}
-		}
-		return errNotThere
-	}},
-	{"see a host process", func(t Targets) error { return anyProcess("cmdline", t.HostMarker) }},
-	{"signal a host process", func(t Targets) error { return unix.Kill(t.HostPID, 0) }},
-	{"signal through a pidfd", func(t Targets) error {
-		fd, err := unix.PidfdOpen(t.HostPID, 0)
-		if err != nil {
-			return err
-		}
-		return unix.PidfdSendSignal(fd, 0, nil, 0)
-	}},
-	{"ptrace", func(t Targets) error { return errnoOf(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(t.HostPID), 0, 0) }},
-	{"process_vm_readv", func(t Targets) error {
-		var to [1]byte
-		local := unix.Iovec{Base: &to[0], Len: 1}
-		remote := unix.RemoteIovec{Base: t.HostAddress, Len: 1}
-		_, err := unix.ProcessVMReadv(t.HostPID, []unix.Iovec{local}, []unix.RemoteIovec{remote}, 0)
-		return err
-	}},
-	{"read a process's memory file", func(t Targets) error {
-		file, err := os.Open(fmt.Sprintf("/proc/%d/mem", t.Init))
-		if err != nil {
-			return err
-		}
-		_, err = file.ReadAt(make([]byte, 1), int64(t.HostAddress))
-		return err
-	}},
-	{"pidfd_getfd", func(t Targets) error {
-		fd, err := unix.PidfdOpen(t.Init, 0)
-		if err != nil {
-			return err
-		}
-		_, err = unix.PidfdGetfd(fd, 0, 0)
-		return err
-	}},
-	{"mount", func(t Targets) error { return unix.Mount("tmpfs", os.TempDir(), "tmpfs", 0, "") }},
-	{"bind mount", func(t Targets) error { return unix.Mount("/usr", os.TempDir(), "", unix.MS_BIND, "") }},
-	{"new mount API", func(Targets) error { return errnoOf(unix.SYS_FSOPEN, bytesOf("tmpfs\x00"), 0) }},
-	{"unmount", func(t Targets) error { return unix.Unmount(t.Mount, unix.MNT_DETACH) }},
-	{"make a mount writable", func(t Targets) error { return unix.Mount("", t.Mount, "", unix.MS_REMOUNT|unix.MS_BIND, "") }},
-	{"make a mount writable by mount_setattr", func(t Targets) error {
-		return unix.MountSetattr(unix.AT_FDCWD, t.Mount, 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY})
-	}},
-	{"chroot", func(Targets) error { return unix.Chroot("/") }},
-	{"pivot_root", func(t Targets) error { return reachable(unix.PivotRoot(t.Mount, t.Mount), unix.EBUSY, unix.EINVAL) }},
-	{"write to the root", func(t Targets) error { return anyCreatable("/", "/etc", "/usr", "/usr/bin", "/dev", "/.sbx") }},
-	{"change the own program", func(Targets) error { return touch("/proc/self/exe") }},
-	{"change init's program", func(t Targets) error { return touch(fmt.Sprintf("/proc/%d/exe", t.Init)) }},
-	{"reach the host through init's root", func(t Targets) error {
-		return contains(fmt.Sprintf("/proc/%d/root%s", t.Init, t.HostFile), t.Secret)
-	}},
-	{"connect to the host's loopback", func(t Targets) error { return dial("tcp", t.TCP) }},
-	{"connect to an abstract socket", func(t Targets) error { return dial("unix", t.Abstract) }},
-	{"connect to a socket's path", func(t Targets) error { return dial("unix", t.Socket) }},
-	{"see a network beyond loopback", func(Targets) error {
-		content, err := os.ReadFile("/proc/net/dev")
-		if err != nil {
-			return err
-		}
-		if lines := bytes.Count(content, []byte(":")); lines > 1 {
-			return nil
-		}
-		return errNotThere
-	}},
-	{"raw socket", func(Targets) error { return socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) }},
-	{"packet socket", func(Targets) error { return socket(unix.AF_PACKET, unix.SOCK_RAW, 0) }},
-	{"vsock", func(Targets) error { return socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0) }},
-	{"vsock with high bits", func(Targets) error { return socket(unix.AF_VSOCK|1<<32, unix.SOCK_STREAM, 0) }},
-	{"AF_ALG", func(Targets) error { return socket(unix.AF_ALG, unix.SOCK_SEQPACKET, 0) }},
-	{"netlink beyond routing", func(Targets) error { return socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_KOBJECT_UEVENT) }},
-	{"keyctl", func(Targets) error { return errnoOf(unix.SYS_KEYCTL, unix.KEYCTL_GET_KEYRING_ID, ^uintptr(2), 1) }},
-	{"add_key", func(Targets) error {
-		return errnoOf(unix.SYS_ADD_KEY, bytesOf("user\x00"), bytesOf("sbx\x00"), bytesOf("x\x00"), 1, ^uintptr(1)) // the process's keyring
-	}},
-	{"write to /proc/sys", func(Targets) error { return writable("/proc/sys/kernel/hostname") }},
-	{"write the core pattern", func(Targets) error { return writable("/proc/sys/kernel/core_pattern") }},
-	{"write the namespace limit", func(Targets) error { return writable("/proc/sys/user/max_user_namespaces") }},
-	{"sysrq", func(Targets) error { return writable("/proc/sysrq-trigger") }},
-	{"read kernel memory", func(Targets) error { return nonEmpty("/proc/kcore") }},
-	{"read kernel symbols", func(Targets) error { return nonEmpty("/proc/kallsyms") }},
-	{"read /proc/keys", func(Targets) error { return nonEmpty("/proc/keys") }},
-	{"read the timer list", func(Targets) error { return nonEmpty("/proc/timer_list") }},
-	{"read the kernel log", func(Targets) error {
-		_, err := unix.Klogctl(3, make([]byte, 64)) // SYSLOG_ACTION_READ_ALL
-		return err
-	}},
-	{"list /sys", func(Targets) error { return firstEntry("/sys/*") }},
-	{"list control groups", func(Targets) error { return firstEntry("/sys/fs/cgroup/*") }},
-	{"open a device of the host", func(Targets) error { return anyReadable("/dev/kmsg", "/dev/mem", "/dev/vda", "/dev/sda") }},
-	{"mknod", func(Targets) error {
-		path := filepath.Join(os.TempDir(), "node"+strconv.Itoa(os.Getpid()))
-		defer func() { _ = os.Remove(path) }()
-		return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 11)))
-	}},
-	{"setuid(0)", func(Targets) error { return errnoOf(unix.SYS_SETUID, 0) }},
-	{"setgroups", func(Targets) error { return errnoOf(unix.SYS_SETGROUPS, 0, 0) }},
-	{"have capabilities", func(Targets) error {
-		status, err := os.ReadFile("/proc/self/status")
-		if err != nil {
-			return err
-		}
-		for line := range strings.Lines(string(status)) {
-			name, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
-			if strings.HasPrefix(name, "Cap") && strings.Trim(value, "0") != "" {
-				return nil
-			}
-		}
-		return errNotThere
-	}},
-	{"gain privileges by execution", func(Targets) error {
-		if v, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); err != nil || v == 1 {
-			return errors.New("no_new_privs is set")
-		}
-		return nil
-	}},
-	{"unshare a user namespace", func(Targets) error {
-		// A program with threads gets EINVAL where it is not refused.
-		return reachable(errnoOf(unix.SYS_UNSHARE, unix.CLONE_NEWUSER), unix.EINVAL)
-	}},
-	{"unshare a mount namespace", func(Targets) error { return errnoOf(unix.SYS_UNSHARE, unix.CLONE_NEWNS) }},
-	{"clone a user namespace", func(Targets) error { return cloneUser() }},
-	{"clone3", func(Targets) error { return reachable(errnoOf(435, 0, 0), unix.EINVAL, unix.EFAULT) }},
-	{"setns", func(t Targets) error {
-		fd, err := unix.Open("/proc/self/ns/uts", unix.O_RDONLY, 0)
-		if err != nil {
-			return err
-		}
-		return unix.Setns(fd, unix.CLONE_NEWUTS)
-	}},
-	{"set the host name", func(Targets) error {
-		name, err := os.Hostname()
-		if err != nil {
-			return err
-		}
-		return unix.Sethostname([]byte(name))
-	}},
-	{"TIOCSTI", func(Targets) error { return pushInput(unix.TIOCSTI) }},
-	{"TIOCSTI with high bits", func(Targets) error { return pushInput(unix.TIOCSTI | 1<<32) }},
-	{"io_uring", func(Targets) error {
-		var params [120]byte
-		return errnoOf(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&params)))
-	}},
-	{"bpf", func(Targets) error {
-		attr := [5]uint32{2, 4, 4, 1, 0} // an array map of one element
-		return errnoOf(unix.SYS_BPF, 0, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
-	}},
-	{"userfaultfd", func(Targets) error { return errnoOf(unix.SYS_USERFAULTFD, unix.O_CLOEXEC) }},
-	{"perf_event_open", func(Targets) error {
-		attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_CPU_CLOCK, Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{}))}
-		_, err := unix.PerfEventOpen(&attr, 0, -1, -1, 0)
-		return err
-	}},
-	{"open_by_handle_at", func(Targets) error {
-		handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, os.TempDir(), 0)
-		if err != nil {
-			return err
-		}
-		folder, err := unix.Open(os.TempDir(), unix.O_RDONLY|unix.O_DIRECTORY, 0)
-		if err != nil {
-			return err
-		}
-		_, err = unix.OpenByHandleAt(folder, handle, unix.O_RDONLY)
-		return err
-	}},
-	{"kexec", func(Targets) error { return reachable(errnoOf(unix.SYS_KEXEC_LOAD, 0, 0, 0, 1<<14), unix.EINVAL) }},
-	{"load a module", func(Targets) error {
-		return reachable(errnoOf(unix.SYS_INIT_MODULE, 0, 0, 0), unix.ENOEXEC, unix.EFAULT)
-	}},
-	{"swapon", func(Targets) error { return reachable(errnoOf(unix.SYS_SWAPON, 0, 0), unix.EFAULT, unix.ENOENT) }},
-	{"quotactl", func(Targets) error {
-		return reachable(errnoOf(unix.SYS_QUOTACTL, 0, 0, 0, 0), unix.ENODEV, unix.EINVAL)
-	}},
-	{"raise the priority", func(Targets) error { return errnoOf(unix.SYS_SETPRIORITY, 0, 0, ^uintptr(4)) }},
-	{"find host paths in mountinfo", func(t Targets) error { return contains("/proc/self/mountinfo", t.HostPath) }},
-	{"write core dumps", func(Targets) error {
-		var limit unix.Rlimit
-		if err := unix.Getrlimit(unix.RLIMIT_CORE, &limit); err != nil {
-			return err
-		}
-		if limit.Max == 0 {
-			return errNotThere
-		}
-		return nil
-	}},
-	{"read a neighbour's file", func(t Targets) error { return contains(t.NeighbourFile, t.Secret) }},
-	{"see a neighbour's process", func(t Targets) error { return anyProcess("environ", t.NeighbourMarker+"\x00") }},
-	{"connect to a neighbour", func(t Targets) error { return dial("unix", t.NeighbourAbstract) }},
-}
+var Attempts = slices.Concat(files, processes, mounts, network, kernel, abi, bombs, neighbours)
 
 func contains(path, text string) error {
 	content, err := os.ReadFile(path)
@@ -399,4 +193,66 @@ func pushInput(request uintptr) error {
 	}
 	character := byte('x')
 	return errnoOf(unix.SYS_IOCTL, terminal, request, uintptr(unsafe.Pointer(&character)))
+}
+
+// controls make, outside and in the attempt's own process, what an attempt needs to succeed.
+var controls = map[string]func(*Targets) error{
+	"connect to the metadata service":                                      serveMetadata,
+	"list applications in /usr/src":                                        makeApplication,
+	"use an inherited folder":                                              openFolder,
+	"signal the session's program through its connection":                  connectSelf,
+	"enter the namespaces of the session's program through its connection": connectSelf,
+	"inode bomb":                    mountScratch,
+	"find a key":                    addKey,
+	"request_key":                   addKey,
+	"end process 1":                 startVictim,
+	"end process 1 through a pidfd": startVictim,
+	"end process 1's first thread":  startVictim,
+}
+
+// Control prepares a process outside for the attempt of that name.
+func Control(name string, t *Targets) error {
+	if control := controls[name]; control != nil {
+		return control(t)
+	}
+	return nil
+}
+
+func makeApplication(*Targets) error {
+	if err := unix.Mount("tmpfs", "/usr/src", "tmpfs", 0, ""); err != nil {
+		return err
+	}
+	return os.WriteFile("/usr/src/application", nil, 0o644)
+}
+
+func openFolder(t *Targets) error {
+	_, err := unix.Open(t.HostFolder, unix.O_PATH, 0)
+	return err
+}
+
+func connectSelf(t *Targets) error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	t.ConnFD = pair[0]
+	return err
+}
+
+// mountScratch makes a folder in which files are made quickly.
+func mountScratch(*Targets) error {
+	return unix.Mount("tmpfs", os.TempDir(), "tmpfs", 0, "nr_inodes=0")
+}
+
+func addKey(*Targets) error {
+	runtime.LockOSThread() // whose keyring it is
+	_, err := unix.AddKey("user", keyName, []byte("x"), unix.KEY_SPEC_PROCESS_KEYRING)
+	return err
+}
+
+func startVictim(t *Targets) error {
+	victim := exec.Command("/bin/sleep", "1000")
+	victim.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := victim.Start(); err != nil {
+		return err
+	}
+	t.Init = victim.Process.Pid
+	return nil
 }
