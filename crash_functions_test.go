@@ -37,12 +37,12 @@ func Crash(_ context.Context, prepare, end string) (string, error) {
 	switch end {
 	case "return":
 		return "returned", nil
-	case "SIGABRT", "SIGSEGV", "SIGKILL", "SIGTERM":
+	case "SIGABRT", "SIGSEGV", "SIGKILL", "SIGHUP":
 		self, err := os.FindProcess(os.Getpid())
 		if err != nil {
 			return "", err
 		}
-		signals := map[string]os.Signal{"SIGABRT": syscall.SIGABRT, "SIGSEGV": syscall.SIGSEGV, "SIGKILL": syscall.SIGKILL, "SIGTERM": syscall.SIGTERM}
+		signals := map[string]os.Signal{"SIGABRT": syscall.SIGABRT, "SIGSEGV": syscall.SIGSEGV, "SIGKILL": syscall.SIGKILL, "SIGHUP": syscall.SIGHUP}
 		if err := self.Signal(signals[end]); err != nil {
 			return "", err
 		}

@@ -141,7 +141,7 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 	default:
 		err = outcome // there is no result that an interceptor could give instead
 	}
-	if err != nil && !errors.As(err, new(*CallError)) {
+	if own := (*CallError)(nil); err != nil && (!errors.As(err, &own) || own.Call != r.id) { // it may be another call's
 		err = f.fail(r, "", err)
 	}
 	return data, err

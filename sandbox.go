@@ -5,7 +5,6 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/wire/launch"
@@ -15,42 +14,30 @@ import (
 type sandbox struct {
 	id     string
 	inner  driver.Sandbox
-	worker *launch.Worker
+	worker *launch.Worker // nil if it did not start
 
 	killed   atomic.Bool // the session ended it while it ran
 	stopping sync.Mutex
 	stopped  bool
 }
 
-// startSandbox makes a sandbox and starts its worker. When it fails, nothing is left.
+// startSandbox makes a sandbox and starts its worker. When it fails, nothing is left, or what is returned with the error is to be
+// stopped.
 func startSandbox(ctx context.Context, backend driver.Session, spec driver.Spec, config launch.Config) (*sandbox, error) {
 	inner, err := backend.Create(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	running, err := launch.Start(ctx, inner, config)
-	if err != nil {
-		return nil, errors.Join(err, stopForGood(ctx, inner))
+	sb := &sandbox{id: spec.ID, inner: inner}
+	if sb.worker, err = launch.Start(ctx, inner, config); err == nil {
+		return sb, nil
 	}
-	return &sandbox{id: spec.ID, inner: inner, worker: running}, nil
-}
-
-// stopForGood stops a sandbox whose worker did not start. It tries again until it has succeeded or ctx ends; then the driver's
-// session stops it when that closes.
-func stopForGood(ctx context.Context, inner driver.Sandbox) error {
-	for {
-		stopCtx, cancel := context.WithTimeout(context.Background(), stopTime)
-		err := inner.Stop(stopCtx)
-		cancel()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return err
-		}
+	stopCtx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	if stopErr := inner.Stop(stopCtx); stopErr != nil {
+		return sb, errors.Join(err, stopErr)
 	}
+	return nil, err
 }
 
 // Done is closed when the worker is lost.
@@ -64,15 +51,22 @@ func (sb *sandbox) Queues() bool { return sb.worker.Queues() }
 
 // Stop kills what runs in the sandbox and frees it. It may be called again after it failed.
 func (sb *sandbox) Stop(ctx context.Context) error {
-	select {
-	case <-sb.worker.Done():
-	default:
-		sb.killed.Store(true)
-	}
 	sb.stopping.Lock()
 	defer sb.stopping.Unlock()
 	if sb.stopped {
 		return nil
+	}
+	if sb.worker == nil {
+		if err := sb.inner.Stop(ctx); err != nil {
+			return err
+		}
+		sb.stopped = true
+		return nil
+	}
+	select {
+	case <-sb.worker.Done():
+	default:
+		sb.killed.Store(true)
 	}
 	sb.worker.Drain()
 	if err := sb.inner.Stop(ctx); err != nil {

@@ -261,6 +261,10 @@ func (d *describer) addParts(t types.Type, reached map[string]bool) {
 	}
 }
 
+// plainBuild are the go command's flags by which a worker is built without what GOFLAGS may say of instrumented builds: a static
+// program can't have the race detector, and nobody would collect its coverage.
+var plainBuild = []string{"-race=false", "-msan=false", "-asan=false", "-cover=false"}
+
 // A target is a platform with the settings of the go command for it.
 type target struct {
 	os, arch string

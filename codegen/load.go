@@ -144,7 +144,8 @@ func (m *module) load(ctx context.Context, old map[string]oldFile) ([]*packages.
 		Mode: packages.NeedName | packages.NeedFiles | packages.NeedImports | packages.NeedModule | packages.NeedForTest |
 			packages.NeedTypes | packages.NeedTypesInfo | packages.NeedSyntax,
 		Tests:      true,
-		BuildFlags: []string{"-tags=" + m.tags},
+		// What GOFLAGS says of coverage would make the packages import what was not loaded.
+		BuildFlags: []string{"-tags=" + m.tags, "-cover=false"},
 		Overlay:    overlay,
 	}, "./...")
 	if err != nil {

@@ -30,7 +30,7 @@ func plan(units []*unit, graph *graph, selected map[string]bool, old map[string]
 			diagnostics = append(diagnostics, Diagnostic{
 				Code:     InTheWay,
 				Position: token.Position{Filename: path, Line: 1, Column: 1},
-				Message:  fmt.Sprintf("sbxgen must write a file of this name and didn't write the one that is here: rename it, it lacks the line %q", header),
+				Message:  fmt.Sprintf("sbxgen must write a file of this name and didn't write the one that is here, which lacks the line %q: rename it, or delete it if sbxgen wrote it once", header),
 			})
 		}
 		wanted[path] = source

@@ -124,7 +124,7 @@ func (p *mainPackage) list(ctx context.Context, t *target, tags, cgo string) (_ 
 	if err != nil {
 		return nil, err
 	}
-	out, err := t.run(ctx, p.unit.dir, []string{"CGO_ENABLED=" + cgo}, "list", "-deps", "-json="+listedFields, "-tags="+tags, "-overlay="+file, ".")
+	out, err := t.run(ctx, p.unit.dir, []string{"CGO_ENABLED=" + cgo}, slices.Concat([]string{"list"}, plainBuild, []string{"-deps", "-json=" + listedFields, "-tags=" + tags, "-overlay=" + file, "."})...)
 	if err != nil {
 		return nil, err
 	}

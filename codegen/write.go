@@ -81,7 +81,7 @@ func readOld(path string) (oldFile, error) {
 	}
 	lines := strings.Split(string(unixLines(start[:n])), "\n")
 	return oldFile{
-		ours:   n == 0 || lines[0] == header,
+		ours:   n == 0 || slices.Contains(lines, header), // not the first one where a merge was not finished, say
 		hidden: len(lines) > 4 && slices.Equal(lines[:4], []string{header, advice, "", hiding}),
 	}, nil
 }

@@ -52,7 +52,7 @@ func (c *Codec) Append(dst []byte, v reflect.Value) ([]byte, error) {
 	if !v.CanInterface() {
 		return dst, c.misuse(v, "it was read from an unexported field")
 	}
-	return encodeValue(dst, c, addressable(v), nil)
+	return encodeValue(dst, c, addressable(v), maxEncoded, nil)
 }
 
 // Decode sets v, which has the codec's type and can be set, from data, all of it. What v held before is lost. The

@@ -17,11 +17,15 @@ const (
 	quietDepth = 500
 	// maxLength is the greatest length that MessagePack can express.
 	maxLength = math.MaxUint32
+	// maxEncoded is how many bytes an encoding may have. What is shared in memory is written once for each way that leads to it, so
+	// a value of a few pointers could take more than there is.
+	maxEncoded = 1 << 30
 )
 
 // An encoder holds one value's encoding while it grows. It is the writer under msgpack's Encoder.
 type encoder struct {
 	buf   []byte
+	most  int // how long buf may be
 	wire  *msgpack.Encoder
 	depth int
 	path  map[visit]struct{} // what contains the present value; nil while cycles aren't looked for
@@ -57,10 +61,11 @@ func (e *encoder) WriteByte(b byte) error {
 // errDeep asks for another try with a look at cycles.
 var errDeep = errors.New("deep value")
 
-// encodeValue appends the encoding of v. If v is an error whose state is to be written, inState takes the errors in it.
-func encodeValue(dst []byte, c *Codec, v reflect.Value, inState *[]error) ([]byte, error) {
+// encodeValue appends the encoding of v, about most bytes of it at most. If v is an error whose state is to be written, inState takes
+// the errors in it.
+func encodeValue(dst []byte, c *Codec, v reflect.Value, most int, inState *[]error) ([]byte, error) {
 	e := encoders.Get().(*encoder)
-	e.buf, e.inState = dst, inState
+	e.buf, e.most, e.inState = dst, len(dst)+most, inState
 	err := c.encode(e, addressOf(v))
 	if err == errDeep {
 		// Following the path from the start finds the shortest cycle, and so the shortest message.
@@ -110,6 +115,9 @@ func (e *encoder) enter(t reflect.Type, address uintptr, length int) error {
 	}
 	if e.depth >= maxDepth {
 		return fail(t, fmt.Sprintf("it is nested more than %d levels deep", maxDepth), nil)
+	}
+	if len(e.buf) > e.most {
+		return fail(t, "all that leads here is too long already; what several pointers share is sent once for each", nil)
 	}
 	if e.path != nil && address != 0 {
 		here := visit{address, length, t}

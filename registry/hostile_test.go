@@ -196,3 +196,29 @@ func FuzzDecode(f *testing.F) {
 		require.True(t, same(v, w), "%#v\n%#v", v, w)
 	})
 }
+
+// Two pointers to the next node, in each of many: written for each way that leads to it, the value has no end.
+type shared struct{ A, B *shared }
+
+func (shared) Error() string { return "shared" }
+
+func TestSharedPointersEnd(t *testing.T) {
+	value := &shared{}
+	for range 60 {
+		value = &shared{value, value}
+	}
+	codec := codecFor[*shared](t)
+	_, err := encodeValue(nil, codec, reflect.ValueOf(&value).Elem(), 1<<16, nil)
+	var failed *ValueError
+	require.ErrorAs(t, err, &failed)
+	assert.ErrorContains(t, err, "too long")
+	assert.Less(t, len(err.Error()), 1<<10)
+
+	ErrorType[*shared]()
+	tree := AppendError(nil, value)
+	assert.Less(t, len(tree), 1<<10)
+	remote, err := DecodeError(tree)
+	require.NoError(t, err)
+	assert.Equal(t, "shared", remote.Error())
+	assert.NotErrorAs(t, remote, new(*shared), "half an error is none")
+}

@@ -323,7 +323,7 @@ func (c *call) run() *wirepb.Result {
 	switch {
 	case err != nil && errors.Is(c.ctx.Err(), context.DeadlineExceeded):
 		timedOut := &wirepb.TimedOut{Deadline: !c.timedOut()}
-		if !errors.Is(err, context.DeadlineExceeded) {
+		if !isContexts(c.ctx, err) {
 			timedOut.Error = registry.AppendError(nil, err)
 		}
 		return &wirepb.Result{Outcome: &wirepb.Result_TimedOut{TimedOut: timedOut}}
@@ -338,6 +338,15 @@ func (c *call) run() *wirepb.Result {
 		return resultError(fmt.Sprintf("%d bytes encoded; the limit is %d", len(c.value), wire.MaxValue))
 	}
 	return &wirepb.Result{Outcome: &wirepb.Result_Value{Value: &wirepb.Body{}}}
+}
+
+// isContexts reports whether an error is no more than the end of a context.
+func isContexts(ctx context.Context, err error) bool {
+	switch err { //nolint:errorlint // an error that wraps one of them says more
+	case ctx.Err(), context.Cause(ctx), context.DeadlineExceeded:
+		return true
+	}
+	return false
 }
 
 // cancelled is the result of a call that never begins.

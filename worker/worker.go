@@ -15,8 +15,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
@@ -88,6 +90,9 @@ func Executable() (string, error) {
 }
 
 func becomeWorker() {
+	// A service manager that ends the program may send this to all of its processes. When to end is the session's to say. It is not
+	// ignored, for what user code starts would inherit that.
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt, syscall.SIGTERM)
 	if err := serveProcess(*boot); err != nil {
 		fmt.Fprintf(os.Stderr, "sbx: worker: %v\n", err)
 		os.Exit(1)

@@ -64,6 +64,7 @@ func Run(t *testing.T, d driver.Driver, has Features) {
 		{"exit codes are reported", has.Processes, (*suite).exitCode},
 		{"a crash is reported whatever became of standard error", has.Processes, (*suite).crashReported},
 		{"signals are reported", has.Processes, (*suite).signal},
+		{"SIGTERM does not end a worker", has.Processes, (*suite).terminate},
 		{"output arrives, each stream in order", has.Processes, (*suite).output},
 		{"the environment is what the spec gives", has.Processes, (*suite).environment},
 		{"it is known which calls had begun", has.Processes, (*suite).begun},
@@ -381,6 +382,14 @@ func (s *suite) output() {
 		}
 	}
 	assert.Len(s, w.Lost().LastLines, 20)
+}
+
+func (s *suite) terminate() {
+	w, _ := s.launch(s.create())
+	for range 2 {
+		assert.Equal(s, []byte("data"), result[[]byte](s, "terminate", call(s, w, "terminate", []byte("data"))))
+	}
+	assert.Equal(s, []byte("data"), result[[]byte](s, "echo", call(s, w, "echo", []byte("data"))))
 }
 
 func (s *suite) environment() {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"slices"
+	"syscall"
 
 	"github.com/sandboxfn/sbx/registry"
 	"github.com/sandboxfn/sbx/worker"
@@ -19,6 +21,7 @@ func init() {
 	registry.Function(name("printLines"), printLines)
 	registry.Function(name("exit"), exit)
 	registry.Function(name("crash"), crash)
+	registry.Function(name("terminate"), terminate)
 	registry.Function(name("panicElsewhere"), panicElsewhere)
 	registry.Function(name("orphan"), orphan)
 	registry.Function(name("block"), block)
@@ -55,6 +58,22 @@ func crash(_ context.Context, signal int) (int, error) {
 		return 0, err
 	}
 	select {}
+}
+
+// terminate gets what a service manager sends to all processes of a service.
+func terminate(ctx context.Context, data []byte) ([]byte, error) {
+	terminated := make(chan os.Signal, 1)
+	signal.Notify(terminated, syscall.SIGTERM)
+	defer signal.Stop(terminated)
+	if err := signalSelf(int(syscall.SIGTERM)); err != nil {
+		return nil, err
+	}
+	select {
+	case <-terminated: // user code may still ask for it
+		return data, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // panicElsewhere panics in a goroutine of its own, with standard error as it was, closed, or another file.

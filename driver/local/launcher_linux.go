@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/signal"
 	"slices"
 	"sync"
 	"syscall"
@@ -57,6 +58,8 @@ func runLauncher() error {
 	if err := closeOnExecFrom(controlFD); err != nil {
 		return err
 	}
+	// A service manager that ends the program may send this to all of its processes. When to end is the program's to say.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	// What the launcher makes is for a user that is not its own, whatever mask the program has.
 	syscall.Umask(0o022)
 	client, err := asConn(os.NewFile(controlFD, "control"))

@@ -36,7 +36,9 @@ type place[C comparable, M Member] struct {
 
 	done chan struct{} // closed when it is no longer opening
 	gone chan struct{} // closed when the place is free again
-	err  error         // why it could not be opened or stopped
+	err  error         // why it could not be stopped
+
+	openErr error // why it could not be opened
 }
 
 // free is how many more leases can run.
@@ -112,18 +114,33 @@ func (p *Pool[C, M]) started(place *place[C, M], m M, err error) {
 	defer p.mu.Unlock()
 	defer close(place.done)
 	if err != nil {
-		place.err = err
+		place.openErr = err
 		p.stats.OpenFailed++
-		p.remove(place)
-		if p.has(place.class) {
+		var none M
+		if m == none {
+			p.remove(place)
+		} else { // something of it is left
+			place.m = m
+			p.discard(place, nil)
+		}
+		switch {
+		case p.has(place.class):
 			p.hold(place.class)
-		} else {
-			p.fail(place.class, err)
+		case p.coming(place.class): // the others may be luckier
+			p.missed[place.class]++
+			p.hold(place.class)
+		default:
+			for range 1 + p.missed[place.class] {
+				p.fail(place.class, err)
+			}
+			delete(p.missed, place.class)
+			delete(p.held, place.class)
 		}
 		p.balance()
 		return
 	}
 	p.stats.Opened++
+	delete(p.missed, place.class)
 	place.m, place.state, place.opened, place.since = m, open, time.Now(), time.Now()
 	if p.closed {
 		p.discard(place, nil)
@@ -139,6 +156,11 @@ func (p *Pool[C, M]) has(class C) bool {
 	return slices.ContainsFunc(p.places, func(place *place[C, M]) bool {
 		return place.class == class && (place.state == open || place.state == checking)
 	})
+}
+
+// coming reports whether a member of class is being opened. Callers hold mu.
+func (p *Pool[C, M]) coming(class C) bool {
+	return slices.ContainsFunc(p.places, func(place *place[C, M]) bool { return place.class == class && place.state == opening })
 }
 
 // openAgain is how long a class is served by the members that there are, after one more could not be opened.
@@ -313,8 +335,8 @@ func (p *Pool[C, M]) Prewarm(ctx context.Context, class C, n int) error {
 		return ErrClosed
 	}
 	for _, place := range coming {
-		if place.state == opening { // for good
-			errs = append(errs, place.err)
+		if place.openErr != nil {
+			errs = append(errs, place.openErr)
 		}
 	}
 	if short > 0 {

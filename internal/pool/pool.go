@@ -60,7 +60,8 @@ type Limits struct {
 
 // Backend makes and ends members.
 type Backend[C comparable, M Member] struct {
-	// Open makes a member; its context ends with the pool.
+	// Open makes a member; its context ends with the pool. What it returns with an error is left of a member that could not be
+	// made, and is to be stopped.
 	Open func(ctx context.Context, class C) (M, error)
 	// Stop ends one, within bounds of its own, and frees what it holds. It may be called again after it failed.
 	Stop func(M) error
@@ -84,12 +85,13 @@ type Pool[C comparable, M Member] struct {
 	waiting []*waiter[C, M]
 	ahead   int        // leases
 	held    map[C]bool // classes of which none is opened for now
+	missed  map[C]int  // how many could not be opened lately while others were being opened
 	stats   Stats
 }
 
 // New returns a pool of at most maximum members.
 func New[C comparable, M Member](maximum int, backend Backend[C, M]) *Pool[C, M] {
-	p := &Pool[C, M]{maximum: maximum, backend: backend, held: map[C]bool{}}
+	p := &Pool[C, M]{maximum: maximum, backend: backend, held: map[C]bool{}, missed: map[C]int{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }

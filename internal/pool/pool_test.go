@@ -42,6 +42,7 @@ type yard struct {
 	openHook           func(ctx context.Context) error
 	checked            int
 	checkErr           error
+	leaves             bool // what could not be opened is to be stopped
 	limits             Limits
 }
 
@@ -63,15 +64,15 @@ func (y *yard) open(ctx context.Context, class string) (*box, error) {
 		err = hook(ctx)
 	}
 	time.Sleep(y.openTime)
-	if err != nil {
+	b := &box{class: class, serial: serial, yard: y, done: make(chan struct{})}
+	b.end = sync.OnceFunc(func() { close(b.done) })
+	if err != nil && !y.leaves {
 		y.mu.Lock()
 		y.alive--
 		y.mu.Unlock()
 		return nil, err
 	}
-	b := &box{class: class, serial: serial, yard: y, done: make(chan struct{})}
-	b.end = sync.OnceFunc(func() { close(b.done) })
-	return b, nil
+	return b, err
 }
 
 // opened is how often somebody tried to open a box.
@@ -414,4 +415,77 @@ func BenchmarkLease(b *testing.B) {
 		m.Release(true)
 	}
 	_ = p.Close()
+}
+
+// There is room for fewer members than there might be, and nobody who waits is to hear of it.
+func TestABurstThatFindsLessRoomThanThereMightBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{}
+		tried := 0
+		y.openHook = func(context.Context) error {
+			y.mu.Lock()
+			tried++
+			first := tried == 1
+			y.mu.Unlock()
+			if !first {
+				return errors.New("no room")
+			}
+			time.Sleep(time.Second)
+			return nil
+		}
+		p := y.pool(3)
+		for range 20 {
+			turn := p.Queue("x", false)
+			go func() {
+				l, err := turn.Wait(t.Context())
+				if assert.NoError(t, err) {
+					l.Release(true)
+				}
+			}()
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.NoError(t, p.Close())
+	})
+}
+
+func TestABurstThatFindsNoRoomFailsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{openErr: errors.New("no room")}
+		p := y.pool(3)
+		began := time.Now()
+		var waits sync.WaitGroup
+		for range 20 {
+			turn := p.Queue("x", false)
+			waits.Go(func() {
+				_, err := turn.Wait(t.Context())
+				assert.EqualError(t, err, "no room")
+			})
+		}
+		waits.Wait()
+		assert.Zero(t, time.Since(began))
+		require.NoError(t, p.Close())
+	})
+}
+
+// What is left of a member that could not be made keeps its place until it has stopped, and nobody waits for it in vain.
+func TestWhatIsLeftOfAMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failed, stuck := errors.New("failed"), errors.New("stuck")
+		y := &yard{openErr: failed, leaves: true, stopErr: stuck}
+		p := y.pool(1)
+		_, err := p.Queue("x", false).Wait(t.Context())
+		require.ErrorIs(t, err, failed)
+		assert.Equal(t, 1, p.Count())
+		began := time.Now()
+		_, err = p.Queue("x", false).Wait(t.Context())
+		require.ErrorIs(t, err, stuck)
+		assert.Equal(t, stuckAfter, time.Since(began))
+		require.ErrorIs(t, p.Close(), stuck)
+		y.mu.Lock()
+		y.stopErr = nil
+		y.mu.Unlock()
+		require.NoError(t, p.Close())
+		assert.Zero(t, y.alive)
+	})
 }
