@@ -29,8 +29,9 @@ import (
 func BuiltWorker() OpenOption { return openOption(func(c *openConfig) { c.builtWorker = true }) }
 
 // WorkerFile has sandboxes run the worker in a file that sbxgen built (go tool sbxgen worker -o file). It must be for the
-// sandboxes' platform, and built with the version of sbx that the program has. Whether its functions are those of the program is
-// checked when a sandbox starts.
+// sandboxes' platform, and built with the version of sbx that the program has; and on a machine where sbxgen has built a worker of the program's
+// source, of the source as it is: Open fails with [ErrStaleWorker] otherwise. Whether its functions are those of the program is
+// checked by the first call of each.
 func WorkerFile(path string) OpenOption {
 	return openOption(func(c *openConfig) {
 		if path == "" {
@@ -53,10 +54,7 @@ type workers struct {
 // find is driver.SessionSpec.Worker.
 func (w *workers) find(ctx context.Context, platform driver.Platform) (string, error) {
 	if w.workerFile != "" {
-		if err := checkWorkerFile(w.workerFile, platform); err != nil {
-			return "", err
-		}
-		return w.workerFile, nil
+		return w.workerFile, checkWorkerFile(w.workerFile, platform)
 	}
 	if platform == driver.Host() && !w.builtWorker {
 		path, err := worker.Executable()
@@ -83,6 +81,34 @@ func checkWorkerFile(path string, platform driver.Platform) error {
 	}
 	if ours := wire.ModuleVersion(); m.SBX != ours {
 		return fmt.Errorf("%w: %s was built with sbx %s, and this program with %s; build both with the same version", ErrStaleWorker, path, m.SBX, ours)
+	}
+	// Where the source is, and what belongs to it, is known if a worker of it was built on this machine.
+	source := worker.Source()
+	if !filepath.IsAbs(source) || strings.HasSuffix(source, "_test.go") {
+		return nil
+	}
+	cache, err := artifact.DefaultCache()
+	if err != nil {
+		return nil //nolint:nilerr // as without source
+	}
+	last, _, err := cache.Last(filepath.Dir(source), platform.String())
+	if err != nil {
+		return nil //nolint:nilerr // as without source
+	}
+	return stale(m, filepath.Dir(source), last.Folders, fmt.Sprintf("make %s anew with go tool sbxgen worker -platform %s -o", path, platform))
+}
+
+// stale is an error if the source in dir is not what a worker was built of; nil if it is not there, so that nobody can tell.
+func stale(m *artifact.Manifest, dir string, folders map[string]string, remedy string) error {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	reason, err := m.Stale(folders)
+	switch {
+	case err != nil:
+		return err
+	case reason != "":
+		return fmt.Errorf("%w: %s; %s", ErrStaleWorker, reason, remedy)
 	}
 	return nil
 }
@@ -131,17 +157,7 @@ func lookUp(cache *artifact.Cache, dir string, platform driver.Platform) (string
 	if ours := wire.ModuleVersion(); m.SBX != ours {
 		return "", fmt.Errorf("%w: it was built with sbx %s, and this program with %s; %s", ErrStaleWorker, m.SBX, ours, remedy)
 	}
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return found, nil // the source isn't here, so it can't tell
-	}
-	reason, err := m.Stale(last.Folders)
-	switch {
-	case err != nil:
-		return "", err
-	case reason != "":
-		return "", fmt.Errorf("%w: %s; %s", ErrStaleWorker, reason, remedy)
-	}
-	return found, nil
+	return found, stale(m, dir, last.Folders, remedy)
 }
 
 func buildWorker(ctx context.Context, dir string, platform driver.Platform) error {

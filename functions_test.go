@@ -211,6 +211,8 @@ func Slow(ctx context.Context, how string) (string, error) {
 		return "", fmt.Errorf("stopped: %w", ErrOdd)
 	case "cause":
 		return "", context.Cause(ctx)
+	case "wrapped error of the context":
+		return "", errors.Join(ErrOdd, ctx.Err())
 	case "result":
 		return "late", nil
 	}

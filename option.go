@@ -313,9 +313,10 @@ func (j joined) applyFunction(c *functionConfig) {
 	}
 }
 
-// Timeout bounds how long the function may run in the sandbox, each time that it runs; waiting for a sandbox doesn't
-// count. When the time is up the function's context ends with the cause [ErrTimeout]. If the function then returns an
-// error, whichever, the call fails with ErrTimeout, which wraps the function's own error too if that is not the context's;
+// Timeout bounds how long the function may run in the sandbox, each time that it runs, with the decoding of its argument and the
+// encoding of its result; waiting for a sandbox doesn't count. When the time is up the function's context ends with the cause [ErrTimeout]. If the function then returns an
+// error, whichever, the call fails with ErrTimeout, which wraps the function's own error too if that is not the context's
+// alone;
 // if it returns a result within a second, the result counts; if it does not return, it loses its sandbox and the call fails
 // with ErrTimeout. d must be above 0. Without it there is no bound but the caller's context.
 func Timeout(d time.Duration) FunctionOption {

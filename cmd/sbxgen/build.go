@@ -18,6 +18,9 @@ func worker(ctx context.Context, s *sbxgen, args []string) error {
 	if err := s.parse(args); err != nil {
 		return err
 	}
+	if err := s.checkOutput(*output); err != nil {
+		return err
+	}
 	list := split(*platforms)
 	if len(list) == 0 {
 		list = []string{""}
@@ -37,6 +40,21 @@ func (s *sbxgen) buildWorkers(ctx context.Context, platforms []string, output st
 		return &codegen.UsageError{Reason: fmt.Sprintf("-o names one file, and there are %d workers: choose one main package and one platform", len(workers))}
 	}
 	return artifact.CopyExecutable(s.inDir(output), workers[0])
+}
+
+// checkOutput refuses to replace a file that is no executable: it may be somebody's source.
+func (s *sbxgen) checkOutput(output string) error {
+	if output == "" {
+		return nil
+	}
+	ok, err := artifact.MayReplace(s.inDir(output))
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return &codegen.UsageError{Reason: fmt.Sprintf("-o %s: there is a file of that name that is no executable; remove it, or choose another name", output)}
+	}
+	return nil
 }
 
 // workers returns the paths of the workers of the main packages that the patterns choose; it builds those that aren't in the cache.
@@ -121,6 +139,9 @@ func build(ctx context.Context, s *sbxgen, args []string) error {
 	platforms := s.flags.String("platform", "", "put workers for these `platforms` inside, comma-separated (default: Linux on the program's architecture)")
 	output := s.flags.String("o", "", "write the program to this `file` (default: as go build)")
 	if err := s.parse(args); err != nil {
+		return err
+	}
+	if err := s.checkOutput(*output); err != nil {
 		return err
 	}
 	program, diagnostics, err := codegen.FindProgram(ctx, codegen.Build{Dir: s.dir, Tags: s.tags, Patterns: s.flags.Args()})

@@ -188,6 +188,39 @@ func CopyExecutable(target, source string) error {
 	return ReplaceFile(target, 0o755, in)
 }
 
+// MayReplace reports whether an executable may be written to path: there is nothing, a folder, an empty file, or one that begins as
+// executables of some system do.
+func MayReplace(path string) (bool, error) {
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = file.Close() }() // it was only read
+	info, err := file.Stat()
+	if err != nil {
+		return false, err
+	}
+	if info.IsDir() || info.Mode().IsRegular() && info.Size() == 0 {
+		return true, nil
+	}
+	begins := make([]byte, 4)
+	if !info.Mode().IsRegular() {
+		return false, nil
+	}
+	if _, err := io.ReadFull(file, begins); err != nil {
+		return false, nil // shorter than any executable
+	}
+	for _, magic := range []string{"\x7fELF", "MZ", "\xcf\xfa\xed\xfe", "\xce\xfa\xed\xfe", "\x00asm"} { // ELF, PE, Mach-O twice, WebAssembly
+		if bytes.HasPrefix(begins, []byte(magic)) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // ReplaceFile gives a file new contents at once: whoever opens it finds the old ones or the new ones, whole. It makes the folder if need
 // be, but takes the place of nothing that is no file.
 func ReplaceFile(path string, mode fs.FileMode, contents io.Reader) (err error) {
