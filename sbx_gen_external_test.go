@@ -6,8 +6,6 @@
 package sbx_test
 
 import (
-	"compress/gzip"
-	"encoding/hex"
 	"log/slog"
 	"net"
 	"net/url"
@@ -18,6 +16,8 @@ import (
 	"github.com/sandboxfn/sbx"
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/driver/local"
+	"github.com/sandboxfn/sbx/internal/callinfo"
+	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/registry"
 )
 
@@ -68,10 +68,12 @@ func init() {
 	registry.Function[bool, string]("github.com/sandboxfn/sbx_test.Wait", Wait)
 	registry.Function0[sbx.CallInfo]("github.com/sandboxfn/sbx_test.Where", Where)
 	registry.Function[int, sbx.CallInfo]("github.com/sandboxfn/sbx_test.WhereAmI", WhereAmI)
-	registry.Error("compress/gzip.ErrChecksum", gzip.ErrChecksum)
-	registry.Error("compress/gzip.ErrHeader", gzip.ErrHeader)
-	registry.Error("encoding/hex.ErrLength", hex.ErrLength)
 	registry.Error("github.com/sandboxfn/sbx/driver.ErrStopped", driver.ErrStopped)
+	registry.Error("github.com/sandboxfn/sbx/internal/callinfo.ErrNextMissed", callinfo.ErrNextMissed)
+	registry.Error("github.com/sandboxfn/sbx/internal/callinfo.ErrNextRuns", callinfo.ErrNextRuns)
+	registry.Error("github.com/sandboxfn/sbx/internal/callinfo.ErrNextTwice", callinfo.ErrNextTwice)
+	registry.Error("github.com/sandboxfn/sbx/internal/callinfo.ErrTimeout", callinfo.ErrTimeout)
+	registry.Error("github.com/sandboxfn/sbx/internal/wire.ErrClosed", wire.ErrClosed)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrAlias", ErrAlias)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrOdd", ErrOdd)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrStage", ErrStage)
@@ -84,10 +86,10 @@ func init() {
 	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
 	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
 	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
-	registry.ErrorType[hex.InvalidByteError]()
 	registry.ErrorType[driver.LimitError]()
 	registry.ErrorType[driver.UnavailableError]()
 	registry.ErrorType[local.SetupError]()
+	registry.ErrorType[wire.ProtocolError]()
 	registry.ErrorType[registry.DataError]()
 	// registry.RemoteError arrives as text: RemoteError.variable: the field is unexported, so it would be lost.
 	registry.ErrorType[registry.TypeError]()

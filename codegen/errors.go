@@ -18,9 +18,9 @@ type errorNames struct {
 }
 
 // errorPackages returns what a unit registers with its wraps so that errors keep their identity: all of its own package,
-// what is exported of the packages that declare the wrapped functions and of the module's packages which those import, and
-// what standardErrors has of the standard library's packages that either imports. What only some platforms have is left
-// out, so that the same is written on all of them.
+// what is exported of the packages that declare the wrapped functions and of the module's packages which those import, directly
+// or not, and what standardErrors has of the standard library's packages that any of them imports. All of that is linked wherever the
+// function is. What only some platforms have is left out, so that the same is written on all of them.
 func errorPackages(u *unit) []errorNames {
 	everywhere := func(object types.Object) bool { return builtEverywhere(u.pkg.Fset.Position(object.Pos()).Filename) }
 	exported := func(object types.Object) bool { return object.Exported() && everywhere(object) }
@@ -40,22 +40,28 @@ func errorPackages(u *unit) []errorNames {
 			}
 		}
 	}
+	visited := map[string]bool{}
+	var visit func(pkg *packages.Package)
+	visit = func(pkg *packages.Package) {
+		if visited[pkg.PkgPath] || !sameModule(pkg, u.pkg) { // of another module, not all that it imports was loaded
+			return
+		}
+		visited[pkg.PkgPath] = true
+		add(pkg, exported)
+		addStandard(pkg)
+		for _, imported := range pkg.Imports {
+			if imported.PkgPath != sbxPath { // as if it were of another module, in sbx's own
+				visit(imported)
+			}
+		}
+	}
 	for _, wrap := range u.wraps {
 		declaring := u.pkg
 		if imported := u.pkg.Imports[wrap.Func.Pkg().Path()]; imported != nil {
 			declaring = imported
 			add(declaring, exported)
 		}
-		if !sameModule(declaring, u.pkg) {
-			continue // not all that it imports was loaded
-		}
-		addStandard(declaring)
-		for _, imported := range declaring.Imports {
-			if sameModule(imported, u.pkg) {
-				add(imported, exported)
-				addStandard(imported)
-			}
-		}
+		visit(declaring)
 	}
 	return found
 }

@@ -6,8 +6,6 @@
 package main
 
 import (
-	"compress/gzip"
-	"encoding/hex"
 	"os/exec"
 	"path/filepath"
 
@@ -16,13 +14,9 @@ import (
 
 func init() {
 	registry.Function[Package, Metrics]("github.com/sandboxfn/sbx/examples/gometrics.Analyze", Analyze)
-	registry.Error("compress/gzip.ErrChecksum", gzip.ErrChecksum)
-	registry.Error("compress/gzip.ErrHeader", gzip.ErrHeader)
-	registry.Error("encoding/hex.ErrLength", hex.ErrLength)
 	registry.Error("os/exec.ErrDot", exec.ErrDot)
 	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
 	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
 	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
-	registry.ErrorType[hex.InvalidByteError]()
 	registry.ErrorType[exec.Error]()
 }

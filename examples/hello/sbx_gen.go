@@ -5,25 +5,9 @@
 
 package main
 
-import (
-	"compress/gzip"
-	"encoding/hex"
-	"os/exec"
-	"path/filepath"
-
-	"github.com/sandboxfn/sbx/registry"
-)
+import "github.com/sandboxfn/sbx/registry"
 
 func init() {
 	registry.Function[string, int]("github.com/sandboxfn/sbx/examples/hello.Count", Count)
-	registry.Error("compress/gzip.ErrChecksum", gzip.ErrChecksum)
-	registry.Error("compress/gzip.ErrHeader", gzip.ErrHeader)
-	registry.Error("encoding/hex.ErrLength", hex.ErrLength)
 	registry.Error("github.com/sandboxfn/sbx/examples/hello.ErrEmpty", ErrEmpty)
-	registry.Error("os/exec.ErrDot", exec.ErrDot)
-	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
-	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
-	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
-	registry.ErrorType[hex.InvalidByteError]()
-	registry.ErrorType[exec.Error]()
 }

@@ -6,29 +6,16 @@
 package main
 
 import (
-	"compress/gzip"
 	"encoding/csv"
-	"encoding/hex"
-	"os/exec"
-	"path/filepath"
 
 	"github.com/sandboxfn/sbx/registry"
 )
 
 func init() {
 	registry.Function[Job, Report]("github.com/sandboxfn/sbx/examples/train.Train", Train)
-	registry.Error("compress/gzip.ErrChecksum", gzip.ErrChecksum)
-	registry.Error("compress/gzip.ErrHeader", gzip.ErrHeader)
 	registry.Error("encoding/csv.ErrBareQuote", csv.ErrBareQuote)
 	registry.Error("encoding/csv.ErrFieldCount", csv.ErrFieldCount)
 	registry.Error("encoding/csv.ErrQuote", csv.ErrQuote)
-	registry.Error("encoding/hex.ErrLength", hex.ErrLength)
 	registry.Error("github.com/sandboxfn/sbx/examples/train.ErrDiverged", ErrDiverged)
-	registry.Error("os/exec.ErrDot", exec.ErrDot)
-	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
-	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
-	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
 	registry.ErrorType[csv.ParseError]()
-	registry.ErrorType[hex.InvalidByteError]()
-	registry.ErrorType[exec.Error]()
 }

@@ -6,8 +6,6 @@
 package proof
 
 import (
-	"compress/gzip"
-	"encoding/hex"
 	"net"
 	"os/exec"
 	"path/filepath"
@@ -21,9 +19,6 @@ func init() {
 	registry.Function[Order, string]("github.com/sandboxfn/sbx/internal/proof.Forget", Forget)
 	registry.Function[Order, string]("github.com/sandboxfn/sbx/internal/proof.Obey", Obey)
 	registry.Function0[string]("github.com/sandboxfn/sbx/internal/proof.Tell", Tell)
-	registry.Error("compress/gzip.ErrChecksum", gzip.ErrChecksum)
-	registry.Error("compress/gzip.ErrHeader", gzip.ErrHeader)
-	registry.Error("encoding/hex.ErrLength", hex.ErrLength)
 	registry.Error("github.com/sandboxfn/sbx/driver.ErrStopped", driver.ErrStopped)
 	registry.Error("github.com/sandboxfn/sbx/internal/proof.errFailed", errFailed)
 	registry.Error("net.ErrClosed", net.ErrClosed)
@@ -32,7 +27,6 @@ func init() {
 	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
 	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
 	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
-	registry.ErrorType[hex.InvalidByteError]()
 	registry.ErrorType[driver.LimitError]()
 	registry.ErrorType[driver.UnavailableError]()
 	registry.ErrorType[local.SetupError]()
