@@ -122,8 +122,8 @@ func gvisorReport(r driver.Report) driver.Report {
 	r.Isolation = driver.OwnKernel
 	for i := range r.Capabilities {
 		switch c := &r.Capabilities[i]; c.Name {
-		case "system calls":
-			c.By = "gVisor's kernel, which answers them, in namespaces of the host's"
+		case "system calls", "commands to devices":
+			*c = driver.Capability{Name: c.Name, Held: true, By: "gVisor's kernel, which answers them, in namespaces of the host's"}
 		case driver.LimitProcesses, driver.LimitInodes:
 			c.Held, c.By, c.Why = false, "", "gVisor counts no "+c.Name
 			c.Remedies = []string{"leave it out", "use the driver without gVisor"}

@@ -25,6 +25,9 @@ var writable = map[string]uint64{
 	"/proc": unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE,
 }
 
+// landlockDevices is the version from which on commands to devices can be refused.
+const landlockDevices = 5
+
 // landlockVersion is what the kernel knows of Landlock, 0 for nothing.
 func landlockVersion() int {
 	version, _, errno := unix.RawSyscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
@@ -43,7 +46,7 @@ func landlock(version int, folders map[string]uint64) error {
 	if version < 3 {
 		handled &^= unix.LANDLOCK_ACCESS_FS_TRUNCATE
 	}
-	if version >= 5 {
+	if version >= landlockDevices {
 		handled |= unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
 	}
 	if version >= 6 {

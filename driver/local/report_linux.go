@@ -18,7 +18,13 @@ func report(ready event) driver.Report {
 		{Name: "network", Held: true, By: "a network namespace with loopback only"},
 		{Name: "privileges", Held: true, By: "a user namespace, no capabilities, no_new_privs"},
 		{Name: "system calls", Held: true, By: "a seccomp filter that lists what is allowed"},
+		{Name: "commands to devices", Held: true, By: "a Landlock domain"},
 	}}
+	if landlockVersion() < landlockDevices {
+		c := &r.Capabilities[len(r.Capabilities)-1]
+		c.Held, c.By = false, ""
+		c.Why, c.Remedies = "the kernel has no Landlock of version 5, so those that /dev/null and the like take can be given", []string{"use Linux 6.10 or later"}
+	}
 	folders := "the size of /work, of /tmp and of /dev/shm, each a file system in memory"
 	mechanisms := map[string]string{
 		driver.LimitProcesses: "RLIMIT_NPROC, counted in the sandbox's user namespace",
