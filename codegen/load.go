@@ -143,7 +143,7 @@ func (m *module) load(ctx context.Context, old map[string]oldFile) ([]*packages.
 		Dir:     m.root,
 		Mode: packages.NeedName | packages.NeedFiles | packages.NeedImports | packages.NeedModule | packages.NeedForTest |
 			packages.NeedTypes | packages.NeedTypesInfo | packages.NeedSyntax,
-		Tests:      true,
+		Tests: true,
 		// What GOFLAGS says of coverage would make the packages import what was not loaded.
 		BuildFlags: []string{"-tags=" + m.tags, "-cover=false"},
 		Overlay:    overlay,

@@ -342,9 +342,10 @@ func (c *call) run() *wirepb.Result {
 
 // isContexts reports whether an error is no more than the end of a context.
 func isContexts(ctx context.Context, err error) bool {
-	switch err { //nolint:errorlint // an error that wraps one of them says more
-	case ctx.Err(), context.Cause(ctx), context.DeadlineExceeded:
-		return true
+	for _, end := range []error{ctx.Err(), context.Cause(ctx), context.DeadlineExceeded} {
+		if err == end { //nolint:errorlint // an error that wraps one of them says more
+			return true
+		}
 	}
 	return false
 }

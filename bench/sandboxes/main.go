@@ -60,7 +60,7 @@ func run(ctx context.Context, rounds, heapMiB int) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(folder)
+	defer func() { _ = os.RemoveAll(folder) }()
 	session, err := local.New(nil).Open(ctx, driver.SessionSpec{
 		ID: "bench", Logger: slog.New(slog.DiscardHandler),
 		Worker: func(context.Context, driver.Platform) (string, error) { return "/proc/self/exe", nil },
