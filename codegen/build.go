@@ -261,6 +261,9 @@ func (d *describer) addParts(t types.Type, reached map[string]bool) {
 	}
 }
 
+// withoutWorkers are the systems, in the go command's words, that start no processes with open descriptors or mappings.
+var withoutWorkers = []string{"js", "wasip1", "plan9"}
+
 // plainBuild are the go command's flags by which a worker is built without what GOFLAGS may say of instrumented builds: a static
 // program can't have the race detector, and nobody would collect its coverage.
 var plainBuild = []string{"-race=false", "-msan=false", "-asan=false", "-cover=false"}
@@ -285,6 +288,9 @@ func findTarget(ctx context.Context, m *module, platform string) (*target, error
 		var ok bool
 		if t.os, t.arch, ok = strings.Cut(platform, "/"); !ok || t.os == "" || t.arch == "" {
 			return nil, &UsageError{fmt.Sprintf("%q is not a platform: give one as GOOS/GOARCH, for instance linux/amd64", platform)}
+		}
+		if slices.Contains(withoutWorkers, t.os) {
+			return nil, &UsageError{fmt.Sprintf("there are no workers for %s: a worker is a process of an operating system, such as linux or windows", platform)}
 		}
 	}
 	out, err := t.run(ctx, m.dir, nil, append([]string{"env", "-json", "GOOS", "GOARCH"}, settingsThatMatter...)...)

@@ -17,8 +17,8 @@
 //
 // Besides functions, a package's files register error variables and error types, so that errors.Is and errors.As work on
 // what comes back: all of the package that wraps, and the exported ones of the packages that declare the wrapped
-// functions, of the main module's packages which those import directly, and of the standard library's which either
-// import. Generic types, those declared inside functions and what files for some platforms only declare are left out. A
+// functions, of the main module's packages which those import, directly or not, and of the standard library's which any of them
+// imports. Generic types, those declared inside functions and what files for some platforms only declare are left out. A
 // type whose state can't be sent isn't registered, and its errors arrive as text; a comment in its place says why:
 //
 //	// ParseError arrives as text: ParseError.line: the field is unexported, so it would be lost.
@@ -36,14 +36,19 @@ import (
 	"context"
 	"fmt"
 	"go/ast"
+	"go/parser"
+	"go/token"
 	"go/types"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/sandboxfn/sbx/internal/artifact"
 	"golang.org/x/tools/go/packages"
 )
 
@@ -77,6 +82,8 @@ type Result struct {
 	Diagnostics []Diagnostic
 	// Files are the generated files, sorted by path.
 	Files []File
+	// Excluded are, where nothing at all is wrapped, the module's files that import sbx and that build constraints leave out, sorted.
+	Excluded []string
 }
 
 // A File is one generated file.
@@ -134,10 +141,42 @@ func Run(ctx context.Context, config Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s != nil && len(warnings) == 0 && (!config.Check || !slices.ContainsFunc(files, func(f File) bool { return f.Change != Unchanged })) {
+	excluded, err := excludedFiles(module.root, a.units)
+	if err != nil {
+		return nil, err
+	}
+	if s != nil && len(warnings) == 0 && len(excluded) == 0 && (!config.Check || !slices.ContainsFunc(files, func(f File) bool { return f.Change != Unchanged })) {
 		s.keep(module.root)
 	}
-	return &Result{Diagnostics: warnings, Files: files}, nil
+	return &Result{Diagnostics: warnings, Files: files, Excluded: excluded}, nil
+}
+
+// excludedFiles returns the files that import sbx and that no unit has, if nothing is wrapped in any.
+func excludedFiles(root string, units []*unit) ([]string, error) {
+	loaded := map[string]bool{}
+	for _, u := range units {
+		if u.wrapping {
+			return nil, nil
+		}
+		for _, file := range u.pkg.GoFiles {
+			loaded[file] = true
+		}
+	}
+	var excluded []string
+	err := walkModule(root, false, func(path string, entry fs.DirEntry) error {
+		if !strings.HasSuffix(path, ".go") || loaded[path] || artifact.IsGenerated(entry.Name()) || !entry.Type().IsRegular() {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return nil //nolint:nilerr // what can't be read is no matter: it isn't built
+		}
+		if slices.ContainsFunc(file.Imports, func(spec *ast.ImportSpec) bool { return spec.Path.Value == strconv.Quote(sbxPath) }) {
+			excluded = append(excluded, path)
+		}
+		return nil
+	})
+	return excluded, err
 }
 
 // An analysis is what is known of a module before anything is written.

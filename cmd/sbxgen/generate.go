@@ -33,6 +33,9 @@ func generate(ctx context.Context, s *sbxgen, args []string) error {
 	if err != nil {
 		return err
 	}
+	for _, path := range result.Excluded {
+		fmt.Fprintf(s.stderr, "%s: uses sbx, and is left out by its build constraints, so nothing in it is looked at: see -tags\n", s.relative(path))
+	}
 	for _, file := range result.Files {
 		if file.Change != codegen.Unchanged && s.verbose {
 			fmt.Fprintf(s.stdout, "%s %s\n", file.Change, s.relative(file.Path))

@@ -72,6 +72,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/sandboxfn/sbx/codegen"
 )
@@ -184,6 +185,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintln(stderr, "sbxgen:", err)
 	if _, ok := errors.AsType[*codegen.UsageError](err); ok {
+		if arg := s.flags.Arg(0); name == "generate" && arg != "" && !strings.ContainsAny(arg, "./\\") {
+			fmt.Fprintf(stderr, "if %s is to be a command, it is the first argument: go tool sbxgen -h lists them\n", arg)
+		}
 		return 2
 	}
 	return 1

@@ -45,7 +45,7 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 	}
 	program, err := os.Open("/proc/self/exe")
 	if err != nil {
-		return nil, fmt.Errorf("local: open this program to run it as launcher: %w", err)
+		return nil, fmt.Errorf("local: open this program to run it as launcher: %w; its file must be readable for the user who runs it", err)
 	}
 	defer program.Close()
 	path, err := spec.Worker(ctx, driver.Host())

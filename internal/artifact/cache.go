@@ -44,6 +44,10 @@ func DefaultCache() (*Cache, error) {
 		dir = filepath.Join(user, "sbx")
 	} else if !filepath.IsAbs(dir) {
 		return nil, fmt.Errorf("SBX_CACHE is %q, which is no absolute path", dir)
+	} else if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		return nil, fmt.Errorf("SBX_CACHE is %q, which is no folder", dir)
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("SBX_CACHE can't be used: %w", err)
 	}
 	return NewCache(dir, CacheLimit), nil
 }
