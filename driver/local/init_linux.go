@@ -34,9 +34,16 @@ func runInit() error {
 		return err
 	}
 	var o orders
-	if _, err := receive(conn, &o, maxMessage); err != nil {
+	files, err := receive(conn, &o, maxMessage)
+	if err != nil {
 		return err
 	}
+	for i, fd := range files {
+		if err := unix.Dup3(fd, initConnFD+i, unix.O_CLOEXEC); err != nil {
+			return os.NewSyscallError("dup3", err)
+		}
+	}
+	closeAll(files)
 	if o.GVisor {
 		if failed, err := run(gvisorSteps(o)); err != nil {
 			return send(conn, failure("", failed, err))

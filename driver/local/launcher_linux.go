@@ -29,6 +29,8 @@ type launcher struct {
 	filter   []unix.SockFilter
 	groups   *groups
 	watchers sync.WaitGroup
+	// spare is a process 1 that waits for the next sandbox's orders, nil if there is none. It belongs to the main thread.
+	spare *born
 
 	mu        sync.Mutex
 	closing   bool
@@ -37,10 +39,11 @@ type launcher struct {
 
 // launched is a sandbox from its request on.
 type launched struct {
-	id     string
-	hostID int
-	killed bool // guarded by launcher.mu
-	pid    int  // guarded by launcher.mu; 0 while it does not run
+	id string
+	// guarded by launcher.mu
+	hostID int // 0 while it has no process
+	killed bool
+	pid    int // 0 while it does not run
 }
 
 type startRequest struct {
@@ -77,6 +80,12 @@ func runLauncher() error {
 	go l.read(starts)
 	for start := range starts {
 		l.start(start)
+		if len(starts) == 0 {
+			l.prepare()
+		}
+	}
+	if l.spare != nil {
+		l.spare.end()
 	}
 	l.watchers.Wait()
 	l.groups.close()
@@ -126,13 +135,21 @@ func (l *launcher) open() (failed string, err error) {
 }
 
 func (l *launcher) probe() (failed string, err error) {
-	pid, _, conn, err := l.spawn(l.hostID(), orders{Resources: l.defaults, Filter: l.filter, GVisor: l.gvisor, Probe: true}, nil, nil)
+	p, err := l.fork(l.hostID(), nil)
 	if err != nil {
 		return "start a process in new namespaces", err
 	}
+	pid, conn := p.pid, p.conn
+	defer syscall.Close(p.pidfd)
 	defer conn.Close()
+	err = send(conn, orders{Resources: l.defaults, Filter: l.filter, GVisor: l.gvisor, Probe: true})
 	var result event
-	_, err = receive(conn, &result, maxEvent)
+	if err == nil {
+		_, err = receive(conn, &result, maxEvent)
+	}
+	if err != nil {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
 	status, waitErr := wait(pid)
 	switch {
 	case err != nil || waitErr != nil:
@@ -158,7 +175,7 @@ func (l *launcher) read(starts chan<- startRequest) {
 		}
 		switch r.Op {
 		case opStart:
-			sandbox := &launched{id: r.Sandbox, hostID: l.hostID()}
+			sandbox := &launched{id: r.Sandbox}
 			l.mu.Lock()
 			l.sandboxes[r.Sandbox] = sandbox
 			l.mu.Unlock()
@@ -219,7 +236,7 @@ func (l *launcher) start(r startRequest) {
 		}
 		unheld[limit] = err.Error()
 	}
-	pid, pidfd, conn, err := l.spawn(r.sandbox.hostID, orders{
+	p, err := l.instruct(orders{
 		Name: l.session + "/" + r.sandbox.id, Env: r.env, Resources: resources, Filter: l.filter, GVisor: l.gvisor,
 	}, r.files, group)
 	if err != nil {
@@ -228,12 +245,12 @@ func (l *launcher) start(r startRequest) {
 		return
 	}
 	l.mu.Lock()
-	r.sandbox.pid = pid
+	r.sandbox.hostID, r.sandbox.pid = p.hostID, p.pid
 	if r.sandbox.killed || l.closing {
 		r.sandbox.kill()
 	}
 	l.mu.Unlock()
-	l.watchers.Go(func() { l.watch(r.sandbox, pid, pidfd, conn, group, unheld) })
+	l.watchers.Go(func() { l.watch(r.sandbox, p.pid, p.pidfd, p.conn, group, unheld) })
 }
 
 // watch passes on what a sandbox reports, until its process 1 and so all its processes are dead. That process is inside:
@@ -290,26 +307,74 @@ func (l *launcher) ended(sandbox *launched, last event) {
 	_ = send(l.client, last) // without a client there is nobody to tell
 }
 
-// spawn starts init in new namespaces and in its group, and then gives it its orders.
-func (l *launcher) spawn(hostID int, o orders, files []int, group *group) (pid, pidfd int, conn *net.UnixConn, err error) {
+// born is a process 1 in its namespaces. Until it has its orders it starts nothing.
+type born struct {
+	hostID, pid, pidfd int
+	conn               *net.UnixConn
+}
+
+// end kills and reaps it.
+func (p *born) end() {
+	_ = p.conn.Close()
+	_ = syscall.Kill(p.pid, syscall.SIGKILL)
+	_, _ = wait(p.pid)
+	_ = syscall.Close(p.pidfd)
+}
+
+// prepare makes the spare, which saves the next start the making of namespaces and of a process that is ready: more than half of its
+// time. Should that fail, the next start says why.
+func (l *launcher) prepare() {
+	l.mu.Lock()
+	closing := l.closing
+	l.mu.Unlock()
+	if l.spare == nil && !closing {
+		l.spare, _ = l.fork(l.hostID(), nil)
+	}
+}
+
+// instruct gives orders to the spare, or to a new process 1 if there is none, or if it is to be born in a group.
+func (l *launcher) instruct(o orders, files []int, group *group) (*born, error) {
+	if spare := l.spare; spare != nil && group == nil {
+		l.spare = nil
+		if send(spare.conn, o, files...) == nil {
+			return spare, nil
+		}
+		spare.end() // something has killed it
+	}
+	p, err := l.fork(l.hostID(), group)
+	if err != nil {
+		return nil, err
+	}
+	if err = group.join(p.pid); err == nil {
+		err = send(p.conn, o, files...)
+	}
+	if err != nil {
+		p.end()
+		return nil, err
+	}
+	return p, nil
+}
+
+// fork starts init in new namespaces and, if there is one, in a group that can be entered by birth.
+func (l *launcher) fork(hostID int, group *group) (_ *born, err error) {
 	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
-		return 0, 0, nil, err
+		return nil, err
 	}
 	defer theirs.Close()
-	if conn, err = asConn(ours); err != nil {
-		return 0, 0, nil, err
+	conn, err := asConn(ours)
+	if err != nil {
+		return nil, err
 	}
-	inherited := []uintptr{l.null.Fd(), l.null.Fd(), uintptr(syscall.Stderr), theirs.Fd()}
-	for _, fd := range files {
-		inherited = append(inherited, uintptr(fd))
-	}
+	// The worker's descriptors come with the orders. Their places are taken until then, or the Go runtime would have them.
+	null := l.null.Fd()
+	inherited := []uintptr{null, null, uintptr(syscall.Stderr), theirs.Fd(), null, null, null, null, null}
 	outside := user{hostID, hostID}
 	if os.Geteuid() != 0 {
 		outside.gid = os.Getegid()
 	}
 	inside := user{innerID, innerID}
-	if o.GVisor {
+	if l.gvisor {
 		inside = user{} // of the namespace alone; gVisor gives its worker innerID, and no privilege
 	}
 	attributes := inNamespaces(syscall.CLONE_NEWUSER|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID|syscall.CLONE_NEWNET|
@@ -317,33 +382,23 @@ func (l *launcher) spawn(hostID int, o orders, files []int, group *group) (pid, 
 	attributes.Credential = &syscall.Credential{Uid: uint32(inside.uid), Gid: uint32(inside.gid), NoSetGroups: true}
 	attributes.Pdeathsig = syscall.SIGKILL
 	attributes.Setsid = true
-	attributes.PidFD = &pidfd
+	p := &born{hostID: hostID, conn: conn}
+	attributes.PidFD = &p.pidfd
 	if group != nil && group.folder != nil {
 		attributes.UseCgroupFD, attributes.CgroupFD = true, int(group.folder.Fd())
 	}
 	// The program may need the libraries that the sandbox root has. The working folder stays outside of it.
 	attributes.Chroot = stageRoot
-	pid, err = syscall.ForkExec(agentPath, []string{agentPath}, &syscall.ProcAttr{
+	p.pid, err = syscall.ForkExec(agentPath, []string{agentPath}, &syscall.ProcAttr{
 		Env:   []string{roleVariable + "=" + roleInit},
 		Files: inherited,
 		Sys:   attributes,
 	})
 	if err != nil {
 		_ = conn.Close()
-		return 0, 0, nil, err
+		return nil, err
 	}
-	// Until it has its orders, init starts nothing.
-	if err = group.join(pid); err == nil {
-		err = send(conn, o)
-	}
-	if err != nil {
-		_ = conn.Close() // upon which init exits, if it did not do so before
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-		_, _ = wait(pid)
-		_ = syscall.Close(pidfd)
-		return 0, 0, nil, err
-	}
-	return pid, pidfd, conn, nil
+	return p, nil
 }
 
 type user struct{ uid, gid int }
@@ -373,7 +428,7 @@ func (l *launcher) hostID() int {
 	for {
 		id := first + rand.IntN(last-first+1)
 		l.mu.Lock()
-		taken := false
+		taken := l.spare != nil && l.spare.hostID == id
 		for _, sandbox := range l.sandboxes {
 			taken = taken || sandbox.hostID == id
 		}

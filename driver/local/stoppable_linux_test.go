@@ -62,7 +62,11 @@ func workerZombies() int {
 func TestStoppable(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir()) // other programs use the common one
 	session := open(t)
-	before := count(t)
+	first, p := start(t, session, "first", "echo")
+	awaitReady(t, p)
+	require.NoError(t, first.Stop(t.Context()))
+	closeStreams(p)
+	before := settled(t)
 	for _, name := range []string{"closed", "full", "zombies"} {
 		t.Run(name, func(t *testing.T) {
 			sandbox, p := start(t, session, name, name)
@@ -82,5 +86,5 @@ func TestStoppable(t *testing.T) {
 			assert.NoError(t, sandbox.Stop(ctx))
 		})
 	}
-	assert.Equal(t, before, count(t))
+	assert.Equal(t, before, settled(t))
 }
