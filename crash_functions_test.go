@@ -7,6 +7,7 @@ import (
 	"io"
 	"log"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -37,12 +38,13 @@ func Crash(_ context.Context, prepare, end string) (string, error) {
 	switch end {
 	case "return":
 		return "returned", nil
-	case "SIGABRT", "SIGSEGV", "SIGKILL", "SIGHUP":
+	case "SIGABRT", "SIGSEGV", "SIGKILL", "SIGTERM":
 		self, err := os.FindProcess(os.Getpid())
 		if err != nil {
 			return "", err
 		}
-		signals := map[string]os.Signal{"SIGABRT": syscall.SIGABRT, "SIGSEGV": syscall.SIGSEGV, "SIGKILL": syscall.SIGKILL, "SIGHUP": syscall.SIGHUP}
+		signals := map[string]os.Signal{"SIGABRT": syscall.SIGABRT, "SIGSEGV": syscall.SIGSEGV, "SIGKILL": syscall.SIGKILL, "SIGTERM": syscall.SIGTERM}
+		signal.Reset(syscall.SIGTERM) // which a worker outlives otherwise
 		if err := self.Signal(signals[end]); err != nil {
 			return "", err
 		}

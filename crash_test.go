@@ -100,7 +100,7 @@ func testEndings(t *testing.T, opts ...sbx.OpenOption) {
 		{end: "maps", exit: driver.Exit{Code: 2}, first: "concurrent map writes; guard the map", stack: "sbx_test.misbehave"},
 		{end: "unlock", exit: driver.Exit{Code: 2}, first: "sync: unlock of unlocked mutex", stack: "sbx_test.misbehave"},
 		{end: "SIGKILL", exit: driver.Exit{Code: -1, Signal: syscall.SIGKILL}, first: "signal: killed; something killed it"},
-		{end: "SIGHUP", exit: driver.Exit{Code: -1, Signal: syscall.SIGHUP}, first: "signal: hangup"},
+		{end: "SIGTERM", exit: driver.Exit{Code: -1, Signal: syscall.SIGTERM}, first: "signal: terminated"},
 		{end: "SIGABRT", exit: driver.Exit{Code: 2}, first: "SIGABRT: abort; a signal", stack: "PC="},
 		{end: "SIGSEGV", exit: driver.Exit{Code: 2}, first: "SIGSEGV: segmentation violation; a signal", stack: "PC="},
 	} {
