@@ -60,6 +60,7 @@ survive: ## try the local driver's survival: 1,000 sandboxes one by one, 200 at 
 .PHONY: bench
 bench: ## run the benchmarks
 	$(call each_module,go test -run '^$$' -bench . -benchmem ./...)
+	CGO_ENABLED=0 go run ./bench/sandboxes
 
 .PHONY: test-cgroup2
 test-cgroup2: ## test limits on cgroup version 2, in a virtual machine; needs qemu and a kernel, see the script

@@ -53,8 +53,10 @@ func installed(folder string) ([]peer, error) {
 // writeBundle writes a container for crun, of https://github.com/opencontainers/runtime-spec/blob/main/config.md.
 func writeBundle(bundle, self string) error {
 	root := filepath.Join(bundle, "rootfs")
-	if err := os.MkdirAll(root, 0o755); err != nil {
-		return err
+	for _, folder := range []string{"dev", "proc", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(root, folder), 0o755); err != nil {
+			return err
+		}
 	}
 	mounts := []map[string]any{
 		{"destination": "/proc", "type": "proc", "source": "proc"},

@@ -85,11 +85,8 @@ const (
 	eventExited  = "exited"  // from the agent: the worker ended
 )
 
-// orders go from the launcher to init.
-type orders struct {
-	// Name shows in the host's list of processes.
-	Name      string           `json:"name"`
-	Env       []byte           `json:"env"`
+// preparation goes from the launcher to init, first: what init can do before it is known what the sandbox is for.
+type preparation struct {
 	Resources driver.Resources `json:"resources"`
 	// Filter is the seccomp program, made once by the launcher.
 	Filter []unix.SockFilter `json:"filter"`
@@ -97,6 +94,13 @@ type orders struct {
 	Probe bool `json:"probe,omitempty"`
 	// GVisor has init become gVisor, whose exit status is the worker's.
 	GVisor bool `json:"gvisor,omitempty"`
+}
+
+// orders follow, with the worker's descriptors: conn, handshake, stdout, stderr, ledger.
+type orders struct {
+	// Name shows in the host's list of processes.
+	Name string `json:"name"`
+	Env  []byte `json:"env"`
 }
 
 func failure(sandbox, step string, err error) event {

@@ -52,7 +52,7 @@ func gvisorStageSteps(base string, runsc *os.File) []step {
 }
 
 // gvisorSteps turn the copy of the launcher's mounts into a place for runsc.
-func gvisorSteps(o orders) []step {
+func gvisorSteps(p preparation, o orders) []step {
 	return []step{
 		{"make a cgroup namespace", func() error { return unix.Unshare(unix.CLONE_NEWCGROUP) }},
 		{"return to the launcher's root", func() error { return unix.Chroot(".") }},
@@ -62,7 +62,7 @@ func gvisorSteps(o orders) []step {
 		tmpfs(gvisorRun[1:], 0o700, 16, 1<<10),
 		makeDir(gvisorState),
 		{"write gVisor's orders", func() error {
-			content, err := json.Marshal(bundle(o))
+			content, err := json.Marshal(bundle(p, o))
 			if err != nil {
 				return err
 			}
@@ -75,7 +75,7 @@ func gvisorSteps(o orders) []step {
 }
 
 // becomeGVisor replaces this process by runsc. The control socket goes on to it, for its end is the sandbox's.
-func becomeGVisor(conn *net.UnixConn, o orders) error {
+func becomeGVisor(conn *net.UnixConn, p preparation, o orders) error {
 	arguments := []string{
 		runscPath, "--root=" + gvisorState, "--rootless", "--network=none", "--ignore-cgroups",
 		"run", "--bundle=" + gvisorBundle,
@@ -85,7 +85,7 @@ func becomeGVisor(conn *net.UnixConn, o orders) error {
 		return err
 	}
 	kept := []int{int(control.Fd())}
-	if !o.Probe {
+	if !p.Probe {
 		for inside, fd := range []int{initConnFD, initHandshakeFD, initLedgerFD} {
 			arguments = append(arguments, fmt.Sprintf("--pass-fd=%d:%d", fd, controlFD+inside))
 			kept = append(kept, fd)
@@ -134,16 +134,16 @@ func gvisorReport(r driver.Report) driver.Report {
 
 // bundle is what runsc is to run, in the words of the Open Container Initiative's runtime specification,
 // https://github.com/opencontainers/runtime-spec/blob/main/config.md.
-func bundle(o orders) map[string]any {
+func bundle(p preparation, o orders) map[string]any {
 	env := append(unpackEnv(o.Env), roleVariable+"="+roleStart)
 	switch {
-	case o.Probe:
+	case p.Probe:
 		env = []string{roleVariable + "=" + roleProbe}
 	case !slices.ContainsFunc(env, isHome):
 		env[len(env)-1] = roleVariable + "=" + roleStartHomeless
 	}
 	var rlimits []map[string]any
-	for name, most := range map[string]int{"RLIMIT_NOFILE": o.Resources.OpenFiles, "RLIMIT_CORE": 0} {
+	for name, most := range map[string]int{"RLIMIT_NOFILE": p.Resources.OpenFiles, "RLIMIT_CORE": 0} {
 		rlimits = append(rlimits, map[string]any{"type": name, "soft": most, "hard": most})
 	}
 	scratch := func(path, mode string, sizeMiB int) map[string]any {
@@ -170,7 +170,7 @@ func bundle(o orders) map[string]any {
 		},
 		"mounts": []map[string]any{
 			{"destination": "/proc", "type": "proc", "source": "proc"},
-			scratch("/tmp", "1777", o.Resources.DiskMiB), scratch(workFolder, "0700", o.Resources.DiskMiB), scratch("/dev/shm", "1777", min(64, o.Resources.DiskMiB)),
+			scratch("/tmp", "1777", p.Resources.DiskMiB), scratch(workFolder, "0700", p.Resources.DiskMiB), scratch("/dev/shm", "1777", min(64, p.Resources.DiskMiB)),
 		},
 		"linux": map[string]any{"namespaces": namespaces},
 	}

@@ -23,8 +23,8 @@ const (
 )
 
 // runInit is process 1 of a sandbox, born in its namespaces with all capabilities over them and none over the host. It
-// finishes the sandbox, gives up every privilege on this thread, starts the worker from it, and executes itself as the
-// agent, which ends the threads that still had privileges.
+// finishes the sandbox and gives up every privilege on this thread; that may be long before it gets its orders, upon which it starts
+// the worker from that thread, and executes itself as the agent, which ends the threads that still had privileges.
 func runInit() error {
 	if err := closeOnExecFrom(controlFD); err != nil {
 		return err
@@ -33,32 +33,40 @@ func runInit() error {
 	if err != nil {
 		return err
 	}
-	var o orders
-	files, err := receive(conn, &o, maxMessage)
-	if err != nil {
+	var p preparation
+	if _, err := receive(conn, &p, maxMessage); err != nil {
 		return err
 	}
-	for i, fd := range files {
-		if err := unix.Dup3(fd, initConnFD+i, unix.O_CLOEXEC); err != nil {
-			return os.NewSyscallError("dup3", err)
+	if !p.GVisor {
+		steps := append(rootSteps(p.Resources), privilegeSteps(p.Resources, p.Filter)...)
+		if failed, err := run(steps); err != nil {
+			return send(conn, failure("", failed, err))
 		}
 	}
-	closeAll(files)
-	if o.GVisor {
-		if failed, err := run(gvisorSteps(o)); err != nil {
+	var o orders
+	switch {
+	case !p.Probe:
+		files, err := receive(conn, &o, maxMessage)
+		if err != nil {
+			return err
+		}
+		for i, fd := range files {
+			if err := unix.Dup3(fd, initConnFD+i, unix.O_CLOEXEC); err != nil {
+				return os.NewSyscallError("dup3", err)
+			}
+		}
+		closeAll(files)
+	case !p.GVisor:
+		return send(conn, event{Kind: eventStarted})
+	}
+	if p.GVisor {
+		if failed, err := run(gvisorSteps(p, o)); err != nil {
 			return send(conn, failure("", failed, err))
 		}
 		if err := send(conn, event{Kind: eventStarted}); err != nil {
 			return err
 		}
-		return becomeGVisor(conn, o)
-	}
-	steps := append(rootSteps(o.Resources), privilegeSteps(o.Resources, o.Filter)...)
-	if failed, err := run(steps); err != nil {
-		return send(conn, failure("", failed, err))
-	}
-	if o.Probe {
-		return send(conn, event{Kind: eventStarted})
+		return becomeGVisor(conn, p, o)
 	}
 	pid, err := startWorker(unpackEnv(o.Env))
 	if err != nil {

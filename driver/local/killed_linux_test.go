@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -72,7 +73,14 @@ func setUp(t *testing.T, kill, victim int) (steps []string) {
 		require.Equal(t, "ready\n", line)
 		require.NoError(t, client.Process.Kill())
 	}
-	output, err := io.ReadAll(stdout)
+	lines := bufio.NewReader(stdout)
+	if line, err := lines.ReadString('\n'); kill >= 0 && victim == 0 && err == nil && line == "ready\n" {
+		// It was the process 1 of no sandbox yet, which is prepared meanwhile.
+		require.NoError(t, client.Process.Kill())
+	} else {
+		assert.NotContains(t, line, "ready")
+	}
+	output, err := io.ReadAll(lines)
 	require.NoError(t, err)
 	assert.Error(t, client.Wait(), "the client ends by itself, or was killed")
 	assert.NotContains(t, string(output), "ready")
@@ -111,7 +119,13 @@ func TestKilledAtEachStep(t *testing.T) {
 	var steps []string
 	t.Run("none", func(t *testing.T) { steps = setUp(t, -1, 0) })
 	require.Contains(t, steps, "make mounts private")
-	require.Contains(t, steps, "filter system calls")
+	// Of the sandbox that the launcher tries, and of the client's; among those are some of the spare's.
+	const last = "filter system calls"
+	tried := slices.Index(steps, last) + 1
+	require.Positive(t, tried)
+	made := slices.Index(steps[tried:], last) + 1
+	require.Positive(t, made)
+	steps = steps[:tried+made]
 	require.Greater(t, len(steps), 100, "the launcher's, those of the sandbox that it tries, and the sandbox's")
 	assert.Equal(t, before, count(t), "after none was killed")
 	for kill, name := range steps {

@@ -135,19 +135,15 @@ func (l *launcher) open() (failed string, err error) {
 }
 
 func (l *launcher) probe() (failed string, err error) {
-	p, err := l.fork(l.hostID(), nil)
+	p, err := l.fork(l.defaults, nil, true)
 	if err != nil {
 		return "start a process in new namespaces", err
 	}
 	pid, conn := p.pid, p.conn
 	defer syscall.Close(p.pidfd)
 	defer conn.Close()
-	err = send(conn, orders{Resources: l.defaults, Filter: l.filter, GVisor: l.gvisor, Probe: true})
 	var result event
-	if err == nil {
-		_, err = receive(conn, &result, maxEvent)
-	}
-	if err != nil {
+	if _, err = receive(conn, &result, maxEvent); err != nil {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	status, waitErr := wait(pid)
@@ -236,9 +232,7 @@ func (l *launcher) start(r startRequest) {
 		}
 		unheld[limit] = err.Error()
 	}
-	p, err := l.instruct(orders{
-		Name: l.session + "/" + r.sandbox.id, Env: r.env, Resources: resources, Filter: l.filter, GVisor: l.gvisor,
-	}, r.files, group)
+	p, err := l.instruct(resources, orders{Name: l.session + "/" + r.sandbox.id, Env: r.env}, r.files, group)
 	if err != nil {
 		group.remove()
 		l.ended(r.sandbox, failure(r.sandbox.id, "start a process in new namespaces", err))
@@ -307,7 +301,7 @@ func (l *launcher) ended(sandbox *launched, last event) {
 	_ = send(l.client, last) // without a client there is nobody to tell
 }
 
-// born is a process 1 in its namespaces. Until it has its orders it starts nothing.
+// born is a process 1 in its namespaces, which prepares the sandbox. Until it has its orders it starts nothing.
 type born struct {
 	hostID, pid, pidfd int
 	conn               *net.UnixConn
@@ -321,42 +315,39 @@ func (p *born) end() {
 	_ = syscall.Close(p.pidfd)
 }
 
-// prepare makes the spare, which saves the next start the making of namespaces and of a process that is ready: more than half of its
-// time. Should that fail, the next start says why.
+// prepare makes the spare, which saves the next start all but the worker's own. Should that fail, the next start says why.
 func (l *launcher) prepare() {
 	l.mu.Lock()
 	closing := l.closing
 	l.mu.Unlock()
 	if l.spare == nil && !closing {
-		l.spare, _ = l.fork(l.hostID(), nil)
+		l.spare, _ = l.fork(l.defaults, nil, false)
 	}
 }
 
-// instruct gives orders to the spare, or to a new process 1 if there is none, or if it is to be born in a group.
-func (l *launcher) instruct(o orders, files []int, group *group) (*born, error) {
-	if spare := l.spare; spare != nil && group == nil {
+// instruct gives orders to the spare, or to a new process 1 if there is none or if the sandbox is to have other limits.
+func (l *launcher) instruct(resources driver.Resources, o orders, files []int, group *group) (*born, error) {
+	if spare := l.spare; spare != nil && group == nil && resources == l.defaults {
 		l.spare = nil
 		if send(spare.conn, o, files...) == nil {
 			return spare, nil
 		}
 		spare.end() // something has killed it
 	}
-	p, err := l.fork(l.hostID(), group)
+	p, err := l.fork(resources, group, false)
 	if err != nil {
 		return nil, err
 	}
-	if err = group.join(p.pid); err == nil {
-		err = send(p.conn, o, files...)
-	}
-	if err != nil {
+	if err := send(p.conn, o, files...); err != nil {
 		p.end()
 		return nil, err
 	}
 	return p, nil
 }
 
-// fork starts init in new namespaces and, if there is one, in a group that can be entered by birth.
-func (l *launcher) fork(hostID int, group *group) (_ *born, err error) {
+// fork starts init in new namespaces and in its group, and has it prepare the sandbox.
+func (l *launcher) fork(resources driver.Resources, group *group, probe bool) (_ *born, err error) {
+	hostID := l.hostID()
 	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return nil, err
@@ -396,6 +387,14 @@ func (l *launcher) fork(hostID int, group *group) (_ *born, err error) {
 	})
 	if err != nil {
 		_ = conn.Close()
+		return nil, err
+	}
+	// Before anything else: it is to see its group as the top of all.
+	if err = group.join(p.pid); err == nil {
+		err = send(conn, preparation{Resources: resources, Filter: l.filter, GVisor: l.gvisor, Probe: probe})
+	}
+	if err != nil {
+		p.end()
 		return nil, err
 	}
 	return p, nil
