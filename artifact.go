@@ -106,7 +106,7 @@ func stale(m *artifact.Manifest, dir string, folders map[string]string, remedy s
 	reason, err := m.Stale(folders)
 	switch {
 	case err != nil:
-		return err
+		return fmt.Errorf("%w, as far as can be told: %w; %s", ErrStaleWorker, err, remedy)
 	case reason != "":
 		return fmt.Errorf("%w: %s; %s", ErrStaleWorker, reason, remedy)
 	}

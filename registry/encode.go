@@ -116,8 +116,8 @@ func (e *encoder) enter(t reflect.Type, address uintptr, length int) error {
 	if e.depth >= maxDepth {
 		return fail(t, fmt.Sprintf("it is nested more than %d levels deep", maxDepth), nil)
 	}
-	if len(e.buf) > e.most {
-		return fail(t, "all that leads here is too long already; what several pointers share is sent once for each", nil)
+	if err := e.bound(t, 0); err != nil {
+		return err
 	}
 	if e.path != nil && address != 0 {
 		here := visit{address, length, t}
@@ -137,7 +137,18 @@ func (e *encoder) leave(t reflect.Type, address uintptr, length int) {
 	}
 }
 
+// bound says that there is no room for so many bytes more.
+func (e *encoder) bound(t reflect.Type, more int) error {
+	if len(e.buf)+more > e.most {
+		return fail(t, "all that leads here is too long already; what is shared in memory is sent each time that something leads to it", nil)
+	}
+	return nil
+}
+
 func (e *encoder) string(t reflect.Type, s string) error {
+	if err := e.bound(t, len(s)); err != nil {
+		return err
+	}
 	if uint64(len(s)) > maxLength {
 		return fail(t, "it is longer than 4 GiB", nil)
 	}
@@ -145,6 +156,9 @@ func (e *encoder) string(t reflect.Type, s string) error {
 }
 
 func (e *encoder) bytes(t reflect.Type, b []byte) error {
+	if err := e.bound(t, len(b)); err != nil {
+		return err
+	}
 	if uint64(len(b)) > maxLength {
 		return fail(t, "it is longer than 4 GiB", nil)
 	}
@@ -156,6 +170,9 @@ func (e *encoder) bytes(t reflect.Type, b []byte) error {
 }
 
 func (e *encoder) arrayLen(t reflect.Type, n int) error {
+	if err := e.bound(t, n); err != nil {
+		return err
+	}
 	if uint64(n) > maxLength {
 		return fail(t, "it has more than 4294967295 elements", nil)
 	}
@@ -163,6 +180,9 @@ func (e *encoder) arrayLen(t reflect.Type, n int) error {
 }
 
 func (e *encoder) mapLen(t reflect.Type, n int) error {
+	if err := e.bound(t, n); err != nil {
+		return err
+	}
 	if uint64(n) > maxLength {
 		return fail(t, "it has more than 4294967295 elements", nil)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -213,6 +214,18 @@ func TestSharedPointersEnd(t *testing.T) {
 	require.ErrorAs(t, err, &failed)
 	assert.ErrorContains(t, err, "too long")
 	assert.Less(t, len(err.Error()), 1<<10)
+
+	floats, text := make([]float64, 1<<10), strings.Repeat("x", 1<<10)
+	for _, value := range []any{
+		slices.Repeat([][]float64{floats}, 100), slices.Repeat([]string{text}, 100), slices.Repeat([][]byte{[]byte(text)}, 100),
+		slices.Repeat([]map[string]string{{text: text}}, 100),
+	} {
+		copied := addressable(reflect.ValueOf(value))
+		codec, err := CodecOf(copied.Type())
+		require.NoError(t, err)
+		encoded, err := encodeValue(nil, codec, copied, 1<<16, nil)
+		require.ErrorAs(t, err, &failed, "%T, %d bytes", value, len(encoded))
+	}
 
 	ErrorType[*shared]()
 	tree := AppendError(nil, value)

@@ -43,6 +43,7 @@ type place struct {
 type group struct {
 	sandbox string
 	places  []*place
+	limits  []string // that it is for
 	// folder is the one in a hierarchy of version 2, in which a process can be born; nil if there is none.
 	folder *os.File
 }
@@ -92,6 +93,7 @@ func (g *groups) make(session, sandbox string, r driver.Resources) (made *group,
 		if made == nil {
 			made = &group{sandbox: sandbox}
 		}
+		made.limits = append(made.limits, limits...)
 		if err := p.make(session, sandbox, limits, r); err != nil {
 			for _, name := range limits {
 				failed[name] = err

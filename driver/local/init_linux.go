@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"strconv"
 	"syscall"
 	"unsafe"
@@ -26,6 +27,8 @@ const (
 // finishes the sandbox and gives up every privilege on this thread; that may be long before it gets its orders, upon which it starts
 // the worker from that thread, and executes itself as the agent, which ends the threads that still had privileges.
 func runInit() error {
+	// What a service manager sends to all processes is for the program. As in the launcher.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	if err := closeOnExecFrom(controlFD); err != nil {
 		return err
 	}

@@ -232,9 +232,23 @@ func (l *launcher) start(r startRequest) {
 		}
 		unheld[limit] = err.Error()
 	}
-	p, err := l.instruct(resources, orders{Name: l.session + "/" + r.sandbox.id, Env: r.env}, r.files, group)
-	if err != nil {
+	o := orders{Name: l.session + "/" + r.sandbox.id, Env: r.env}
+	p, err := l.instruct(resources, o, r.files, group)
+	if err != nil && group != nil { // it may be that it can't be entered
 		group.remove()
+		for _, limit := range group.limits {
+			if slices.Contains(r.limits.Names(), limit) {
+				e := failure(r.sandbox.id, "limit "+limit, err)
+				e.Limit = limit
+				l.ended(r.sandbox, e)
+				return
+			}
+			unheld[limit] = err.Error()
+		}
+		group = nil
+		p, err = l.instruct(resources, o, r.files, nil)
+	}
+	if err != nil {
 		l.ended(r.sandbox, failure(r.sandbox.id, "start a process in new namespaces", err))
 		return
 	}
@@ -279,7 +293,7 @@ func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn, 
 	status, err := wait(pid)
 	if l.gvisor && err == nil && last.Step == "" && status.Exited() {
 		// runsc has no other way to say that a signal ended the worker.
-		if code := status.ExitStatus(); code > signalled {
+		if code := status.ExitStatus(); code > signalled && code <= signalled+lastSignal {
 			status = syscall.WaitStatus(code - signalled)
 		}
 		last.Exited, last.Exit = true, uint32(status)
@@ -289,8 +303,12 @@ func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn, 
 	l.ended(sandbox, last)
 }
 
-// signalled is what shells, and runsc, add to a signal's number for an exit status.
-const signalled = 128
+const (
+	// signalled is what shells, and runsc, add to a signal's number for an exit status.
+	signalled = 128
+	// lastSignal is the greatest number of a signal.
+	lastSignal = 64
+)
 
 // ended forgets the sandbox and tells the client.
 func (l *launcher) ended(sandbox *launched, last event) {

@@ -81,7 +81,8 @@ type Options struct {
 	ScratchMiB int
 	// GVisor runs each sandbox on a kernel of its own, gVisor's, by the program runsc of 2023 or later, which must be on PATH.
 	// Sandboxes take some ten times as long to start, and system calls much longer. A signal that ends a worker is known by
-	// runsc's exit status, 128 and its number, and so are exit statuses above that.
+	// runsc's exit status, 128 and its number, and so are exit statuses from 129 to 192. Processes and Inodes can't be limited there, and have no
+	// default either: a bomb of processes takes memory, which MemoryMiB limits.
 	GVisor bool
 }
 

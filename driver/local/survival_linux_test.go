@@ -399,3 +399,22 @@ func TestKilledSpare(t *testing.T) {
 	after.Descriptors-- // by which its death was seen
 	assert.Equal(t, before, after)
 }
+
+// A service manager may send it to every process of a service: when to end is the program's to say.
+func TestSIGTERMToAll(t *testing.T) {
+	session := open(t)
+	_, p := start(t, session, "one", "patient")
+	awaitReady(t, p)
+	// The launcher, the spare's process 1, the sandbox's and the worker.
+	require.Eventually(t, func() bool { return len(descendants(t)) == 4 }, 20*time.Second, 10*time.Millisecond)
+	for _, pid := range descendants(t) {
+		require.NoError(t, syscall.Kill(pid, syscall.SIGTERM))
+	}
+	_, second := start(t, session, "two", "echo")
+	awaitReady(t, second)
+	_, err := p.Conn().Write([]byte("x"))
+	require.NoError(t, err)
+	answer := make([]byte, 1)
+	_, err = io.ReadFull(p.Conn(), answer)
+	require.NoError(t, err, "the worker, which ignores the signal, lives on, and so does its process 1")
+}

@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 
 var workers = map[string]func() int{
 	"echo":    workerEcho,
+	"patient": func() int { signal.Ignore(syscall.SIGTERM); return workerEcho() },
 	"exit":    func() int { code, _ := strconv.Atoi(os.Getenv("CODE")); return code },
 	"signal":  workerSignal,
 	"look":    workerLook,
