@@ -139,6 +139,7 @@ func TestReadOld(t *testing.T) {
 		"windows":    {strings.ReplaceAll(string(empty("m")), "\n", "\r\n"), oldFile{ours: true, hidden: true}},
 		"in sight":   {header + "\n\npackage m\n", oldFile{ours: true}},
 		"conflict":   {header + "\n\n<<<<<<< ours\n" + hiding + "\n\npackage m\n", oldFile{ours: true}},
+		"merge":      {"<<<<<<< ours\n" + string(empty("m")), oldFile{ours: true}},
 		"no advice":  {header + "\n\n" + hiding + "\n\npackage m\n", oldFile{ours: true}},
 		"empty":      {"", oldFile{ours: true}},
 		"the user's": {"package m\n\n" + header + "\n", oldFile{}},

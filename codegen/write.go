@@ -81,9 +81,22 @@ func readOld(path string) (oldFile, error) {
 	}
 	lines := strings.Split(string(unixLines(start[:n])), "\n")
 	return oldFile{
-		ours:   n == 0 || slices.Contains(lines, header), // not the first one where a merge was not finished, say
+		ours:   n == 0 || hasHeader(lines),
 		hidden: len(lines) > 4 && slices.Equal(lines[:4], []string{header, advice, "", hiding}),
 	}, nil
+}
+
+// hasHeader reports whether the header is above the package clause; it is not the first line where a merge was not finished, say.
+func hasHeader(lines []string) bool {
+	for _, line := range lines {
+		switch {
+		case line == header:
+			return true
+		case strings.HasPrefix(line, "package "):
+			return false
+		}
+	}
+	return false
 }
 
 // stale returns the generated files that are no longer wanted: those of the packages that were looked at, and those in
