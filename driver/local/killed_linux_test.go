@@ -50,7 +50,7 @@ func setUp(t *testing.T, kill, victim int) (steps []string) {
 	defer func() { _ = client.Process.Kill() }() // when this fails half-way
 	require.NoError(t, theirs.Close())
 
-	launcher := 0
+	launcher, killed := 0, false
 	for {
 		name, pid := nextStep(t, ours)
 		if name == "" || name == setUpIsOver {
@@ -62,19 +62,20 @@ func setUp(t *testing.T, kill, victim int) (steps []string) {
 		steps = append(steps, name)
 		if len(steps)-1 == kill {
 			require.NoError(t, unix.Kill([victims]int{pid, launcher, client.Process.Pid}[victim], unix.SIGKILL))
+			killed = true
 			break
 		}
 		require.NoError(t, unix.Send(ours, []byte{0}, unix.MSG_NOSIGNAL))
 	}
 	_ = unix.Shutdown(ours, unix.SHUT_RDWR) // what waits for an answer goes on
-	if kill < 0 {
+	if !killed { // asked for none, or the spare's steps came later than they did before, after the client's
 		line, err := bufio.NewReader(stdout).ReadString('\n')
 		require.NoError(t, err)
 		require.Equal(t, "ready\n", line)
 		require.NoError(t, client.Process.Kill())
 	}
 	lines := bufio.NewReader(stdout)
-	if line, err := lines.ReadString('\n'); kill >= 0 && victim == 0 && err == nil && line == "ready\n" {
+	if line, err := lines.ReadString('\n'); killed && victim == 0 && err == nil && line == "ready\n" {
 		// It was the process 1 of no sandbox yet, which is prepared meanwhile.
 		require.NoError(t, client.Process.Kill())
 	} else {
