@@ -160,6 +160,11 @@ func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 	case <-b.started:
 		return process, nil
 	case <-b.ended:
+		select {
+		case <-b.started: // and ended at once
+			return process, nil
+		default:
+		}
 		err = b.startError()
 	case <-ctx.Done():
 		b.mu.Lock()
