@@ -68,7 +68,7 @@ func setUp(t *testing.T, kill, victim int) (steps []string) {
 		require.NoError(t, unix.Send(ours, []byte{0}, unix.MSG_NOSIGNAL))
 	}
 	_ = unix.Shutdown(ours, unix.SHUT_RDWR) // what waits for an answer goes on
-	if !killed { // asked for none, or the spare's steps came later than they did before, after the client's
+	if !killed {                            // asked for none, or the spare's steps came later than they did before, after the client's
 		line, err := bufio.NewReader(stdout).ReadString('\n')
 		require.NoError(t, err)
 		require.Equal(t, "ready\n", line)
