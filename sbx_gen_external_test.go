@@ -14,10 +14,6 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx"
-	"github.com/sandboxfn/sbx/driver"
-	"github.com/sandboxfn/sbx/driver/local"
-	"github.com/sandboxfn/sbx/internal/callinfo"
-	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/registry"
 )
 
@@ -68,12 +64,6 @@ func init() {
 	registry.Function[bool, string]("github.com/sandboxfn/sbx_test.Wait", Wait)
 	registry.Function0[sbx.CallInfo]("github.com/sandboxfn/sbx_test.Where", Where)
 	registry.Function[int, sbx.CallInfo]("github.com/sandboxfn/sbx_test.WhereAmI", WhereAmI)
-	registry.Error("github.com/sandboxfn/sbx/driver.ErrStopped", driver.ErrStopped)
-	registry.Error("github.com/sandboxfn/sbx/internal/callinfo.ErrNextMissed", callinfo.ErrNextMissed)
-	registry.Error("github.com/sandboxfn/sbx/internal/callinfo.ErrNextRuns", callinfo.ErrNextRuns)
-	registry.Error("github.com/sandboxfn/sbx/internal/callinfo.ErrNextTwice", callinfo.ErrNextTwice)
-	registry.Error("github.com/sandboxfn/sbx/internal/callinfo.ErrTimeout", callinfo.ErrTimeout)
-	registry.Error("github.com/sandboxfn/sbx/internal/wire.ErrClosed", wire.ErrClosed)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrAlias", ErrAlias)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrOdd", ErrOdd)
 	registry.Error("github.com/sandboxfn/sbx_test.ErrStage", ErrStage)
@@ -86,14 +76,6 @@ func init() {
 	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
 	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
 	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
-	registry.ErrorType[driver.LimitError]()
-	registry.ErrorType[driver.UnavailableError]()
-	registry.ErrorType[local.SetupError]()
-	registry.ErrorType[wire.ProtocolError]()
-	registry.ErrorType[registry.DataError]()
-	// registry.RemoteError arrives as text: RemoteError.variable: the field is unexported, so it would be lost.
-	registry.ErrorType[registry.TypeError]()
-	registry.ErrorType[registry.ValueError]()
 	registry.ErrorType[StageError]()
 	// hiddenError arrives as text: hiddenError.line: the field is unexported, so it would be lost.
 	registry.ErrorType[lineError]()

@@ -50,7 +50,7 @@ func errorPackages(u *unit) []errorNames {
 		add(pkg, exported)
 		addStandard(pkg)
 		for _, imported := range pkg.Imports {
-			if imported.PkgPath != sbxPath { // as if it were of another module, in sbx's own
+			if imported.PkgPath != sbxPath && !strings.HasPrefix(imported.PkgPath, sbxPath+"/") { // as if of another module, in sbx's own
 				visit(imported)
 			}
 		}

@@ -6,12 +6,8 @@
 package proof
 
 import (
-	"net"
-	"os/exec"
 	"path/filepath"
 
-	"github.com/sandboxfn/sbx/driver"
-	"github.com/sandboxfn/sbx/driver/local"
 	"github.com/sandboxfn/sbx/registry"
 )
 
@@ -19,22 +15,6 @@ func init() {
 	registry.Function[Order, string]("github.com/sandboxfn/sbx/internal/proof.Forget", Forget)
 	registry.Function[Order, string]("github.com/sandboxfn/sbx/internal/proof.Obey", Obey)
 	registry.Function0[string]("github.com/sandboxfn/sbx/internal/proof.Tell", Tell)
-	registry.Error("github.com/sandboxfn/sbx/driver.ErrStopped", driver.ErrStopped)
 	registry.Error("github.com/sandboxfn/sbx/internal/proof.errFailed", errFailed)
-	registry.Error("net.ErrClosed", net.ErrClosed)
-	registry.Error("net.ErrWriteToConnected", net.ErrWriteToConnected)
-	registry.Error("os/exec.ErrDot", exec.ErrDot)
-	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
-	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
 	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
-	registry.ErrorType[driver.LimitError]()
-	registry.ErrorType[driver.UnavailableError]()
-	registry.ErrorType[local.SetupError]()
-	registry.ErrorType[net.AddrError]()
-	registry.ErrorType[net.DNSConfigError]()
-	registry.ErrorType[net.DNSError]()
-	registry.ErrorType[net.InvalidAddrError]()
-	registry.ErrorType[net.ParseError]()
-	registry.ErrorType[net.UnknownNetworkError]()
-	registry.ErrorType[exec.Error]()
 }
