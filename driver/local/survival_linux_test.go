@@ -65,11 +65,20 @@ func awaitRoles(t testing.TB, session string, n int) (found []string) {
 	return found
 }
 
-// settled is what there is without sandboxes, once the launcher has made its spare, which it does in its own time.
+// settled is what there is without sandboxes, once the launcher has made its spare, which it does in its own time. The last
+// of the spare's namespaces is that of control groups, which it makes itself.
 func settled(t testing.TB) (found leftovers) {
 	require.Eventually(t, func() bool {
+		ours, err := os.Readlink("/proc/self/ns/cgroup")
+		require.NoError(t, err)
+		own := 0
+		for _, pid := range descendants(t) {
+			if theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/cgroup", pid)); err == nil && theirs != ours {
+				own++
+			}
+		}
 		found = count(t)
-		return found.Descendants == 2 // the launcher, and the spare's process 1
+		return own == 1 && found.Descendants == 2 // the launcher, and the spare's process 1
 	}, 20*time.Second, 10*time.Millisecond)
 	return found
 }
