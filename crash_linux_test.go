@@ -167,3 +167,28 @@ func smallGroup(t *testing.T) string {
 	}
 	return group
 }
+
+// The launcher is the local driver's; nothing but its death explains that of all sandboxes.
+func TestTheLauncherIsKilled(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(local.New(nil)))
+	call := session.Function(Wait).Spawn(t.Context(), false)
+	require.Eventually(t, func() bool { return session.Stats().Busy == 1 }, 10*time.Second, time.Millisecond)
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	killed := 0
+	for _, path := range paths {
+		line, _ := os.ReadFile(path)
+		if id, _, _ := strings.Cut(session.String()[len("session "):], " "); strings.HasPrefix(string(line), "sbx-launcher\x00"+id) {
+			var pid int
+			_, err := fmt.Sscanf(path, "/proc/%d", &pid)
+			require.NoError(t, err)
+			require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+			killed++
+		}
+	}
+	require.Equal(t, 1, killed)
+	_, err = call.Result(t.Context())
+	require.ErrorContains(t, err, "launcher died: signal: killed")
+	_, err = session.Function(Double).Call(t.Context(), 1)
+	require.ErrorContains(t, err, "open a new session")
+}
