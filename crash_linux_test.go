@@ -192,3 +192,16 @@ func TestTheLauncherIsKilled(t *testing.T) {
 	_, err = session.Function(Double).Call(t.Context(), 1)
 	require.ErrorContains(t, err, "open a new session")
 }
+
+// Which of several functions it was that ended the process nobody can say.
+func TestOneOfSeveralExits(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(1), sbx.Concurrency(2))
+	begin := filepath.Join(t.TempDir(), "begin")
+	innocent := session.Function2(Mark).Spawn(t.Context(), begin, begin+"-end")
+	require.Eventually(t, exists(begin), 10*time.Second, time.Millisecond)
+	_, err := session.Function(Exit).Call(t.Context(), 3)
+	require.ErrorIs(t, err, sbx.ErrExited)
+	assert.ErrorContains(t, err, "one of the 2 functions that ran there ended its process (os.Exit, log.Fatal or the like: exit status 3)")
+	_, err = innocent.Result(t.Context())
+	assert.ErrorContains(t, err, "one of the 2 functions that ran there")
+}

@@ -70,6 +70,8 @@ type LostError struct {
 	Decided string
 	// LastLines are the last lines that it printed.
 	LastLines []string
+	// Running is how many calls may have been running in it.
+	Running int
 }
 
 func (e *LostError) Error() string {
@@ -280,6 +282,9 @@ func (w *Worker) receive() {
 	w.lost = lost
 	for _, call := range w.calls {
 		call.begun = !call.withdrawn && w.conn.Handed(call.ticket) && !w.ledger.Withdraw(call.slot, call.id)
+		if call.begun {
+			lost.Running++
+		}
 	}
 	w.output.attribute(nil)
 	w.beating.Lock()
