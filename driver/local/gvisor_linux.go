@@ -124,6 +124,12 @@ func gvisorReport(r driver.Report) driver.Report {
 		switch c := &r.Capabilities[i]; c.Name {
 		case "system calls", "commands to devices":
 			*c = driver.Capability{Name: c.Name, Held: true, By: "gVisor's kernel, which answers them, in namespaces of the host's"}
+		case "privileges":
+			c.By = "gVisor's kernel, with no capabilities and no_new_privs, in a user namespace of the host's"
+		case driver.LimitOpenFiles:
+			c.By = "RLIMIT_NOFILE of gVisor's kernel"
+		case driver.LimitDisk:
+			c.By = "the size of /work, of /tmp and of /dev/shm, each a file system in the memory of gVisor's kernel"
 		case driver.LimitProcesses, driver.LimitInodes:
 			c.Held, c.By, c.Why = false, "", "gVisor counts no "+c.Name
 			c.Remedies = []string{"leave it out", "use the driver without gVisor"}

@@ -3,6 +3,7 @@ package local
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -53,6 +54,11 @@ type startRequest struct {
 	files        []int
 }
 
+// resources are what the sandbox gets, if all can be held.
+func (r startRequest) resources(defaults driver.Resources) driver.Resources {
+	return r.limits.Or(r.soft).Or(defaults)
+}
+
 // exitGrace is how long a launcher without a client takes at most to see its sandboxes die.
 const exitGrace = 5 * time.Second
 
@@ -80,7 +86,8 @@ func runLauncher() error {
 	go l.read(starts)
 	for start := range starts {
 		l.start(start)
-		if len(starts) == 0 {
+		// A spare has the limits that are the default. Who asks for others may do so always.
+		if len(starts) == 0 && start.resources(l.defaults) == l.defaults {
 			l.prepare()
 		}
 	}
@@ -219,7 +226,7 @@ func (l *launcher) start(r startRequest) {
 		l.ended(r.sandbox, failure(r.sandbox.id, "receive the start request", fmt.Errorf("got %d descriptors", len(r.files))))
 		return
 	}
-	resources := r.limits.Or(r.soft).Or(l.defaults)
+	resources := r.resources(l.defaults)
 	group, failed := l.groups.make(l.session, r.sandbox.id, resources)
 	unheld := map[string]string{}
 	for limit, err := range failed {
@@ -232,8 +239,7 @@ func (l *launcher) start(r startRequest) {
 		}
 		unheld[limit] = err.Error()
 	}
-	o := orders{Name: l.session + "/" + r.sandbox.id, Env: r.env}
-	p, err := l.instruct(resources, o, r.files, group)
+	p, err := l.instruct(resources, l.orders(r, unheld), r.files, group)
 	if err != nil && group != nil { // it may be that it can't be entered
 		group.remove()
 		for _, limit := range group.limits {
@@ -246,7 +252,7 @@ func (l *launcher) start(r startRequest) {
 			unheld[limit] = err.Error()
 		}
 		group = nil
-		p, err = l.instruct(resources, o, r.files, nil)
+		p, err = l.instruct(resources, l.orders(r, unheld), r.files, nil)
 	}
 	if err != nil {
 		l.ended(r.sandbox, failure(r.sandbox.id, "start a process in new namespaces", err))
@@ -259,6 +265,12 @@ func (l *launcher) start(r startRequest) {
 	}
 	l.mu.Unlock()
 	l.watchers.Go(func() { l.watch(r.sandbox, p.pid, p.pidfd, p.conn, group, unheld) })
+}
+
+// orders are a sandbox's, but for its descriptors. Its Go runtime goes by the limits that are held.
+func (l *launcher) orders(r startRequest, unheld map[string]string) orders {
+	held := r.limits.Or(r.soft).Without(slices.Collect(maps.Keys(unheld))...)
+	return orders{Name: l.session + "/" + r.sandbox.id, Env: joinEnv(goLimits(unpackEnv(r.env), held))}
 }
 
 // watch passes on what a sandbox reports, until its process 1 and so all its processes are dead. That process is inside:

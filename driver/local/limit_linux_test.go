@@ -447,12 +447,18 @@ func TestLimitThatFailsLate(t *testing.T) {
 	assert.ErrorContains(t, err, "set up sandbox taken: limit memory: make a cgroup: file exists")
 	assert.Empty(t, logged.String())
 
-	sandbox, err := session.Create(testContext(t), driver.Spec{ID: "taken", Env: []string{testWorker + "=exit", "CODE=0"}, Soft: limit})
-	require.NoError(t, err)
-	p, err := sandbox.StartWorker(testContext(t), driver.WorkerSpec{})
-	require.NoError(t, err)
-	defer closeStreams(p)
-	_, _, exit = output(t, p)
-	assert.Equal(t, driver.Exit{}, exit)
+	soft := func(id string) string {
+		sandbox, err := session.Create(testContext(t), driver.Spec{ID: id, Env: []string{testWorker + "=limits"}, Soft: limit})
+		require.NoError(t, err)
+		p, err := sandbox.StartWorker(testContext(t), driver.WorkerSpec{})
+		require.NoError(t, err)
+		defer closeStreams(p)
+		out, _, exit := output(t, p)
+		assert.Equal(t, driver.Exit{}, exit)
+		return out
+	}
+	assert.Contains(t, soft("free"), "GOMEMLIMIT=")
+	assert.Empty(t, logged.String())
+	assert.NotContains(t, soft("taken"), "GOMEMLIMIT=", "the Go runtime goes by what is held")
 	assert.Contains(t, logged.String(), "sandbox=taken limit=memory")
 }

@@ -381,6 +381,26 @@ func TestRefusedNamespaces(t *testing.T) {
 	assert.Contains(t, string(out), "sysctl -w user.max_user_namespaces=15000")
 }
 
+// No process waits for a sandbox that a session seems not to need: one without limits of its own.
+func TestNoSpareForOtherLimits(t *testing.T) {
+	session := open(t)
+	for i := range 3 {
+		_, exit := printed(t, session, fmt.Sprint("limited-", i), driver.Resources{OpenFiles: 100}, "exit", "CODE=0")
+		assert.Equal(t, driver.Exit{}, exit)
+	}
+	// When a sandbox has started whose request came later, the launcher has long decided.
+	p, err := begin(t, session, "last", driver.Resources{OpenFiles: 100}, "echo")
+	require.NoError(t, err)
+	awaitReady(t, p)
+	assert.Len(t, descendants(t), 3, "the launcher, the sandbox's process 1 and the worker")
+	require.NoError(t, p.Kill())
+	_, _, _ = output(t, p)
+
+	_, exit := printed(t, session, "usual", driver.Resources{}, "exit", "CODE=0")
+	assert.Equal(t, driver.Exit{}, exit)
+	settled(t) // there is one now
+}
+
 // Whoever kills the process 1 that waits for the next sandbox makes that one's start slower, and no more.
 func TestKilledSpare(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir()) // other programs use the common one
