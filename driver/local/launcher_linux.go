@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -27,6 +28,8 @@ type launcher struct {
 	null     *os.File
 	defaults driver.Resources
 	gvisor   bool
+	// ownIDs says that each sandbox has a user and a group of its own outside; else all are the caller.
+	ownIDs   bool
 	filter   []unix.SockFilter
 	groups   *groups
 	watchers sync.WaitGroup
@@ -125,7 +128,7 @@ func (l *launcher) open() (failed string, err error) {
 	if l.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
 		return "open /dev/null", err
 	}
-	if os.Geteuid() == 0 {
+	if l.ownIDs = os.Geteuid() == 0 && mapped("uid") && mapped("gid"); l.ownIDs {
 		// Sandboxes can't drop the groups that they inherit, because their maps say so.
 		if err := syscall.Setgroups(nil); err != nil {
 			return "drop supplementary groups", err
@@ -391,7 +394,7 @@ func (l *launcher) fork(resources driver.Resources, group *group, probe bool) (_
 	null := l.null.Fd()
 	inherited := []uintptr{null, null, uintptr(syscall.Stderr), theirs.Fd(), null, null, null, null, null}
 	outside := user{hostID, hostID}
-	if os.Geteuid() != 0 {
+	if !l.ownIDs {
 		outside.gid = os.Getegid()
 	}
 	inside := user{innerID, innerID}
@@ -447,15 +450,32 @@ func inNamespaces(flags uintptr, inside, outside user) *syscall.SysProcAttr {
 	return attributes
 }
 
-// hostID is the user outside of the next sandbox: the caller; for root, one that nothing else uses: the range is
-// given to nobody by systemd's and the distributions' conventions.
-func (l *launcher) hostID() int {
-	if uid := os.Geteuid(); uid != 0 {
-		return uid
+// Sandboxes' own user ids are in a range that is given to nobody by systemd's and the distributions' conventions.
+const firstID, lastID = 0x7000_0000, 0x7ffd_ffff
+
+// mapped tells whether the user namespace has the range, for kind uid or gid. That of a container may not, and then its root can give it
+// to nobody.
+func mapped(kind string) bool {
+	text, err := os.ReadFile("/proc/self/" + kind + "_map")
+	if err != nil {
+		return false
 	}
-	const first, last = 0x7000_0000, 0x7ffd_ffff
+	for line := range strings.Lines(string(text)) {
+		var first, outside, length int
+		if _, err := fmt.Sscan(line, &first, &outside, &length); err == nil && first <= firstID && lastID < first+length {
+			return true
+		}
+	}
+	return false
+}
+
+// hostID is the user outside of the next sandbox: one that nothing else uses, or the caller.
+func (l *launcher) hostID() int {
+	if !l.ownIDs {
+		return os.Geteuid()
+	}
 	for {
-		id := first + rand.IntN(last-first+1)
+		id := firstID + rand.IntN(lastID-firstID+1)
 		l.mu.Lock()
 		taken := l.spare != nil && l.spare.hostID == id
 		for _, sandbox := range l.sandboxes {

@@ -245,20 +245,26 @@ func workerClient() int {
 	select {}
 }
 
-func TestKilledClientLeavesNothing(t *testing.T) {
-	id := sessionID + "-client"
-	client := exec.Command("/proc/self/exe")
+// clientWithSandboxes starts a client and returns it when its session has two sandboxes, with what becomes readable when their
+// processes die.
+func clientWithSandboxes(t *testing.T, client *exec.Cmd, id string) map[string]int {
 	client.Env = []string{testWorker + "=client", "SESSION=" + id, "SANDBOXES=2"}
 	stdout, err := client.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, client.Start())
-	defer func() { _ = client.Process.Kill() }() // when this fails half-way
+	t.Cleanup(func() { _ = client.Process.Kill() }) // when this fails half-way
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "ready\n", line)
 	fds := deathsOf(t, awaitRoles(t, id, 1+2))
 	require.Len(t, fds, 1+2, "a launcher, and an agent in each sandbox")
+	return fds
+}
 
+func TestKilledClientLeavesNothing(t *testing.T) {
+	id := sessionID + "-client"
+	client := exec.Command("/proc/self/exe")
+	fds := clientWithSandboxes(t, client, id)
 	require.NoError(t, client.Process.Kill())
 	assert.Error(t, client.Wait())
 	awaitDeaths(t, fds)
@@ -399,6 +405,21 @@ func TestNoSpareForOtherLimits(t *testing.T) {
 	_, exit := printed(t, session, "usual", driver.Resources{}, "exit", "CODE=0")
 	assert.Equal(t, driver.Exit{}, exit)
 	settled(t) // there is one now
+}
+
+// Root of a user namespace, as in a container, has no user ids to give to sandboxes, or too few. They are that root's, then, as an
+// ordinary user's are that user's.
+func TestRootOfAUserNamespace(t *testing.T) {
+	client := exec.Command("/proc/self/exe")
+	client.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	fds := clientWithSandboxes(t, client, sessionID+"-inner-root")
+	require.NoError(t, client.Process.Kill())
+	assert.Error(t, client.Wait())
+	awaitDeaths(t, fds)
 }
 
 // Whoever kills the process 1 that waits for the next sandbox makes that one's start slower, and no more.
