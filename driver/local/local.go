@@ -30,8 +30,8 @@
 //
 // Files, processes, signals, environment, IPC, abstract sockets and the network of the host and of other sandboxes are
 // out of reach: user, mount, pid, net, ipc, uts and cgroup namespaces, with loopback only. The user inside is the
-// caller outside; for root it is a high user id that nothing else uses, another one for each sandbox, if root has such ids: in a
-// container with a user namespace it hasn't, and is a caller as others are. No new
+// caller outside; for root it is a high user id that nothing else uses, another one for each sandbox, if root has such ids and may give
+// them: in most containers it is a caller as others are. No new
 // privileges, an empty bounding set, locked securebits, a list of allowed system calls (no namespaces, mounts, ptrace,
 // keyrings, io_uring, AIO, bpf, perf, userfaultfd, POSIX message queues, huge pages, leases, raw, packet, vsock or AF_ALG
 // sockets, TIOCSTI, 32-bit or x32 calls). Files can't be watched (inotify), since those in /usr are the host's. Where the

@@ -106,11 +106,11 @@ func (s *session) startLauncher() error {
 	if s.control, err = asConn(ours); err != nil {
 		return err
 	}
-	// The launcher needs mounts of its own; an ordinary user may have those in a user namespace only. There is no
-	// parent-death signal: it would follow the thread that runs this goroutine. The socket's end says the same.
+	// The launcher needs mounts of its own; an ordinary user, and a container's root, may have those in a user namespace only.
+	// There is no parent-death signal: it would follow the thread that runs this goroutine. The socket's end says the same.
 	flags := uintptr(syscall.CLONE_NEWNS)
 	self := user{os.Geteuid(), os.Getegid()}
-	if self.uid != 0 {
+	if self.uid != 0 || !mayAdminister() {
 		flags |= syscall.CLONE_NEWUSER
 	}
 	s.launcher = &exec.Cmd{
@@ -129,6 +129,13 @@ func (s *session) startLauncher() error {
 		return err
 	}
 	return nil
+}
+
+// mayAdminister tells whether this process has the capability to make namespaces.
+func mayAdminister() bool {
+	var data [2]unix.CapUserData // of 32 capabilities each
+	err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0])
+	return err == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }
 
 func (s *session) handshake(first request, program, worker *os.File) (event, error) {

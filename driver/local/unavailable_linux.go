@@ -11,7 +11,7 @@ import (
 
 // unavailable says what would let this machine make sandboxes.
 func unavailable(err error) error {
-	return &driver.UnavailableError{Driver: driverName, Err: err, Remedies: remedies(err, os.Geteuid() == 0, os.ReadFile)}
+	return &driver.UnavailableError{Driver: driverName, Err: err, Remedies: remedies(err, os.ReadFile)}
 }
 
 // refusals are the settings by which kernels and distributions refuse user namespaces.
@@ -23,7 +23,7 @@ var refusals = []struct{ path, value, remedy string }{
 }
 
 // remedies names what applies here first, then what always helps.
-func remedies(err error, root bool, readFile func(string) ([]byte, error)) []string {
+func remedies(err error, readFile func(string) ([]byte, error)) []string {
 	var found []string
 	if errors.Is(err, errNoRunsc) {
 		found = append(found, "install it: https://gvisor.dev/docs/user_guide/install/")
@@ -36,11 +36,8 @@ func remedies(err error, root bool, readFile func(string) ([]byte, error)) []str
 	refused := errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES)
 	for _, marker := range []string{"/.dockerenv", "/run/.containerenv"} {
 		if _, err := readFile(marker); err == nil && refused {
-			options := "start this container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
-			if root {
-				options += " --cap-add SYS_ADMIN (without the last if also with --user 1000)"
-			}
-			found = append(found, options)
+			found = append(found, "start this container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined "+
+				"--security-opt systempaths=unconfined")
 			break
 		}
 	}
