@@ -41,11 +41,12 @@ type request struct {
 	// Limits must be held; Soft are tried.
 	Limits driver.Resources `json:"limits,omitzero"`
 	Soft   driver.Resources `json:"soft,omitzero"`
-	// These come with opOpen; Defaults are for all that Limits and Soft don't set, and Runsc is the path of gVisor's program, if
-	// it is to be used.
+	// These come with opOpen; Defaults are for all that Limits and Soft don't set, Runsc is the path of gVisor's program, if
+	// it is to be used, and OwnIDs is as in launcher.
 	Session  string           `json:"session,omitempty"`
 	Defaults driver.Resources `json:"defaults,omitzero"`
 	Runsc    string           `json:"runsc,omitempty"`
+	OwnIDs   bool             `json:"own_ids,omitempty"`
 }
 
 const (

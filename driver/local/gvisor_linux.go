@@ -27,6 +27,9 @@ const (
 	gvisorRun    = "/run"
 	gvisorBundle = gvisorRun + "/bundle"
 	gvisorState  = gvisorRun + "/state"
+	// gvisorTasks is the most that a sandbox has of the host's processes and threads. gVisor needs two for each process of its own, and
+	// ends where it can't have them.
+	gvisorTasks = 8 << 10
 )
 
 // findRunsc returns the program's path.
@@ -71,6 +74,7 @@ func gvisorSteps(p preparation, o orders) []step {
 			}
 			return os.WriteFile(gvisorBundle+"/config.json", content, 0o600)
 		}},
+		rlimit{"processes", unix.RLIMIT_NPROC, gvisorTasks}.step(),
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/driver/drivertest"
 	"github.com/sandboxfn/sbx/driver/local"
+	"github.com/sandboxfn/sbx/driver/local/escape"
 )
 
 // These need gVisor's runsc on PATH: make test-gvisor builds it.
@@ -85,3 +86,13 @@ func TestGVisorThatIsNotThere(t *testing.T) {
 	require.ErrorAs(t, err, &unavailable)
 	assert.ErrorContains(t, err, "runsc")
 }
+
+func TestGVisorEscape(t *testing.T) {
+	needRunsc(t)
+	inside, _, _ := attempt(t, local.New(&local.Options{GVisor: true, ScratchMiB: scratchMiB}), func(targets *escape.Targets) {
+		targets.Init = targets.HostPID // process 1 is the worker
+	})
+	held(t, inside, unheldInGVisor, `"%s" is open in gVisor`)
+}
+
+var unheldInGVisor = map[string]string{}

@@ -169,6 +169,17 @@ type rlimit struct {
 	max      int
 }
 
+func (r rlimit) step() step {
+	return step{"limit " + r.name, func() error {
+		var now syscall.Rlimit
+		if err := syscall.Getrlimit(r.resource, &now); err != nil {
+			return err
+		}
+		most := min(now.Max, uint64(r.max))
+		return syscall.Setrlimit(r.resource, &syscall.Rlimit{Cur: most, Max: most})
+	}}
+}
+
 // rlimits are the most that a sandbox's processes get; what the caller has less of stays as it is.
 func rlimits(r driver.Resources) []rlimit {
 	return []rlimit{
@@ -185,14 +196,7 @@ func rlimits(r driver.Resources) []rlimit {
 func privilegeSteps(r driver.Resources, filter []unix.SockFilter) []step {
 	var steps []step
 	for _, limit := range rlimits(r) {
-		steps = append(steps, step{"limit " + limit.name, func() error {
-			var now syscall.Rlimit
-			if err := syscall.Getrlimit(limit.resource, &now); err != nil {
-				return err
-			}
-			most := min(now.Max, uint64(limit.max))
-			return syscall.Setrlimit(limit.resource, &syscall.Rlimit{Cur: most, Max: most})
-		}})
+		steps = append(steps, limit.step())
 	}
 	return append(steps,
 		step{"set file mode mask", func() error { unix.Umask(0o022); return nil }},

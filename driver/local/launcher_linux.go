@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -116,7 +115,7 @@ func (l *launcher) open() (failed string, err error) {
 	}
 	program, worker := os.NewFile(uintptr(files[0]), "program"), os.NewFile(uintptr(files[1]), "worker")
 	defer closeFiles(program, worker)
-	l.session, l.defaults, l.gvisor = first.Session, first.Defaults, first.Runsc != ""
+	l.session, l.defaults, l.gvisor, l.ownIDs = first.Session, first.Defaults, first.Runsc != "", first.OwnIDs
 	var runsc *os.File
 	if l.gvisor {
 		// In this mount namespace, or it could not be mounted; and now, for the stage may cover its folder.
@@ -128,7 +127,7 @@ func (l *launcher) open() (failed string, err error) {
 	if l.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
 		return "open /dev/null", err
 	}
-	if l.ownIDs = os.Geteuid() == 0 && mapped("uid") && mapped("gid"); l.ownIDs {
+	if l.ownIDs {
 		// Sandboxes can't drop the groups that they inherit, because their maps say so.
 		if err := syscall.Setgroups(nil); err != nil {
 			return "drop supplementary groups", err
@@ -431,42 +430,6 @@ func (l *launcher) fork(resources driver.Resources, group *group, probe bool) (_
 		return nil, err
 	}
 	return p, nil
-}
-
-type user struct{ uid, gid int }
-
-// inNamespaces are the attributes of a process born in new namespaces. If a user namespace is among them, the user
-// outside is the user inside, and has all capabilities over the namespaces across the execution of the program.
-func inNamespaces(flags uintptr, inside, outside user) *syscall.SysProcAttr {
-	attributes := &syscall.SysProcAttr{Cloneflags: flags}
-	if flags&syscall.CLONE_NEWUSER == 0 {
-		return attributes
-	}
-	attributes.UidMappings = []syscall.SysProcIDMap{{ContainerID: inside.uid, HostID: outside.uid, Size: 1}}
-	attributes.GidMappings = []syscall.SysProcIDMap{{ContainerID: inside.gid, HostID: outside.gid, Size: 1}}
-	for capability := range uintptr(unix.CAP_LAST_CAP + 1) {
-		attributes.AmbientCaps = append(attributes.AmbientCaps, capability)
-	}
-	return attributes
-}
-
-// Sandboxes' own user ids are in a range that is given to nobody by systemd's and the distributions' conventions.
-const firstID, lastID = 0x7000_0000, 0x7ffd_ffff
-
-// mapped tells whether the user namespace has the range, for kind uid or gid. That of a container may not, and then its root can give it
-// to nobody.
-func mapped(kind string) bool {
-	text, err := os.ReadFile("/proc/self/" + kind + "_map")
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(text)) {
-		var first, outside, length int
-		if _, err := fmt.Sscan(line, &first, &outside, &length); err == nil && first <= firstID && lastID < first+length {
-			return true
-		}
-	}
-	return false
 }
 
 // hostID is the user outside of the next sandbox: one that nothing else uses, or the caller.

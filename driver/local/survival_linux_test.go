@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -406,49 +405,6 @@ func TestNoSpareForOtherLimits(t *testing.T) {
 	_, exit := printed(t, session, "usual", driver.Resources{}, "exit", "CODE=0")
 	assert.Equal(t, driver.Exit{}, exit)
 	settled(t) // there is one now
-}
-
-// Root of a user namespace, as in a container, has no user ids to give to sandboxes, or too few. They are that root's, then, as an
-// ordinary user's are that user's.
-func TestRootOfAUserNamespace(t *testing.T) {
-	client := exec.Command("/proc/self/exe")
-	client.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	fds := clientWithSandboxes(t, client, sessionID+"-inner-root")
-	require.NoError(t, client.Process.Kill())
-	assert.Error(t, client.Wait())
-	awaitDeaths(t, fds)
-}
-
-// Root without the capability to make namespaces, as in Docker's containers, makes them as an ordinary user does.
-func TestRootWithoutCapability(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	client := exec.Command("/proc/self/exe")
-	var fds map[string]int
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // for good: the thread ends with this
-		if assert.NoError(t, unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SYS_ADMIN, 0, 0, 0)) {
-			fds = clientWithSandboxes(t, client, sessionID+"-powerless-root")
-		}
-	}()
-	<-done
-	require.NotEmpty(t, fds)
-	capabilities, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", client.Process.Pid))
-	require.NoError(t, err)
-	_, after, _ := strings.Cut(string(capabilities), "CapEff:")
-	effective, err := strconv.ParseUint(strings.Fields(after)[0], 16, 64)
-	require.NoError(t, err)
-	assert.Zero(t, effective&(1<<unix.CAP_SYS_ADMIN), "the control")
-	require.NoError(t, client.Process.Kill())
-	assert.Error(t, client.Wait())
-	awaitDeaths(t, fds)
 }
 
 // Whoever kills the process 1 that waits for the next sandbox makes that one's start slower, and no more.

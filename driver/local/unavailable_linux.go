@@ -28,6 +28,9 @@ func remedies(err error, readFile func(string) ([]byte, error)) []string {
 	if errors.Is(err, errNoRunsc) {
 		found = append(found, "install it: https://gvisor.dev/docs/user_guide/install/")
 	}
+	if errors.Is(err, errRoot) {
+		found = append(found, "run this program as another user", "give it the capabilities SETUID, SETGID and SETFCAP over all user ids")
+	}
 	for _, r := range refusals {
 		if value, err := readFile(r.path); err == nil && strings.TrimSpace(string(value)) == r.value {
 			found = append(found, r.remedy)
