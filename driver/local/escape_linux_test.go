@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -127,6 +128,9 @@ func workerEscape() int {
 	for _, attempt := range escape.Attempts {
 		switch os.Getenv("ATTEMPT") {
 		case "":
+			if slices.Contains(strings.Split(os.Getenv("SKIP"), ","), attempt.Name) {
+				continue
+			}
 			cmd := exec.Command("/proc/self/exe")
 			cmd.ExtraFiles = []*os.File{conn} // the same number
 			cmd.Env = append(os.Environ(), "ATTEMPT="+attempt.Name)
@@ -260,9 +264,9 @@ func outcomes(t *testing.T, output string) map[string]outcome {
 	return results
 }
 
-// attempt makes all attempts in a sandbox of the driver, next to another one, at targets that aim has changed. It returns what came of
-// each, and the targets, with the port on which the host's hostage listens.
-func attempt(t *testing.T, d driver.Driver, aim func(*escape.Targets)) (inside map[string]outcome, targets escape.Targets, port string) {
+// attempt makes all attempts but those to skip in a sandbox of the driver, next to another one, at targets that aim has changed. It returns
+// what came of each, and the targets, with the port on which the host's hostage listens.
+func attempt(t *testing.T, d driver.Driver, aim func(*escape.Targets), skip ...string) (inside map[string]outcome, targets escape.Targets, port string) {
 	folder := t.TempDir()
 	require.NoError(t, os.Chmod(folder, 0o777))
 	secret := fmt.Sprintf("secret%d", os.Getpid())
@@ -324,11 +328,11 @@ func attempt(t *testing.T, d driver.Driver, aim func(*escape.Targets)) (inside m
 	aim(&targets)
 	data, err := json.Marshal(targets)
 	require.NoError(t, err)
-	_, p := start(t, session, "prisoner", "escape", "TARGETS="+string(data))
+	_, p := start(t, session, "prisoner", "escape", "TARGETS="+string(data), "SKIP="+strings.Join(skip, ","))
 	stdout, stderr, exit := output(t, p)
 	require.Equal(t, driver.Exit{}, exit, stdout+stderr)
 	inside = outcomes(t, stdout)
-	require.Len(t, inside, len(escape.Attempts))
+	require.Len(t, inside, len(escape.Attempts)-len(skip))
 	return inside, targets, port
 }
 

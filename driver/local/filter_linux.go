@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"unsafe"
 
 	"github.com/elastic/go-seccomp-bpf/arch"
 	profile "github.com/moby/profiles/seccomp"
@@ -172,6 +173,16 @@ func assembleFilter() ([]unix.SockFilter, error) {
 		filter[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
 	}
 	return filter, nil
+}
+
+// filterCalls puts the calling thread, and what it starts, under the filter.
+func filterCalls(filter []unix.SockFilter) error {
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 type bpfAction uint32

@@ -30,6 +30,8 @@ const (
 	// gvisorTasks is the most that a sandbox has of the host's processes and threads. gVisor needs two for each process of its own, and
 	// ends where it can't have them.
 	gvisorTasks = 8 << 10
+	// gvisorMiB is what gVisor itself needs of a sandbox's memory, and a little.
+	gvisorMiB = 24
 )
 
 // findRunsc returns the program's path.
@@ -110,12 +112,20 @@ func becomeGVisor(conn *net.UnixConn, p preparation, o orders) error {
 	return syscall.Exec(runscPath, arguments, nil)
 }
 
-// startInGVisor replaces this process by the worker. runsc gives HOME to a process that has none; the worker's environment is
+// startInGVisor replaces this process by the worker, whose system calls are filtered as they are without gVisor: what few programs
+// need is not for it to try on gVisor's kernel either. runsc gives HOME to a process that has none; the worker's environment is
 // the spec's.
 func startInGVisor(homeless bool) error {
 	env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		return strings.HasPrefix(entry, roleVariable+"=") || homeless && isHome(entry)
 	})
+	filter, err := assembleFilter()
+	if err != nil {
+		return err
+	}
+	if err := filterCalls(filter); err != nil {
+		return fmt.Errorf("filter system calls: %w", err)
+	}
 	return syscall.Exec(workerPath, []string{workerPath}, env)
 }
 

@@ -7,7 +7,6 @@ import (
 	"os/signal"
 	"strconv"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -226,14 +225,7 @@ func privilegeSteps(r driver.Resources, filter []unix.SockFilter) []step {
 		}},
 		step{"set no_new_privs", func() error { return prctl(unix.PR_SET_NO_NEW_PRIVS, 1) }},
 		step{"enter a Landlock domain", func() error { return landlock(landlockVersion(), writable) }},
-		step{"filter system calls", func() error {
-			program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-			_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
-			if errno != 0 {
-				return errno
-			}
-			return nil
-		}},
+		step{"filter system calls", func() error { return filterCalls(filter) }},
 	)
 }
 

@@ -272,6 +272,9 @@ func (l *launcher) start(r startRequest) {
 // orders are a sandbox's, but for its descriptors. Its Go runtime goes by the limits that are held.
 func (l *launcher) orders(r startRequest, unheld map[string]string) orders {
 	held := r.limits.Or(r.soft).Without(slices.Collect(maps.Keys(unheld))...)
+	if l.gvisor && held.MemoryMiB > 0 {
+		held.MemoryMiB = max(held.MemoryMiB-gvisorMiB, held.MemoryMiB/2)
+	}
 	return orders{Name: l.session + "/" + r.sandbox.id, Env: joinEnv(goLimits(unpackEnv(r.env), held))}
 }
 

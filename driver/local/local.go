@@ -60,7 +60,8 @@
 // of the program, which these sandboxes share, or on the whole machine where that can't be read. It is wrong then about a worker that is killed
 // otherwise while memory runs out for another process.
 //
-// Workers get GOMAXPROCS and GOMEMLIMIT (nine tenths of MemoryMiB) to match, unless the spec's environment has them.
+// Workers get GOMAXPROCS and GOMEMLIMIT (nine tenths of MemoryMiB, or of what gVisor leaves of it) to match, where these limits are held, and
+// unless the spec's environment has them.
 //
 // # What is not held yet
 //
@@ -83,7 +84,7 @@ type Options struct {
 	// GVisor runs each sandbox on a kernel of its own, gVisor's, by the program runsc of 2023 or later, which must be on PATH.
 	// Sandboxes take some ten times as long to start, and system calls much longer. A signal that ends a worker is known by
 	// runsc's exit status, 128 and its number, and so are exit statuses from 129 to 192. Processes and Inodes can't be limited there, and have no
-	// default either: a bomb of processes takes memory, which MemoryMiB limits.
+	// default either: a bomb of processes takes memory, which MemoryMiB limits, and ends its sandbox at some 4000 processes.
 	GVisor bool
 }
 
