@@ -35,14 +35,19 @@ var missing = []string{"clone3"}
 const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID |
 	unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
 
+const rlimitCount = 16 // RLIM_NLIMITS of <linux/resource.h>
+
 const shmHugeTLB = 0o4000 // SHM_HUGETLB of <linux/shm.h>
 
-// A test holds if the low 32 bits of an argument, masked, equal want. The kernel takes no more than 32 bits of any
-// argument that is tested here.
+// A test holds if the low 32 bits of an argument, masked, equal want; or, of an argument numbered from upperHalf on, the high 32. The
+// kernel takes no more than 32 bits of any argument whose high half isn't tested.
 type test struct {
 	argument   uint32
 	mask, want uint32
 }
+
+// upperHalf is added to an argument's number.
+const upperHalf = 8
 
 // An argumentRule says for which arguments a system call is allowed: if all tests of any row hold; or, where refuse is
 // true, if none does.
@@ -72,7 +77,18 @@ func argumentRules() []argumentRule {
 	for _, value := range []uint32{0, 0x0008, 0x20000, 0x20008, 0x40000, 0xffffffff} {
 		personality.rows = append(personality.rows, []test{exactly(0, value)})
 	}
+	// A crash is dumped to the host's handler, which is root's, unless the limit of core dumps is exactly 1: so it is not to be changed.
+	setLimit, prLimit := argumentRule{name: "setrlimit"}, argumentRule{name: "prlimit64"}
+	for resource := range uint32(rlimitCount) {
+		if resource != unix.RLIMIT_CORE {
+			setLimit.rows = append(setLimit.rows, []test{exactly(0, resource)})
+			prLimit.rows = append(prLimit.rows, []test{exactly(1, resource)})
+		}
+	}
+	prLimit.rows = append(prLimit.rows, []test{exactly(2, 0), exactly(2+upperHalf, 0)}) // only asks
 	return []argumentRule{
+		setLimit,
+		prLimit,
 		{name: "clone", rows: [][]test{{{0, namespaceFlags, 0}}}},
 		sockets,
 		{name: "socketpair", rows: [][]test{{exactly(0, unix.AF_UNIX)}}},
@@ -195,8 +211,12 @@ func (r argumentRule) block(hit bpfAction) []bpf.Instruction {
 	for _, row := range r.rows {
 		for i, t := range row {
 			toNextRow := uint8(3*(len(row)-i-1) + 1)
+			offset := 16 + 8*(t.argument%upperHalf) // of the low half: both architectures are little-endian
+			if t.argument >= upperHalf {
+				offset += 4
+			}
 			block = append(block,
-				bpf.LoadAbsolute{Off: 16 + 8*t.argument, Size: 4}, // the low half: both architectures are little-endian
+				bpf.LoadAbsolute{Off: offset, Size: 4},
 				bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: t.mask},
 				bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: t.want, SkipTrue: toNextRow})
 		}

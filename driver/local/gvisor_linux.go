@@ -76,6 +76,7 @@ func gvisorSteps(p preparation, o orders) []step {
 			}
 			return os.WriteFile(gvisorBundle+"/config.json", content, 0o600)
 		}},
+		coreDumps.step(),
 		rlimit{"processes", unix.RLIMIT_NPROC, gvisorTasks}.step(),
 	}
 }
@@ -163,7 +164,7 @@ func bundle(p preparation, o orders) map[string]any {
 		env[len(env)-1] = roleVariable + "=" + roleStartHomeless
 	}
 	var rlimits []map[string]any
-	for name, most := range map[string]int{"RLIMIT_NOFILE": p.Resources.OpenFiles, "RLIMIT_CORE": 0} {
+	for name, most := range map[string]int{"RLIMIT_NOFILE": p.Resources.OpenFiles, "RLIMIT_CORE": coreDumps.max} {
 		rlimits = append(rlimits, map[string]any{"type": name, "soft": most, "hard": most})
 	}
 	scratch := func(path, mode string, sizeMiB int) map[string]any {

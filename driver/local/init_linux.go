@@ -179,10 +179,13 @@ func (r rlimit) step() step {
 	}}
 }
 
+// coreDumps allows none: with a limit of 0 the kernel would still start the host's handler, as root, if its core pattern names one.
+var coreDumps = rlimit{"core dumps", unix.RLIMIT_CORE, 1}
+
 // rlimits are the most that a sandbox's processes get; what the caller has less of stays as it is.
 func rlimits(r driver.Resources) []rlimit {
 	return []rlimit{
-		{"core dumps", unix.RLIMIT_CORE, 0},
+		coreDumps,
 		{"open files", unix.RLIMIT_NOFILE, r.OpenFiles},
 		{"processes", unix.RLIMIT_NPROC, r.Processes}, // threads count; counted for this user namespace alone
 		{"locked memory", unix.RLIMIT_MEMLOCK, 8 << 20},
