@@ -23,6 +23,7 @@ var denied = []string{
 	"ptrace", "process_vm_readv", "process_vm_writev", "process_mrelease", // other processes' memory
 	"clone3",                                                                       // its flags are behind a pointer; libc falls back to clone on ENOSYS
 	"modify_ldt", "memfd_secret", "remap_file_pages", "uretprobe", "fanotify_mark", // attack surface that nobody needs
+	"cachestat",                                   // tells which of the host's files are in use
 	"name_to_handle_at", "listmount", "statmount", // show more of mounts than a worker may know
 	"adjtimex", "clock_adjtime", // the host's clock
 	"io_setup",   // takes from a number of requests that the whole machine shares
@@ -97,6 +98,9 @@ func argumentRules() []argumentRule {
 		// F_NOTIFY watches folders of the host, as inotify would. A lease on a file that sandboxes share, which is an ordinary
 		// user's own, has whoever opens it wait.
 		{name: "fcntl", refuse: true, rows: [][]test{{exactly(1, unix.F_NOTIFY)}, {exactly(1, unix.F_SETLEASE)}}},
+		// To drop a file of the host from the page cache, and see when it is there again, would also be to watch.
+		{name: "fadvise64", refuse: true, rows: [][]test{{exactly(3, unix.FADV_DONTNEED)}}},
+		{name: "preadv2", refuse: true, rows: [][]test{{{5, unix.RWF_NOWAIT, unix.RWF_NOWAIT}}}},
 		// The host's huge pages, which are set aside for somebody.
 		{name: "mmap", refuse: true, rows: [][]test{{{3, unix.MAP_HUGETLB, unix.MAP_HUGETLB}}}},
 		{name: "memfd_create", refuse: true, rows: [][]test{{{1, unix.MFD_HUGETLB, unix.MFD_HUGETLB}}}},
