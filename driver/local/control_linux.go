@@ -41,11 +41,12 @@ type request struct {
 	// Limits must be held; Soft are tried.
 	Limits driver.Resources `json:"limits,omitzero"`
 	Soft   driver.Resources `json:"soft,omitzero"`
-	// These come with opOpen; Defaults are for all that Limits and Soft don't set, and Runsc is the path of gVisor's program, if
-	// it is to be used.
+	// These come with opOpen; Defaults are for all that Limits and Soft don't set, Runsc is the path of gVisor's program, if
+	// it is to be used, and OwnIDs is as in launcher.
 	Session  string           `json:"session,omitempty"`
 	Defaults driver.Resources `json:"defaults,omitzero"`
 	Runsc    string           `json:"runsc,omitempty"`
+	OwnIDs   bool             `json:"own_ids,omitempty"`
 }
 
 const (
@@ -209,17 +210,25 @@ func receive(conn *net.UnixConn, message any, limit int) ([]int, error) {
 
 // packEnv checks env and packs it for a message.
 func packEnv(env []string) ([]byte, error) {
-	var packed []byte
 	for _, entry := range env {
 		if name, _, found := strings.Cut(entry, "="); !found || name == "" || strings.ContainsRune(entry, 0) {
 			return nil, fmt.Errorf("environment entry %q: want KEY=VALUE without zero bytes", entry)
 		}
-		packed = append(append(packed, entry...), 0)
 	}
+	packed := joinEnv(env)
 	if len(packed) > maxEnv {
 		return nil, fmt.Errorf("environment of %d bytes, at most %d fit", len(packed), maxEnv)
 	}
 	return packed, nil
+}
+
+// joinEnv is the opposite of unpackEnv.
+func joinEnv(env []string) []byte {
+	var packed []byte
+	for _, entry := range env {
+		packed = append(append(packed, entry...), 0)
+	}
+	return packed
 }
 
 func unpackEnv(packed []byte) []string {

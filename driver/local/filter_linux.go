@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"unsafe"
 
 	"github.com/elastic/go-seccomp-bpf/arch"
 	profile "github.com/moby/profiles/seccomp"
@@ -22,6 +23,7 @@ var denied = []string{
 	"ptrace", "process_vm_readv", "process_vm_writev", "process_mrelease", // other processes' memory
 	"clone3",                                                                       // its flags are behind a pointer; libc falls back to clone on ENOSYS
 	"modify_ldt", "memfd_secret", "remap_file_pages", "uretprobe", "fanotify_mark", // attack surface that nobody needs
+	"cachestat",                                   // tells which of the host's files are in use
 	"name_to_handle_at", "listmount", "statmount", // show more of mounts than a worker may know
 	"adjtimex", "clock_adjtime", // the host's clock
 	"io_setup",   // takes from a number of requests that the whole machine shares
@@ -34,14 +36,19 @@ var missing = []string{"clone3"}
 const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID |
 	unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
 
+const rlimitCount = 16 // RLIM_NLIMITS of <linux/resource.h>
+
 const shmHugeTLB = 0o4000 // SHM_HUGETLB of <linux/shm.h>
 
-// A test holds if the low 32 bits of an argument, masked, equal want. The kernel takes no more than 32 bits of any
-// argument that is tested here.
+// A test holds if the low 32 bits of an argument, masked, equal want; or, of an argument numbered from upperHalf on, the high 32. The
+// kernel takes no more than 32 bits of any argument whose high half isn't tested.
 type test struct {
 	argument   uint32
 	mask, want uint32
 }
+
+// upperHalf is added to an argument's number.
+const upperHalf = 8
 
 // An argumentRule says for which arguments a system call is allowed: if all tests of any row hold; or, where refuse is
 // true, if none does.
@@ -71,7 +78,18 @@ func argumentRules() []argumentRule {
 	for _, value := range []uint32{0, 0x0008, 0x20000, 0x20008, 0x40000, 0xffffffff} {
 		personality.rows = append(personality.rows, []test{exactly(0, value)})
 	}
+	// A crash is dumped to the host's handler, which is root's, unless the limit of core dumps is exactly 1: so it is not to be changed.
+	setLimit, prLimit := argumentRule{name: "setrlimit"}, argumentRule{name: "prlimit64"}
+	for resource := range uint32(rlimitCount) {
+		if resource != unix.RLIMIT_CORE {
+			setLimit.rows = append(setLimit.rows, []test{exactly(0, resource)})
+			prLimit.rows = append(prLimit.rows, []test{exactly(1, resource)})
+		}
+	}
+	prLimit.rows = append(prLimit.rows, []test{exactly(2, 0), exactly(2+upperHalf, 0)}) // only asks
 	return []argumentRule{
+		setLimit,
+		prLimit,
 		{name: "clone", rows: [][]test{{{0, namespaceFlags, 0}}}},
 		sockets,
 		{name: "socketpair", rows: [][]test{{exactly(0, unix.AF_UNIX)}}},
@@ -80,6 +98,9 @@ func argumentRules() []argumentRule {
 		// F_NOTIFY watches folders of the host, as inotify would. A lease on a file that sandboxes share, which is an ordinary
 		// user's own, has whoever opens it wait.
 		{name: "fcntl", refuse: true, rows: [][]test{{exactly(1, unix.F_NOTIFY)}, {exactly(1, unix.F_SETLEASE)}}},
+		// To drop a file of the host from the page cache, and see when it is there again, would also be to watch.
+		{name: "fadvise64", refuse: true, rows: [][]test{{exactly(3, unix.FADV_DONTNEED)}}},
+		{name: "preadv2", refuse: true, rows: [][]test{{{5, unix.RWF_NOWAIT, unix.RWF_NOWAIT}}}},
 		// The host's huge pages, which are set aside for somebody.
 		{name: "mmap", refuse: true, rows: [][]test{{{3, unix.MAP_HUGETLB, unix.MAP_HUGETLB}}}},
 		{name: "memfd_create", refuse: true, rows: [][]test{{{1, unix.MFD_HUGETLB, unix.MFD_HUGETLB}}}},
@@ -174,6 +195,16 @@ func assembleFilter() ([]unix.SockFilter, error) {
 	return filter, nil
 }
 
+// filterCalls puts the calling thread, and what it starts, under the filter.
+func filterCalls(filter []unix.SockFilter) error {
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 type bpfAction uint32
 
 func (a bpfAction) ret() bpf.Instruction { return bpf.RetConstant{Val: uint32(a)} }
@@ -184,8 +215,12 @@ func (r argumentRule) block(hit bpfAction) []bpf.Instruction {
 	for _, row := range r.rows {
 		for i, t := range row {
 			toNextRow := uint8(3*(len(row)-i-1) + 1)
+			offset := 16 + 8*(t.argument%upperHalf) // of the low half: both architectures are little-endian
+			if t.argument >= upperHalf {
+				offset += 4
+			}
 			block = append(block,
-				bpf.LoadAbsolute{Off: 16 + 8*t.argument, Size: 4}, // the low half: both architectures are little-endian
+				bpf.LoadAbsolute{Off: offset, Size: 4},
 				bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: t.mask},
 				bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: t.want, SkipTrue: toNextRow})
 		}

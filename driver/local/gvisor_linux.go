@@ -27,6 +27,11 @@ const (
 	gvisorRun    = "/run"
 	gvisorBundle = gvisorRun + "/bundle"
 	gvisorState  = gvisorRun + "/state"
+	// gvisorTasks is the most that a sandbox has of the host's processes and threads. gVisor needs two for each process of its own, and
+	// ends where it can't have them.
+	gvisorTasks = 8 << 10
+	// gvisorMiB is what gVisor itself needs of a sandbox's memory, and a little.
+	gvisorMiB = 24
 )
 
 // findRunsc returns the program's path.
@@ -71,6 +76,8 @@ func gvisorSteps(p preparation, o orders) []step {
 			}
 			return os.WriteFile(gvisorBundle+"/config.json", content, 0o600)
 		}},
+		coreDumps.step(),
+		rlimit{"processes", unix.RLIMIT_NPROC, gvisorTasks}.step(),
 	}
 }
 
@@ -106,12 +113,20 @@ func becomeGVisor(conn *net.UnixConn, p preparation, o orders) error {
 	return syscall.Exec(runscPath, arguments, nil)
 }
 
-// startInGVisor replaces this process by the worker. runsc gives HOME to a process that has none; the worker's environment is
+// startInGVisor replaces this process by the worker, whose system calls are filtered as they are without gVisor: what few programs
+// need is not for it to try on gVisor's kernel either. runsc gives HOME to a process that has none; the worker's environment is
 // the spec's.
 func startInGVisor(homeless bool) error {
 	env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		return strings.HasPrefix(entry, roleVariable+"=") || homeless && isHome(entry)
 	})
+	filter, err := assembleFilter()
+	if err != nil {
+		return err
+	}
+	if err := filterCalls(filter); err != nil {
+		return fmt.Errorf("filter system calls: %w", err)
+	}
 	return syscall.Exec(workerPath, []string{workerPath}, env)
 }
 
@@ -124,6 +139,12 @@ func gvisorReport(r driver.Report) driver.Report {
 		switch c := &r.Capabilities[i]; c.Name {
 		case "system calls", "commands to devices":
 			*c = driver.Capability{Name: c.Name, Held: true, By: "gVisor's kernel, which answers them, in namespaces of the host's"}
+		case "privileges":
+			c.By = "gVisor's kernel, with no capabilities and no_new_privs, in a user namespace of the host's"
+		case driver.LimitOpenFiles:
+			c.By = "RLIMIT_NOFILE of gVisor's kernel"
+		case driver.LimitDisk:
+			c.By = "the size of /work, of /tmp and of /dev/shm, each a file system in the memory of gVisor's kernel"
 		case driver.LimitProcesses, driver.LimitInodes:
 			c.Held, c.By, c.Why = false, "", "gVisor counts no "+c.Name
 			c.Remedies = []string{"leave it out", "use the driver without gVisor"}
@@ -143,7 +164,7 @@ func bundle(p preparation, o orders) map[string]any {
 		env[len(env)-1] = roleVariable + "=" + roleStartHomeless
 	}
 	var rlimits []map[string]any
-	for name, most := range map[string]int{"RLIMIT_NOFILE": p.Resources.OpenFiles, "RLIMIT_CORE": 0} {
+	for name, most := range map[string]int{"RLIMIT_NOFILE": p.Resources.OpenFiles, "RLIMIT_CORE": coreDumps.max} {
 		rlimits = append(rlimits, map[string]any{"type": name, "soft": most, "hard": most})
 	}
 	scratch := func(path, mode string, sizeMiB int) map[string]any {

@@ -7,7 +7,6 @@ import (
 	"os/signal"
 	"strconv"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -169,10 +168,24 @@ type rlimit struct {
 	max      int
 }
 
+func (r rlimit) step() step {
+	return step{"limit " + r.name, func() error {
+		var now syscall.Rlimit
+		if err := syscall.Getrlimit(r.resource, &now); err != nil {
+			return err
+		}
+		most := min(now.Max, uint64(r.max))
+		return syscall.Setrlimit(r.resource, &syscall.Rlimit{Cur: most, Max: most})
+	}}
+}
+
+// coreDumps allows none: with a limit of 0 the kernel would still start the host's handler, as root, if its core pattern names one.
+var coreDumps = rlimit{"core dumps", unix.RLIMIT_CORE, 1}
+
 // rlimits are the most that a sandbox's processes get; what the caller has less of stays as it is.
 func rlimits(r driver.Resources) []rlimit {
 	return []rlimit{
-		{"core dumps", unix.RLIMIT_CORE, 0},
+		coreDumps,
 		{"open files", unix.RLIMIT_NOFILE, r.OpenFiles},
 		{"processes", unix.RLIMIT_NPROC, r.Processes}, // threads count; counted for this user namespace alone
 		{"locked memory", unix.RLIMIT_MEMLOCK, 8 << 20},
@@ -185,14 +198,7 @@ func rlimits(r driver.Resources) []rlimit {
 func privilegeSteps(r driver.Resources, filter []unix.SockFilter) []step {
 	var steps []step
 	for _, limit := range rlimits(r) {
-		steps = append(steps, step{"limit " + limit.name, func() error {
-			var now syscall.Rlimit
-			if err := syscall.Getrlimit(limit.resource, &now); err != nil {
-				return err
-			}
-			most := min(now.Max, uint64(limit.max))
-			return syscall.Setrlimit(limit.resource, &syscall.Rlimit{Cur: most, Max: most})
-		}})
+		steps = append(steps, limit.step())
 	}
 	return append(steps,
 		step{"set file mode mask", func() error { unix.Umask(0o022); return nil }},
@@ -222,14 +228,7 @@ func privilegeSteps(r driver.Resources, filter []unix.SockFilter) []step {
 		}},
 		step{"set no_new_privs", func() error { return prctl(unix.PR_SET_NO_NEW_PRIVS, 1) }},
 		step{"enter a Landlock domain", func() error { return landlock(landlockVersion(), writable) }},
-		step{"filter system calls", func() error {
-			program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-			_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
-			if errno != 0 {
-				return errno
-			}
-			return nil
-		}},
+		step{"filter system calls", func() error { return filterCalls(filter) }},
 	)
 }
 

@@ -3,6 +3,7 @@ package local
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -26,6 +27,8 @@ type launcher struct {
 	null     *os.File
 	defaults driver.Resources
 	gvisor   bool
+	// ownIDs says that each sandbox has a user and a group of its own outside; else all are the caller.
+	ownIDs   bool
 	filter   []unix.SockFilter
 	groups   *groups
 	watchers sync.WaitGroup
@@ -51,6 +54,11 @@ type startRequest struct {
 	env          []byte
 	limits, soft driver.Resources
 	files        []int
+}
+
+// resources are what the sandbox gets, if all can be held.
+func (r startRequest) resources(defaults driver.Resources) driver.Resources {
+	return r.limits.Or(r.soft).Or(defaults)
 }
 
 // exitGrace is how long a launcher without a client takes at most to see its sandboxes die.
@@ -80,7 +88,8 @@ func runLauncher() error {
 	go l.read(starts)
 	for start := range starts {
 		l.start(start)
-		if len(starts) == 0 {
+		// A spare has the limits that are the default. Who asks for others may do so always.
+		if len(starts) == 0 && start.resources(l.defaults) == l.defaults {
 			l.prepare()
 		}
 	}
@@ -106,7 +115,7 @@ func (l *launcher) open() (failed string, err error) {
 	}
 	program, worker := os.NewFile(uintptr(files[0]), "program"), os.NewFile(uintptr(files[1]), "worker")
 	defer closeFiles(program, worker)
-	l.session, l.defaults, l.gvisor = first.Session, first.Defaults, first.Runsc != ""
+	l.session, l.defaults, l.gvisor, l.ownIDs = first.Session, first.Defaults, first.Runsc != "", first.OwnIDs
 	var runsc *os.File
 	if l.gvisor {
 		// In this mount namespace, or it could not be mounted; and now, for the stage may cover its folder.
@@ -118,7 +127,7 @@ func (l *launcher) open() (failed string, err error) {
 	if l.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
 		return "open /dev/null", err
 	}
-	if os.Geteuid() == 0 {
+	if l.ownIDs {
 		// Sandboxes can't drop the groups that they inherit, because their maps say so.
 		if err := syscall.Setgroups(nil); err != nil {
 			return "drop supplementary groups", err
@@ -219,7 +228,7 @@ func (l *launcher) start(r startRequest) {
 		l.ended(r.sandbox, failure(r.sandbox.id, "receive the start request", fmt.Errorf("got %d descriptors", len(r.files))))
 		return
 	}
-	resources := r.limits.Or(r.soft).Or(l.defaults)
+	resources := r.resources(l.defaults)
 	group, failed := l.groups.make(l.session, r.sandbox.id, resources)
 	unheld := map[string]string{}
 	for limit, err := range failed {
@@ -232,8 +241,7 @@ func (l *launcher) start(r startRequest) {
 		}
 		unheld[limit] = err.Error()
 	}
-	o := orders{Name: l.session + "/" + r.sandbox.id, Env: r.env}
-	p, err := l.instruct(resources, o, r.files, group)
+	p, err := l.instruct(resources, l.orders(r, unheld), r.files, group)
 	if err != nil && group != nil { // it may be that it can't be entered
 		group.remove()
 		for _, limit := range group.limits {
@@ -246,7 +254,7 @@ func (l *launcher) start(r startRequest) {
 			unheld[limit] = err.Error()
 		}
 		group = nil
-		p, err = l.instruct(resources, o, r.files, nil)
+		p, err = l.instruct(resources, l.orders(r, unheld), r.files, nil)
 	}
 	if err != nil {
 		l.ended(r.sandbox, failure(r.sandbox.id, "start a process in new namespaces", err))
@@ -259,6 +267,15 @@ func (l *launcher) start(r startRequest) {
 	}
 	l.mu.Unlock()
 	l.watchers.Go(func() { l.watch(r.sandbox, p.pid, p.pidfd, p.conn, group, unheld) })
+}
+
+// orders are a sandbox's, but for its descriptors. Its Go runtime goes by the limits that are held.
+func (l *launcher) orders(r startRequest, unheld map[string]string) orders {
+	held := r.limits.Or(r.soft).Without(slices.Collect(maps.Keys(unheld))...)
+	if l.gvisor && held.MemoryMiB > 0 {
+		held.MemoryMiB = max(held.MemoryMiB-gvisorMiB, held.MemoryMiB/2)
+	}
+	return orders{Name: l.session + "/" + r.sandbox.id, Env: joinEnv(goLimits(unpackEnv(r.env), held))}
 }
 
 // watch passes on what a sandbox reports, until its process 1 and so all its processes are dead. That process is inside:
@@ -379,7 +396,7 @@ func (l *launcher) fork(resources driver.Resources, group *group, probe bool) (_
 	null := l.null.Fd()
 	inherited := []uintptr{null, null, uintptr(syscall.Stderr), theirs.Fd(), null, null, null, null, null}
 	outside := user{hostID, hostID}
-	if os.Geteuid() != 0 {
+	if !l.ownIDs {
 		outside.gid = os.Getegid()
 	}
 	inside := user{innerID, innerID}
@@ -418,32 +435,13 @@ func (l *launcher) fork(resources driver.Resources, group *group, probe bool) (_
 	return p, nil
 }
 
-type user struct{ uid, gid int }
-
-// inNamespaces are the attributes of a process born in new namespaces. If a user namespace is among them, the user
-// outside is the user inside, and has all capabilities over the namespaces across the execution of the program.
-func inNamespaces(flags uintptr, inside, outside user) *syscall.SysProcAttr {
-	attributes := &syscall.SysProcAttr{Cloneflags: flags}
-	if flags&syscall.CLONE_NEWUSER == 0 {
-		return attributes
-	}
-	attributes.UidMappings = []syscall.SysProcIDMap{{ContainerID: inside.uid, HostID: outside.uid, Size: 1}}
-	attributes.GidMappings = []syscall.SysProcIDMap{{ContainerID: inside.gid, HostID: outside.gid, Size: 1}}
-	for capability := range uintptr(unix.CAP_LAST_CAP + 1) {
-		attributes.AmbientCaps = append(attributes.AmbientCaps, capability)
-	}
-	return attributes
-}
-
-// hostID is the user outside of the next sandbox: the caller; for root, one that nothing else uses: the range is
-// given to nobody by systemd's and the distributions' conventions.
+// hostID is the user outside of the next sandbox: one that nothing else uses, or the caller.
 func (l *launcher) hostID() int {
-	if uid := os.Geteuid(); uid != 0 {
-		return uid
+	if !l.ownIDs {
+		return os.Geteuid()
 	}
-	const first, last = 0x7000_0000, 0x7ffd_ffff
 	for {
-		id := first + rand.IntN(last-first+1)
+		id := firstID + rand.IntN(lastID-firstID+1)
 		l.mu.Lock()
 		taken := l.spare != nil && l.spare.hostID == id
 		for _, sandbox := range l.sandboxes {

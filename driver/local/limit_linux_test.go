@@ -197,30 +197,33 @@ func TestCPULimit(t *testing.T) {
 	session := openAs(t, name, slog.New(slog.DiscardHandler))
 	limit := driver.Resources{CPUs: 0.1}
 	needs(t, session, driver.LimitCPUs, limit)
-	throttled := func(id string, limit driver.Resources) (times int, had float64) {
-		p, err := begin(t, session, id, limit, "spin", "GOMAXPROCS=2")
-		require.NoError(t, err)
-		awaitReady(t, p)
-		times = -1
-		for _, folder := range groupFolders(t, name) {
-			text, _ := os.ReadFile(filepath.Join(filepath.Dir(folder), "cpu.stat"))
-			if _, after, found := strings.Cut(string(text), "nr_throttled "); found && strings.Contains(folder, "/"+id+"/") {
-				_, err := fmt.Sscan(after, &times)
-				require.NoError(t, err)
-			}
-		}
-		require.NoError(t, p.Conn().Close())
-		out, _, exit := output(t, p)
-		require.Equal(t, driver.Exit{}, exit, out)
-		_, err = fmt.Sscan(out, &had)
-		require.NoError(t, err, out)
-		return times, had
-	}
-	times, _ := throttled("control", driver.Resources{CPUs: 64})
+	times, _ := throttled(t, session, name, "control", driver.Resources{CPUs: 64})
 	assert.Zero(t, times, "the control")
-	times, had := throttled("limited", limit)
+	times, had := throttled(t, session, name, "limited", limit)
 	assert.Greater(t, times, 3, "of ten times in a second")
 	assert.Less(t, had, 0.25, "0.1, and what the first and the last period give in advance")
+}
+
+// throttled keeps a sandbox of the session with that name busy for a second. It returns how often the kernel had it wait, and how many cores
+// it thinks it had.
+func throttled(t *testing.T, session driver.Session, name, id string, limit driver.Resources) (times int, had float64) {
+	p, err := begin(t, session, id, limit, "spin", "GOMAXPROCS=2")
+	require.NoError(t, err)
+	awaitReady(t, p)
+	times = -1
+	for _, folder := range groupFolders(t, name) {
+		text, _ := os.ReadFile(filepath.Join(filepath.Dir(folder), "cpu.stat"))
+		if _, after, found := strings.Cut(string(text), "nr_throttled "); found && strings.Contains(folder, "/"+id+"/") {
+			_, err := fmt.Sscan(after, &times)
+			require.NoError(t, err)
+		}
+	}
+	require.NoError(t, p.Conn().Close())
+	out, _, exit := output(t, p)
+	require.Equal(t, driver.Exit{}, exit, out)
+	_, err = fmt.Sscan(out, &had)
+	require.NoError(t, err, out)
+	return times, had
 }
 
 func TestProcessLimit(t *testing.T) {
@@ -447,12 +450,18 @@ func TestLimitThatFailsLate(t *testing.T) {
 	assert.ErrorContains(t, err, "set up sandbox taken: limit memory: make a cgroup: file exists")
 	assert.Empty(t, logged.String())
 
-	sandbox, err := session.Create(testContext(t), driver.Spec{ID: "taken", Env: []string{testWorker + "=exit", "CODE=0"}, Soft: limit})
-	require.NoError(t, err)
-	p, err := sandbox.StartWorker(testContext(t), driver.WorkerSpec{})
-	require.NoError(t, err)
-	defer closeStreams(p)
-	_, _, exit = output(t, p)
-	assert.Equal(t, driver.Exit{}, exit)
+	soft := func(id string) string {
+		sandbox, err := session.Create(testContext(t), driver.Spec{ID: id, Env: []string{testWorker + "=limits"}, Soft: limit})
+		require.NoError(t, err)
+		p, err := sandbox.StartWorker(testContext(t), driver.WorkerSpec{})
+		require.NoError(t, err)
+		defer closeStreams(p)
+		out, _, exit := output(t, p)
+		assert.Equal(t, driver.Exit{}, exit)
+		return out
+	}
+	assert.Contains(t, soft("free"), "GOMEMLIMIT=")
+	assert.Empty(t, logged.String())
+	assert.NotContains(t, soft("taken"), "GOMEMLIMIT=", "the Go runtime goes by what is held")
 	assert.Contains(t, logged.String(), "sandbox=taken limit=memory")
 }

@@ -30,7 +30,8 @@
 //
 // Files, processes, signals, environment, IPC, abstract sockets and the network of the host and of other sandboxes are
 // out of reach: user, mount, pid, net, ipc, uts and cgroup namespaces, with loopback only. The user inside is the
-// caller outside; for root it is a high user id that nothing else uses, another one for each sandbox. No new
+// caller outside; for root it is a high user id that nothing else uses, another one for each sandbox, if root has such ids and may give
+// them: in most containers it is a caller as others are. No new
 // privileges, an empty bounding set, locked securebits, a list of allowed system calls (no namespaces, mounts, ptrace,
 // keyrings, io_uring, AIO, bpf, perf, userfaultfd, POSIX message queues, huge pages, leases, raw, packet, vsock or AF_ALG
 // sockets, TIOCSTI, 32-bit or x32 calls). Files can't be watched (inotify), since those in /usr are the host's. Where the
@@ -59,7 +60,8 @@
 // of the program, which these sandboxes share, or on the whole machine where that can't be read. It is wrong then about a worker that is killed
 // otherwise while memory runs out for another process.
 //
-// Workers get GOMAXPROCS and GOMEMLIMIT (nine tenths of MemoryMiB) to match, unless the spec's environment has them.
+// Workers get GOMAXPROCS and GOMEMLIMIT (nine tenths of MemoryMiB, or of what gVisor leaves of it) to match, where these limits are held, and
+// unless the spec's environment has them.
 //
 // # What is not held yet
 //
@@ -82,7 +84,7 @@ type Options struct {
 	// GVisor runs each sandbox on a kernel of its own, gVisor's, by the program runsc of 2023 or later, which must be on PATH.
 	// Sandboxes take some ten times as long to start, and system calls much longer. A signal that ends a worker is known by
 	// runsc's exit status, 128 and its number, and so are exit statuses from 129 to 192. Processes and Inodes can't be limited there, and have no
-	// default either: a bomb of processes takes memory, which MemoryMiB limits.
+	// default either: a bomb of processes takes memory, which MemoryMiB limits, and ends its sandbox at some 4000 processes.
 	GVisor bool
 }
 

@@ -130,7 +130,7 @@ func TestWhatAWorkerFinds(t *testing.T) {
 	require.Equal(t, driver.Exit{}, exit, stderr)
 	assert.Equal(t, strings.Join([]string{
 		"cwd /work", "host sandbox", "uid 1000 1000", "env A=1 B=\xff " + testWorker + "=look", "fds 0 1 2 3 4 5",
-		"stdin 0 <nil>", "leads its session true <nil>", "core <nil> {0 0}", "mask 022",
+		"stdin 0 <nil>", "leads its session true <nil>", "core <nil> {1 1}", "mask 022",
 		"user_namespaces 0 <nil>", "mnt_namespaces 0 <nil>", "inotify_instances 0 <nil>", "inodes <nil> 16384 <nil> 16384", "work <nil>", "tmp <nil>", "shm <nil>", "",
 	}, "\n"), stdout)
 }

@@ -28,3 +28,17 @@ func TestReport(t *testing.T) {
 	assert.Contains(t, r.String(), "driver local: shared kernel\n")
 	assert.Contains(t, r.String(), "\ncpus: held by a cgroup\nmemory: not held: no cgroup; to go on, make one, or do without\n")
 }
+
+// In gVisor nothing is held by what holds it without.
+func TestGVisorReport(t *testing.T) {
+	r := gvisorReport(report(event{Mechanisms: map[string]string{driver.LimitCPUs: "a cgroup", driver.LimitMemory: "a cgroup"}}))
+	for _, name := range []string{"privileges", "system calls", "commands to devices", driver.LimitOpenFiles, driver.LimitDisk} {
+		assert.True(t, r.Capability(name).Held)
+		assert.Contains(t, r.Capability(name).By, "gVisor's kernel", name)
+	}
+	for _, name := range []string{driver.LimitProcesses, driver.LimitInodes} {
+		assert.False(t, r.Capability(name).Held)
+		assert.NotEmpty(t, r.Capability(name).Remedies)
+	}
+	assert.Equal(t, "a cgroup", r.Capability(driver.LimitMemory).By, "gVisor and all that it holds are in it")
+}

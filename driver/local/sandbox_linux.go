@@ -129,7 +129,7 @@ func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	env, err := packEnv(goLimits(slices.Concat(b.spec.Env, spec.Env), b.spec.Limits.Or(b.spec.Soft)))
+	env, err := packEnv(slices.Concat(b.spec.Env, spec.Env))
 	if err != nil {
 		return nil, fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, err)
 	}

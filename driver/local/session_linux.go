@@ -69,11 +69,15 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 	}
 
 	s := &session{id: spec.ID, stderr: &tail{}, logger: spec.Logger, done: make(chan struct{}), sandboxes: map[string]*sandbox{}}
-	if err := s.startLauncher(); err != nil {
+	attributes, ownIDs, err := launcherAttributes()
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	if err := s.startLauncher(attributes); err != nil {
 		return nil, unavailable(&SetupError{Step: "start the launcher in new namespaces", Err: err})
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.launcher.Process.Kill() })
-	ready, err := s.handshake(request{Op: opOpen, Session: s.id, Defaults: d.defaults(), Runsc: runsc}, program, worker)
+	ready, err := s.handshake(request{Op: opOpen, Session: s.id, Defaults: d.defaults(), Runsc: runsc, OwnIDs: ownIDs}, program, worker)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -97,7 +101,7 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 	return s, nil
 }
 
-func (s *session) startLauncher() error {
+func (s *session) startLauncher(attributes *syscall.SysProcAttr) error {
 	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return err
@@ -106,13 +110,6 @@ func (s *session) startLauncher() error {
 	if s.control, err = asConn(ours); err != nil {
 		return err
 	}
-	// The launcher needs mounts of its own; an ordinary user may have those in a user namespace only. There is no
-	// parent-death signal: it would follow the thread that runs this goroutine. The socket's end says the same.
-	flags := uintptr(syscall.CLONE_NEWNS)
-	self := user{os.Geteuid(), os.Getegid()}
-	if self.uid != 0 {
-		flags |= syscall.CLONE_NEWUSER
-	}
 	s.launcher = &exec.Cmd{
 		Path:        "/proc/self/exe",
 		Args:        []string{"sbx-launcher", s.id},
@@ -120,9 +117,10 @@ func (s *session) startLauncher() error {
 		Dir:         "/",
 		Stderr:      s.stderr,
 		ExtraFiles:  []*os.File{theirs},
-		SysProcAttr: inNamespaces(flags, self, self),
+		SysProcAttr: attributes,
 	}
-	// Signals from a terminal are the client's to handle.
+	// Signals from a terminal are the client's to handle. There is no parent-death signal: it would follow the thread that runs this
+	// goroutine. The socket's end says the same.
 	s.launcher.SysProcAttr.Setsid = true
 	if err := s.launcher.Start(); err != nil {
 		_ = s.control.Close()

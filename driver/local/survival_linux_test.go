@@ -245,20 +245,26 @@ func workerClient() int {
 	select {}
 }
 
-func TestKilledClientLeavesNothing(t *testing.T) {
-	id := sessionID + "-client"
-	client := exec.Command("/proc/self/exe")
+// clientWithSandboxes starts a client and returns it when its session has two sandboxes, with what becomes readable when their
+// processes die.
+func clientWithSandboxes(t *testing.T, client *exec.Cmd, id string) map[string]int {
 	client.Env = []string{testWorker + "=client", "SESSION=" + id, "SANDBOXES=2"}
 	stdout, err := client.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, client.Start())
-	defer func() { _ = client.Process.Kill() }() // when this fails half-way
+	t.Cleanup(func() { _ = client.Process.Kill() }) // when this fails half-way
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "ready\n", line)
 	fds := deathsOf(t, awaitRoles(t, id, 1+2))
 	require.Len(t, fds, 1+2, "a launcher, and an agent in each sandbox")
+	return fds
+}
 
+func TestKilledClientLeavesNothing(t *testing.T) {
+	id := sessionID + "-client"
+	client := exec.Command("/proc/self/exe")
+	fds := clientWithSandboxes(t, client, id)
 	require.NoError(t, client.Process.Kill())
 	assert.Error(t, client.Wait())
 	awaitDeaths(t, fds)
@@ -379,6 +385,26 @@ func TestRefusedNamespaces(t *testing.T) {
 	assert.Error(t, err)
 	assert.Contains(t, string(out), "the local driver can't isolate here")
 	assert.Contains(t, string(out), "sysctl -w user.max_user_namespaces=15000")
+}
+
+// No process waits for a sandbox that a session seems not to need: one without limits of its own.
+func TestNoSpareForOtherLimits(t *testing.T) {
+	session := open(t)
+	for i := range 3 {
+		_, exit := printed(t, session, fmt.Sprint("limited-", i), driver.Resources{OpenFiles: 100}, "exit", "CODE=0")
+		assert.Equal(t, driver.Exit{}, exit)
+	}
+	// When a sandbox has started whose request came later, the launcher has long decided.
+	p, err := begin(t, session, "last", driver.Resources{OpenFiles: 100}, "echo")
+	require.NoError(t, err)
+	awaitReady(t, p)
+	assert.Len(t, descendants(t), 3, "the launcher, the sandbox's process 1 and the worker")
+	require.NoError(t, p.Kill())
+	_, _, _ = output(t, p)
+
+	_, exit := printed(t, session, "usual", driver.Resources{}, "exit", "CODE=0")
+	assert.Equal(t, driver.Exit{}, exit)
+	settled(t) // there is one now
 }
 
 // Whoever kills the process 1 that waits for the next sandbox makes that one's start slower, and no more.

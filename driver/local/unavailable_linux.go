@@ -45,6 +45,9 @@ func remedies(err error, readFile func(string) ([]byte, error)) []string {
 	if errors.Is(err, errNoRunsc) {
 		found = append(found, "install it: https://gvisor.dev/docs/user_guide/install/")
 	}
+	if errors.Is(err, errRoot) {
+		found = append(found, "run this program as another user", "give it the capabilities SETUID, SETGID and SETFCAP over all user ids")
+	}
 	for _, r := range refusals {
 		if value, err := readFile(r.path); err == nil && strings.TrimSpace(string(value)) == r.value {
 			found = append(found, r.remedy)
@@ -54,7 +57,7 @@ func remedies(err error, readFile func(string) ([]byte, error)) []string {
 	for _, marker := range []string{"/.dockerenv", "/run/.containerenv"} {
 		if _, err := readFile(marker); err == nil && refused {
 			found = append(found, "start this container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined "+
-				"--security-opt systempaths=unconfined (as root also --cap-add SYS_ADMIN)")
+				"--security-opt systempaths=unconfined")
 			break
 		}
 	}

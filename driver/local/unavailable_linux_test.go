@@ -20,7 +20,8 @@ func TestRemedies(t *testing.T) {
 		"limit":     {syscall.ENOSPC, map[string]string{maxZero: "0\n"}, "user.max_user_namespaces"},
 		"Debian":    {syscall.EPERM, map[string]string{maxZero: "9", userns: "0\n"}, "kernel.unprivileged_userns_clone=1"},
 		"Ubuntu":    {syscall.EACCES, map[string]string{userns: "1", apparmor: "1\n"}, "kernel.apparmor_restrict_unprivileged_userns=0"},
-		"container": {syscall.EPERM, map[string]string{"/.dockerenv": ""}, "--security-opt seccomp=unconfined"},
+		"container": {syscall.EPERM, map[string]string{"/.dockerenv": ""}, "--security-opt systempaths=unconfined"},
+		"root":      {errRoot, nil, "another user"},
 		"other":     {syscall.EINVAL, map[string]string{"/.dockerenv": "", maxZero: "9"}, "driver/process"},
 	} {
 		t.Run(name, func(t *testing.T) {

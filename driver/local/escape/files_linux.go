@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -102,6 +103,19 @@ var files = []Attempt{
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_NOTIFY, 1) // DN_ACCESS
 		return err
 	}},
+	// To drop it again and again, and see when it is back, tells when the host uses it.
+	{"drop a host file from the page cache", func(Targets) error {
+		return withHostFile(func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) })
+	}},
+	{"see whether a host file is in the page cache", func(Targets) error {
+		return withHostFile(func(fd int) error {
+			if _, err := unix.Preadv2(fd, [][]byte{make([]byte, 1)}, 0, unix.RWF_NOWAIT); err == nil || err == unix.EAGAIN {
+				return nil
+			}
+			var span, counts [5]uint64
+			return errnoOf(unix.SYS_CACHESTAT, uintptr(fd), uintptr(unsafe.Pointer(&span)), uintptr(unsafe.Pointer(&counts)), 0)
+		})
+	}},
 	{"lock a host file", func(Targets) error {
 		fd, err := unix.Open("/usr/bin/env", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -125,6 +139,14 @@ var files = []Attempt{
 		_, _, err := unix.NameToHandleAt(unix.AT_FDCWD, os.TempDir(), 0)
 		return err
 	}},
+}
+
+func withHostFile(do func(fd int) error) error {
+	fd, err := unix.Open("/usr/bin/env", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	return do(fd)
 }
 
 func temporary(name string) string {
