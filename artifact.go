@@ -28,8 +28,8 @@ import (
 // user. That one must be of the source as it is: Open fails with [ErrStaleWorker] if a file has changed since.
 func BuiltWorker() OpenOption { return openOption(func(c *openConfig) { c.builtWorker = true }) }
 
-// WorkerFile has sandboxes run the worker in a file that sbxgen built (go tool sbxgen worker -o file). It must be for the
-// sandboxes' platform, and built with the version of sbx that the program has; and on a machine where sbxgen has built a worker of the program's
+// WorkerFile has sandboxes run the worker in a file that sbxgen built (go tool sbxgen worker -o file). It must be as sbxgen
+// wrote it, for the sandboxes' platform, and built with the version of sbx that the program has; and on a machine where sbxgen has built a worker of the program's
 // source, of the source as it is: Open fails with [ErrStaleWorker] otherwise. Whether its functions are those of the program is
 // checked by the first call of each.
 func WorkerFile(path string) OpenOption {

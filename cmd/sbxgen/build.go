@@ -87,6 +87,9 @@ func (s *sbxgen) build(ctx context.Context, cache *artifact.Cache, plan *codegen
 	key := plan.Manifest.Key()
 	began, how := time.Now(), "unchanged"
 	path, err := cache.Get(key)
+	if err == nil {
+		_, err = artifact.ReadFile(path) // a damaged one is built anew
+	}
 	if err != nil {
 		if path, err = buildInto(ctx, cache, plan); err != nil {
 			return "", err
