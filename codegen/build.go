@@ -356,7 +356,7 @@ func (p *Plan) Worker(ctx context.Context, path string) error {
 func (p *mainPackage) build(ctx context.Context, t *target, keep func(built string) error, o overlay,
 	more func(temp string, add func(target, source string)) error, env, flags []string,
 ) (err error) {
-	temp, err := os.MkdirTemp("", "sbxgen-*")
+	temp, err := artifact.MakeTemp()
 	if err != nil {
 		return err
 	}

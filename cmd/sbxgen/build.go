@@ -114,7 +114,7 @@ func (s *sbxgen) build(ctx context.Context, cache *artifact.Cache, plan *codegen
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
 func buildInto(ctx context.Context, cache *artifact.Cache, plan *codegen.Plan) (_ string, err error) {
-	temp, err := os.MkdirTemp("", "sbxgen-*")
+	temp, err := artifact.MakeTemp()
 	if err != nil {
 		return "", err
 	}
