@@ -148,7 +148,14 @@ func (m *module) load(ctx context.Context, old map[string]oldFile) ([]*packages.
 		BuildFlags: []string{"-tags=" + m.tags, "-cover=false"},
 		Overlay:    overlay,
 	}, "./...")
+	if err == nil && len(roots) == 0 {
+		// Package packages takes no notice of a go command that failed altogether; this one tells.
+		_, err = runGo(ctx, m.root, "list", "-e", "-tags="+m.tags, "./...")
+	}
 	if err != nil {
+		if _, said, ok := strings.Cut(err.Error(), ": stderr: "); ok && ctx.Err() == nil {
+			return nil, fmt.Errorf("load the module in %s: %s", m.root, strings.TrimSpace(said))
+		}
 		return nil, fmt.Errorf("load the module in %s: %w", m.root, err)
 	}
 	slices.SortFunc(roots, func(a, b *packages.Package) int { return strings.Compare(a.ID, b.ID) })
