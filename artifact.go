@@ -73,10 +73,10 @@ func (w *workers) find(ctx context.Context, platform driver.Platform) (string, e
 func checkWorkerFile(path string, platform driver.Platform) error {
 	m, err := artifact.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("%w: WorkerFile: %w; go tool sbxgen worker -o makes one", ErrNoWorker, err)
+		return fmt.Errorf("%w: WorkerFile: %w; go tool sbxgen worker -o FILE makes one", ErrNoWorker, err)
 	}
 	if m.Platform != platform.String() {
-		return fmt.Errorf("%w: %s is for %s, and the sandboxes are %s; make one with go tool sbxgen worker -platform %s -o",
+		return fmt.Errorf("%w: %s is for %s, and the sandboxes are %s; make one with go tool sbxgen worker -platform %s -o FILE",
 			ErrNoWorker, path, m.Platform, platform, platform)
 	}
 	if ours := wire.ModuleVersion(); m.SBX != ours {
@@ -95,7 +95,7 @@ func checkWorkerFile(path string, platform driver.Platform) error {
 	if err != nil {
 		return nil //nolint:nilerr // as without source
 	}
-	return stale(m, filepath.Dir(source), last.Folders, fmt.Sprintf("make %s anew with go tool sbxgen worker -platform %s -o", path, platform))
+	return stale(m, filepath.Dir(source), last.Folders, fmt.Sprintf("make it anew with go tool sbxgen worker -platform %s -o %s", platform, path))
 }
 
 // stale is an error if the source in dir is not what a worker was built of; nil if it is not there, so that nobody can tell.
