@@ -149,7 +149,7 @@ func (s *sbxgen) diffWorkers(ctx context.Context) (stale bool, err error) {
 		}
 		old, err := artifact.ReadFile(path)
 		if err != nil {
-			return false, err
+			return false, fmt.Errorf("%w; go tool sbxgen worker builds it anew", err)
 		}
 		lines := artifact.Diff(old, plan.Manifest)
 		stale = stale || len(lines) > 0

@@ -244,6 +244,12 @@ func TestCache(t *testing.T) {
 	_, _, err = cache.Last("/other", "linux/amd64")
 	require.ErrorIs(t, err, fs.ErrNotExist)
 
+	// What a computer left that lost power counts as nothing.
+	require.NoError(t, cache.SetLast("/broken", "linux/amd64", last))
+	require.NoError(t, os.Truncate(cache.place("/broken", "linux/amd64"), 0))
+	_, _, err = cache.Last("/broken", "linux/amd64")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+
 	// One that is larger than the limit is kept, and so is what was used a while ago.
 	path, err = cache.Put(key(5), strings.NewReader(strings.Repeat("x", 200)))
 	require.NoError(t, err)

@@ -138,14 +138,14 @@ func (c *Cache) SetLast(dir, platform string, last Last) error {
 }
 
 // Last returns the worker that was built last for the main package in dir, an absolute path, and its path. The error is
-// fs.ErrNotExist if there is none.
+// fs.ErrNotExist if there is none, or if what is kept about it can't be read.
 func (c *Cache) Last(dir, platform string) (last Last, path string, err error) {
 	text, err := os.ReadFile(c.place(dir, platform))
 	if err != nil {
 		return Last{}, "", err
 	}
 	if err := json.Unmarshal(text, &last); err != nil {
-		return Last{}, "", fmt.Errorf("%s: %w", c.place(dir, platform), err)
+		return Last{}, "", fmt.Errorf("%w: %s: %w", fs.ErrNotExist, c.place(dir, platform), err)
 	}
 	path, err = c.Get(last.Key)
 	return last, path, err
