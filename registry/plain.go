@@ -20,12 +20,12 @@ func init() {
 	number := signedAtom[int](reflect.TypeFor[int]())
 	wide := signedAtom[int64](reflect.TypeFor[int64]())
 
-	plainSlice(text)
-	plainSlice(float64Atom)
-	plainSlice(float32Atom)
-	plainSlice(wide)
-	plainSlice(unsignedAtom[uint64](reflect.TypeFor[uint64]()))
-	plainSlice(number)
+	plainSlice(text, nil)
+	plainSlice(float64Atom, &float64s)
+	plainSlice(float32Atom, &float32s)
+	plainSlice(wide, nil)
+	plainSlice(unsignedAtom[uint64](reflect.TypeFor[uint64]()), nil)
+	plainSlice(number, nil)
 
 	plainMap(text, text)
 	plainMap(text, number)
@@ -37,7 +37,8 @@ func init() {
 	plainMap(number, float64Atom)
 }
 
-func plainSlice[T any](elem atom[T]) {
+// plainSlice adds the slices of a type; all is nil where it has none.
+func plainSlice[T any](elem atom[T], all *bulk[T]) {
 	plainSlices[reflect.TypeFor[T]()] = func(c *Codec) {
 		t, size := c.typ, c.typ.Elem().Size()
 		c.encode = func(e *encoder, p unsafe.Pointer) error {
@@ -47,6 +48,13 @@ func plainSlice[T any](elem atom[T]) {
 			}
 			if err := e.arrayLen(t, len(s)); err != nil {
 				return err
+			}
+			if all != nil {
+				if err := e.bound(t, elem.min*len(s)); err != nil {
+					return err
+				}
+				e.buf = all.append(e.buf, s)
+				return nil
 			}
 			for i, x := range s {
 				if err := elem.put(e, x); err != nil {
@@ -64,7 +72,13 @@ func plainSlice[T any](elem atom[T]) {
 				return err
 			}
 			s := make([]T, 0, min(n, ahead(n, elem.min, size)))
-			for range n {
+			if all != nil { // its elements are larger on the wire than in memory, so there is room for all
+				read := all.read(s[:n], d.data[d.off:])
+				s = s[:read]
+				d.off += elem.min * read
+				d.claimed -= elem.min * read
+			}
+			for range n - len(s) {
 				d.claimed -= elem.min
 				x, err := elem.get(d)
 				if err != nil {

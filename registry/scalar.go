@@ -31,7 +31,10 @@ type signed interface {
 func signedAtom[T signed](t reflect.Type) atom[T] {
 	return atom[T]{
 		min: 1,
-		put: func(e *encoder, n T) error { return e.wire.EncodeInt(int64(n)) },
+		put: func(e *encoder, n T) error {
+			e.buf = appendInt(e.buf, int64(n))
+			return nil
+		},
 		get: func(d *decoder) (T, error) {
 			n, err := d.int64()
 			if err == nil && int64(T(n)) != n {
@@ -49,7 +52,10 @@ type unsigned interface {
 func unsignedAtom[T unsigned](t reflect.Type) atom[T] {
 	return atom[T]{
 		min: 1,
-		put: func(e *encoder, n T) error { return e.wire.EncodeUint(uint64(n)) },
+		put: func(e *encoder, n T) error {
+			e.buf = appendUint(e.buf, uint64(n))
+			return nil
+		},
 		get: func(d *decoder) (T, error) {
 			n, err := d.uint64()
 			if err == nil && uint64(T(n)) != n {
