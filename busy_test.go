@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/driver/local"
+	"github.com/sandboxfn/sbx/driver/process"
 	"github.com/sandboxfn/sbx/sbxtest"
 	"github.com/stretchr/testify/require"
 )
@@ -17,25 +19,21 @@ func TestBusyFunctionIsAlive(t *testing.T) {
 	if testing.Short() {
 		t.Skip("keeps all processors busy")
 	}
-	apart(t, func(t *testing.T, on sbx.OpenOption) {
-		session := sbxtest.Open(t, on, sbx.Lease(2*time.Second))
-		n, err := session.Function2(Spin).Call(t.Context(), tooMany, 5*time.Second)
-		require.NoError(t, err)
-		require.Positive(t, n)
-	})
+	session := sbxtest.Open(t, sbx.Driver(local.New(nil)), sbx.Lease(4*time.Second))
+	n, err := session.Function2(Spin).Call(t.Context(), tooMany, 10*time.Second)
+	require.NoError(t, err)
+	require.Positive(t, n)
 }
 
 func TestBusyProgramIsAlive(t *testing.T) {
 	if testing.Short() {
 		t.Skip("keeps all processors busy")
 	}
-	apart(t, func(t *testing.T, on sbx.OpenOption) {
-		session := sbxtest.Open(t, on, sbx.Lease(2*time.Second))
-		call := session.Function2(Count).Spawn(t.Context(), "busy", 6*time.Second)
-		time.Sleep(time.Second)
-		_, err := Spin(t.Context(), tooMany, 5*time.Second)
-		require.NoError(t, err)
-		_, err = call.Result(t.Context())
-		require.NoError(t, err)
-	})
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.Lease(4*time.Second))
+	call := session.Function2(Count).Spawn(t.Context(), "busy", 12*time.Second)
+	time.Sleep(time.Second)
+	_, err := Spin(t.Context(), tooMany, 10*time.Second)
+	require.NoError(t, err)
+	_, err = call.Result(t.Context())
+	require.NoError(t, err)
 }
