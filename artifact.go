@@ -28,8 +28,8 @@ import (
 // user. That one must be of the source as it is: Open fails with [ErrStaleWorker] if a file has changed since.
 func BuiltWorker() OpenOption { return openOption(func(c *openConfig) { c.builtWorker = true }) }
 
-// WorkerFile has sandboxes run the worker in a file that sbxgen built (go tool sbxgen worker -o file). It must be for the
-// sandboxes' platform, and built with the version of sbx that the program has; and on a machine where sbxgen has built a worker of the program's
+// WorkerFile has sandboxes run the worker in a file that sbxgen built (go tool sbxgen worker -o file). It must be as sbxgen
+// wrote it, for the sandboxes' platform, and built with the version of sbx that the program has; and on a machine where sbxgen has built a worker of the program's
 // source, of the source as it is: Open fails with [ErrStaleWorker] otherwise. Whether its functions are those of the program is
 // checked by the first call of each.
 func WorkerFile(path string) OpenOption {
@@ -73,10 +73,10 @@ func (w *workers) find(ctx context.Context, platform driver.Platform) (string, e
 func checkWorkerFile(path string, platform driver.Platform) error {
 	m, err := artifact.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("%w: WorkerFile: %w; go tool sbxgen worker -o makes one", ErrNoWorker, err)
+		return fmt.Errorf("%w: WorkerFile: %w; go tool sbxgen worker -o FILE makes one", ErrNoWorker, err)
 	}
 	if m.Platform != platform.String() {
-		return fmt.Errorf("%w: %s is for %s, and the sandboxes are %s; make one with go tool sbxgen worker -platform %s -o",
+		return fmt.Errorf("%w: %s is for %s, and the sandboxes are %s; make one with go tool sbxgen worker -platform %s -o FILE",
 			ErrNoWorker, path, m.Platform, platform, platform)
 	}
 	if ours := wire.ModuleVersion(); m.SBX != ours {
@@ -95,7 +95,7 @@ func checkWorkerFile(path string, platform driver.Platform) error {
 	if err != nil {
 		return nil //nolint:nilerr // as without source
 	}
-	return stale(m, filepath.Dir(source), last.Folders, fmt.Sprintf("make %s anew with go tool sbxgen worker -platform %s -o", path, platform))
+	return stale(m, filepath.Dir(source), last.Folders, fmt.Sprintf("make it anew with go tool sbxgen worker -platform %s -o %s", platform, path))
 }
 
 // stale is an error if the source in dir is not what a worker was built of; nil if it is not there, so that nobody can tell.

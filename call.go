@@ -73,8 +73,8 @@ type function struct {
 func (s *Session) wrap(fn any, opts []FunctionOption) *function {
 	f := &function{session: s, fn: fn}
 	switch {
-	case s == nil || s.pool == nil:
-		f.misuse = &OptionError{Option: "the session", Reason: "was not opened; use what sbx.Open returned, and look at its error first"}
+	case !s.opened():
+		f.misuse = errNotOpened
 	case reflect.ValueOf(fn).IsNil():
 		f.misuse = &OptionError{Option: "the function", Reason: "is nil; give a declared function"}
 	default:

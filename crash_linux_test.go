@@ -167,3 +167,41 @@ func smallGroup(t *testing.T) string {
 	}
 	return group
 }
+
+// The launcher is the local driver's; nothing but its death explains that of all sandboxes.
+func TestTheLauncherIsKilled(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(local.New(nil)))
+	call := session.Function(Wait).Spawn(t.Context(), false)
+	require.Eventually(t, func() bool { return session.Stats().Busy == 1 }, 10*time.Second, time.Millisecond)
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	killed := 0
+	for _, path := range paths {
+		line, _ := os.ReadFile(path)
+		if id, _, _ := strings.Cut(session.String()[len("session "):], " "); strings.HasPrefix(string(line), "sbx-launcher\x00"+id) {
+			var pid int
+			_, err := fmt.Sscanf(path, "/proc/%d", &pid)
+			require.NoError(t, err)
+			require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+			killed++
+		}
+	}
+	require.Equal(t, 1, killed)
+	_, err = call.Result(t.Context())
+	require.ErrorContains(t, err, "launcher died: signal: killed")
+	_, err = session.Function(Double).Call(t.Context(), 1)
+	require.ErrorContains(t, err, "open a new session")
+}
+
+// Which of several functions it was that ended the process nobody can say.
+func TestOneOfSeveralExits(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(1), sbx.Concurrency(2))
+	begin := filepath.Join(t.TempDir(), "begin")
+	innocent := session.Function2(Mark).Spawn(t.Context(), begin, begin+"-end")
+	require.Eventually(t, exists(begin), 10*time.Second, time.Millisecond)
+	_, err := session.Function(Exit).Call(t.Context(), 3)
+	require.ErrorIs(t, err, sbx.ErrExited)
+	assert.ErrorContains(t, err, "one of the 2 functions that ran there ended its process (os.Exit, log.Fatal or the like: exit status 3)")
+	_, err = innocent.Result(t.Context())
+	assert.ErrorContains(t, err, "one of the 2 functions that ran there")
+}

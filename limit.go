@@ -135,7 +135,7 @@ func (s *Session) warnOfLimits(soft Resources) {
 		s.warned[name] = true
 		s.mu.Unlock()
 		if !known {
-			s.config.logger.LogAttrs(context.Background(), slog.LevelWarn, "sandboxes go without a limit that can't be held here",
+			s.log.LogAttrs(context.Background(), slog.LevelWarn, "sandboxes go without a limit that can't be held here",
 				slog.String("session", s.id), slog.String("driver", report.Driver), slog.String("limit", name),
 				slog.String("reason", c.Why), slog.Any("remedies", c.Remedies))
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/driver/inprocess"
 	"github.com/sandboxfn/sbx/driver/local"
+	"github.com/sandboxfn/sbx/driver/process"
 	"github.com/sandboxfn/sbx/sbxtest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -115,6 +116,7 @@ func TestLimitsThatCantBeHeld(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, 2, n)
 	}
+	require.NoError(t, session.Close()) // then the logger has it all
 	var limits []string
 	for _, record := range handler.of("sandboxes go without a limit that can't be held here") {
 		record.Attrs(func(attr slog.Attr) bool {
@@ -125,6 +127,20 @@ func TestLimitsThatCantBeHeld(t *testing.T) {
 		})
 	}
 	assert.Equal(t, []string{"cpus", "memory"}, limits, "each is said once")
+}
+
+// What is to be said of a limit does not hold up the sandbox, nor does what the driver says.
+func TestAWarningThatNobodyTakes(t *testing.T) {
+	h := newHold()
+	defer close(h.release)
+	handler := &recorder{hold: h}
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.Logger(slog.New(handler)), sbx.LimitIfPossible(sbx.Resources{MemoryMiB: 100}))
+	<-h.entered
+	n, err := session.Function(Double).Call(t.Context(), 1)
+	require.NoError(t, err)
+	assert.Equal(t, 2, n)
+	require.NoError(t, session.Close())
+	assert.Empty(t, handler.of("sandboxes go without a limit that can't be held here"), "the handler has the first still")
 }
 
 func TestMinIsolation(t *testing.T) {

@@ -397,7 +397,7 @@ func TestOutputThatNobodyTakes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHold()
-			// The driver's warning would wait for the handler.
+			// The driver's warning would be what the handler has.
 			logger := sbx.Logger(slog.New(slog.DiscardHandler))
 			session := sbxtest.Open(t, sbx.Driver(quiet{process.New()}), sbx.MaxSandboxes(2), logger, blocks(h))
 			before := heap()

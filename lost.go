@@ -133,11 +133,16 @@ func endingOf(lost *launch.LostError) ending {
 		return ending{what: exit.String(), advice: "something killed it, and not for lack of memory as far as is known"}
 	case exit.Signal != 0:
 		return ending{what: exit.String()}
-	case exit.Code == 0:
-		return ending{what: "the function ended its process (os.Exit: exit status 0)", advice: "return from the function instead", cause: ErrExited}
+	}
+	who := "the function"
+	if lost.Running > 1 {
+		who = fmt.Sprintf("one of the %d functions that ran there", lost.Running)
+	}
+	if exit.Code == 0 {
+		return ending{what: who + " ended its process (os.Exit: exit status 0)", advice: "return from the function instead", cause: ErrExited}
 	}
 	return ending{
-		what:   fmt.Sprintf("the function ended its process (os.Exit, log.Fatal or the like: %s)", exit),
+		what:   fmt.Sprintf("%s ended its process (os.Exit, log.Fatal or the like: %s)", who, exit),
 		advice: "return an error instead", cause: ErrExited,
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ type Session struct {
 	backend driver.Session
 	pool    *pool.Pool[class, *sandbox]
 	logs    *launch.Logs
+	log     *slog.Logger // for messages of the session's own; never waits
 	workers *workers
 
 	ctx    context.Context // ends when Close begins
@@ -57,6 +59,9 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 	if ctx == nil {
 		return nil, fmt.Errorf("sbx: open: %w", errNilContext)
 	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("sbx: open: %w", contextError(ctx))
+	}
 	if worker.Active() {
 		return nil, fmt.Errorf("sbx: open: %w; open them in main, which does not run there", ErrInSandbox)
 	}
@@ -68,22 +73,30 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 		config.driver = defaultDriver()
 	}
 	s := &Session{id: newID(), config: config, workers: &workers{openConfig: config}, live: map[string]*sandbox{}, warned: map[string]bool{}}
-	s.backend, err = config.driver.Open(ctx, driver.SessionSpec{ID: s.id, Worker: s.workers.find, Logger: config.logger})
+	s.logs = launch.NewLogs(config.logger.Handler(), config.level)
+	s.log = s.logs.Own()
+	s.backend, err = config.driver.Open(ctx, driver.SessionSpec{ID: s.id, Worker: s.workers.find, Logger: s.log})
 	if err != nil {
+		s.logs.Close()
 		return nil, fmt.Errorf("sbx: open: %w", errors.Join(err, s.workers.Close()))
 	}
 	if err := s.accept(); err != nil {
 		stopCtx, cancel := context.WithTimeout(context.Background(), stopTime)
 		defer cancel()
+		defer s.logs.Close()
 		return nil, fmt.Errorf("sbx: open: %w", errors.Join(err, s.backend.Close(stopCtx), s.workers.Close()))
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
-	s.logs = launch.NewLogs(config.logger.Handler(), config.level)
 	s.pool = pool.New(config.maxSandboxes, pool.Backend[class, *sandbox]{
 		Open: s.openSandbox, Stop: s.stopSandbox, Limits: func(c class) pool.Limits { return c.limits },
 	})
 	return s, nil
 }
+
+var errNotOpened = &OptionError{Option: "the session", Reason: "was not opened; use what sbx.Open returned, and look at its error first"}
+
+// opened reports whether Open made the session.
+func (s *Session) opened() bool { return s != nil && s.pool != nil }
 
 func newID() string { return "s-" + strings.ToLower(rand.Text()[:12]) }
 
@@ -94,6 +107,9 @@ func (s *Session) SandboxCount() int { return s.pool.Count() }
 // the same time and within ten seconds each. It returns when that is done, and the [Logger] has what was logged. A second caller waits for the first; calling
 // Close again is safe, and tries again what failed.
 func (s *Session) Close() error {
+	if !s.opened() {
+		return fmt.Errorf("sbx: close: %w", errNotOpened)
+	}
 	s.closing.Lock()
 	defer s.closing.Unlock()
 	if s.settled {
@@ -122,6 +138,9 @@ func (s *Session) Close() error {
 func (s *Session) Shutdown(ctx context.Context) error {
 	if ctx == nil {
 		return fmt.Errorf("sbx: shut down: %w", errNilContext)
+	}
+	if !s.opened() {
+		return fmt.Errorf("sbx: shut down: %w", errNotOpened)
 	}
 	s.mu.Lock()
 	s.draining = true
@@ -169,9 +188,12 @@ func (s *Session) leave() {
 func (s *Session) Prewarm(ctx context.Context, n int, opts ...SandboxOption) error {
 	var c functionConfig
 	var err error
-	if ctx == nil {
+	switch {
+	case ctx == nil:
 		err = errNilContext
-	} else {
+	case !s.opened():
+		err = errNotOpened
+	default:
 		functionOpts := make([]FunctionOption, len(opts))
 		for i, opt := range opts {
 			functionOpts[i] = opt

@@ -293,3 +293,14 @@ func (h enabledHandler) Handle(ctx context.Context, r slog.Record) error {
 	}
 	return h.blocked.Handle(ctx, r)
 }
+
+func TestOpenWithAContextThatHasEnded(t *testing.T) {
+	everywhere(t, func(t *testing.T, on sbx.OpenOption) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cause := errors.New("over")
+		cancel(cause)
+		_, err := sbx.Open(ctx, on)
+		require.ErrorIs(t, err, context.Canceled)
+		assert.ErrorIs(t, err, cause)
+	})
+}

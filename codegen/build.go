@@ -339,18 +339,24 @@ func (p *Plan) Worker(ctx context.Context, path string) error {
 	if err := p.divertBuilt(overlay); err != nil {
 		return err
 	}
-	if err := p.main.build(ctx, p.target, path, overlay, nil, []string{cgoSetting(p.Manifest)}, p.target.buildFlags(p.Manifest)); err != nil {
+	keep := func(built string) error {
+		if err := artifact.Seal(built); err != nil {
+			return err
+		}
+		return artifact.CopyExecutable(path, built)
+	}
+	if err := p.main.build(ctx, p.target, keep, overlay, nil, []string{cgoSetting(p.Manifest)}, p.target.buildFlags(p.Manifest)); err != nil {
 		return fmt.Errorf("build the worker of %s: %w", p.Manifest.Package, err)
 	}
 	return nil
 }
 
-// build runs go build for the package with an overlay, and writes what comes of it to output, whole or not at all. More may add files
-// to the overlay, made in a folder that goes when the build has ended; env and flags are the go command's.
-func (p *mainPackage) build(ctx context.Context, t *target, output string, o overlay,
+// build runs go build for the package with an overlay, and gives keep the file that comes of it. More may add files to the overlay; they
+// and that file are in a folder that goes when the build has ended. env and flags are the go command's.
+func (p *mainPackage) build(ctx context.Context, t *target, keep func(built string) error, o overlay,
 	more func(temp string, add func(target, source string)) error, env, flags []string,
 ) (err error) {
-	temp, err := os.MkdirTemp("", "sbxgen-*")
+	temp, err := artifact.MakeTemp()
 	if err != nil {
 		return err
 	}
@@ -364,7 +370,7 @@ func (p *mainPackage) build(ctx context.Context, t *target, output string, o ove
 	if _, err := t.run(ctx, p.unit.dir, env, append(args, ".")...); err != nil {
 		return err
 	}
-	return artifact.CopyExecutable(output, out)
+	return keep(out)
 }
 
 // buildFlags are the flags of go build that make a worker small, and the same wherever it is built.

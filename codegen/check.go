@@ -20,10 +20,15 @@ type TypeProblem struct {
 
 // String is "Job.Options.Callback: func() can't be sent: …".
 func (p TypeProblem) String() string {
-	if p.Path == p.Type {
-		return fmt.Sprintf("%s can't be sent: %s", p.Type, p.Reason)
+	return fmt.Sprintf("%s can't be sent: %s", typeAt(p.Path, p.Type), p.Reason)
+}
+
+// typeAt is "path: type", or the type alone if there is no more to the path, which has a type's name without its package.
+func typeAt(path, typ string) string {
+	if path == typ || strings.HasSuffix(typ, "."+path) {
+		return typ
 	}
-	return fmt.Sprintf("%s: %s can't be sent: %s", p.Path, p.Type, p.Reason)
+	return path + ": " + typ
 }
 
 // CheckType returns everything in t that can't be sent, by the rules of package registry's codec. What an interface
@@ -52,12 +57,23 @@ func rootName(t types.Type, qualifier types.Qualifier) string {
 type typeCheck struct {
 	qualifier  types.Qualifier
 	visited    typeutil.Map // named types; a recursive type ends here
+	owner      types.Type   // the struct whose field is checked; nil outside of one
 	problems   []TypeProblem
 	interfaces []HeldInterface
 }
 
-func (c *typeCheck) refuse(path string, t types.Type, format string, args ...any) {
-	c.problems = append(c.problems, TypeProblem{Path: path, Type: c.text(t), Reason: fmt.Sprintf(format, args...)})
+// refuse reports t. The remedy is for whoever can change the struct that t is in.
+func (c *typeCheck) refuse(path string, t types.Type, why, remedy string) {
+	if c.owner != nil && !c.isOwn(c.owner) {
+		remedy = fmt.Sprintf("if %s isn't yours, send a type of your own instead; else %s", c.text(c.owner), remedy)
+	}
+	c.problems = append(c.problems, TypeProblem{Path: path, Type: c.text(t), Reason: why + "; " + remedy})
+}
+
+// isOwn reports whether a type is declared in the package that the qualifier is of, or is a literal.
+func (c *typeCheck) isOwn(t types.Type) bool {
+	named, ok := types.Unalias(t).(*types.Named)
+	return !ok || named.Obj().Pkg() == nil || c.qualifier != nil && c.qualifier(named.Obj().Pkg()) == ""
 }
 
 func (c *typeCheck) text(t types.Type) string { return types.TypeString(t, c.qualifier) }
@@ -66,7 +82,7 @@ func (c *typeCheck) check(path string, t types.Type) {
 	t = types.Unalias(t)
 	if named, ok := t.(*types.Named); ok {
 		if pkg := named.Obj().Pkg(); pkg != nil && (pkg.Path() == "sync" || pkg.Path() == "sync/atomic") {
-			c.refuse(path, t, "it guards memory of one process; leave the field out with the tag `msgpack:\"-\"`")
+			c.refuse(path, t, "it guards memory of one process", "leave the field out with the tag `msgpack:\"-\"`")
 			return
 		}
 		if pkg := named.Obj().Pkg(); pkg != nil && pkg.Path() == "syscall" && named.Obj().Name() == "Errno" {
@@ -76,8 +92,8 @@ func (c *typeCheck) check(path string, t types.Type) {
 			return
 		}
 	}
-	if reason := memoryOnly(t); reason != "" {
-		c.refuse(path, t, "%s", reason)
+	if why, remedy := memoryOnly(t); why != "" {
+		c.refuse(path, t, why, remedy)
 		return
 	}
 	if named, ok := t.(*types.Named); ok && !types.IsInterface(t) && c.marshals(path, named) {
@@ -92,14 +108,14 @@ func (c *typeCheck) check(path string, t types.Type) {
 		c.check(path+"[]", u.Elem())
 	case *types.Map:
 		if pointer := pointerIn(u.Key()); pointer != nil {
-			c.refuse(path+"[key]", u.Key(), "as a map key a pointer or an error is found by its address, which changes on the way; use what it points to")
+			c.refuse(path+"[key]", u.Key(), "as a map key a pointer or an error is found by its address, which changes on the way", "use what it points to")
 		} else {
 			c.check(path+"[key]", u.Key())
 		}
 		c.check(path+"[]", u.Elem())
 	case *types.Struct:
 		if isMessage(t) {
-			c.refuse(path, t, "a protobuf message keeps state that isn't in its fields; take and return []byte, and use proto.Marshal and proto.Unmarshal")
+			c.refuse(path, t, "a protobuf message keeps state that isn't in its fields", "take and return []byte, and use proto.Marshal and proto.Unmarshal")
 			return
 		}
 		c.fields(path, t, u)
@@ -108,35 +124,35 @@ func (c *typeCheck) check(path string, t types.Type) {
 	}
 }
 
-// memoryOnly says why values of a type mean nothing in another process, whatever methods it has; it is empty if they do.
-func memoryOnly(t types.Type) string {
+// memoryOnly says why values of a type mean nothing in another process, whatever methods it has, and what to do; both are empty if they do.
+func memoryOnly(t types.Type) (why, remedy string) {
 	switch u := t.Underlying().(type) {
 	case *types.Basic:
 		switch u.Kind() {
 		case types.Uintptr, types.UnsafePointer:
-			return "an address means nothing in another process; use an integer type for a number"
+			return "an address means nothing in another process", "use an integer type for a number"
 		}
 	case *types.Chan:
-		return "a channel connects goroutines of one process; send the values themselves"
+		return "a channel connects goroutines of one process", "send the values themselves"
 	case *types.Signature:
-		return "code isn't sent; send what the function needs to choose it, or leave it out with the tag `msgpack:\"-\"`"
+		return "code isn't sent", "send what the function needs to choose it, or leave it out with the tag `msgpack:\"-\"`"
 	case *types.Array:
 		if u.Len() > math.MaxUint32 {
-			return "it has more elements than an array on the wire can have; use a slice"
+			return "it has more elements than an array on the wire can have", "use a slice"
 		}
 	}
-	return ""
+	return "", ""
 }
 
 func (c *typeCheck) iface(path string, t types.Type, u *types.Interface) {
 	named, _ := t.(*types.Named)
 	switch {
 	case isError(u) && u.NumMethods() > 1:
-		c.refuse(path, t, "an error may arrive as text, which has no other methods; use the type error")
+		c.refuse(path, t, "an error may arrive as text, which has no other methods", "use the type error")
 	case named != nil && named.Obj().Pkg() != nil && named.Obj().Pkg().Path() == "context" && named.Obj().Name() == "Context":
-		c.refuse(path, t, "the sandbox makes a context of its own, the function's first parameter; send the values that it carries")
+		c.refuse(path, t, "the sandbox makes a context of its own, the function's first parameter", "send the values that it carries")
 	case !isError(u) && u.NumMethods() > 0:
-		held := HeldInterface{Path: path, Type: c.text(t)}
+		held := HeldInterface{Path: path, Type: c.text(t), OwnField: c.owner != nil && c.isOwn(c.owner)}
 		for method := range u.Methods() {
 			held.Methods = append(held.Methods, method.Name())
 		}
@@ -145,6 +161,10 @@ func (c *typeCheck) iface(path string, t types.Type, u *types.Interface) {
 }
 
 func (c *typeCheck) fields(path string, t types.Type, u *types.Struct) {
+	outer := c.owner
+	if _, ok := t.(*types.Named); ok || outer == nil { // a literal belongs to the struct around it
+		c.owner = t
+	}
 	for i := range u.NumFields() {
 		field := u.Field(i)
 		if leftOut(u, i) {
@@ -152,12 +172,20 @@ func (c *typeCheck) fields(path string, t types.Type, u *types.Struct) {
 		}
 		at := path + "." + field.Name()
 		if !field.Exported() && !isPlainEmbedded(field) {
-			c.refuse(at, field.Type(), "the field is unexported, so it would be lost; export it, leave it out with the tag `msgpack:\"-\"`, "+
-				"or give %s the methods MarshalBinary and UnmarshalBinary", c.text(t))
+			c.refuse(at, field.Type(), "the field is unexported, so it would be lost", c.toExport(t))
 			continue
 		}
 		c.check(at, field.Type())
 	}
+	c.owner = outer
+}
+
+// toExport says what to do about an unexported field of t. A struct literal can't have methods.
+func (c *typeCheck) toExport(t types.Type) string {
+	if _, ok := t.(*types.Named); !ok {
+		return "export it, or leave it out with the tag `msgpack:\"-\"`"
+	}
+	return fmt.Sprintf("export it, leave it out with the tag `msgpack:\"-\"`, or give %s the methods MarshalBinary and UnmarshalBinary", c.text(t))
 }
 
 // isMessage reports whether a type, or a pointer to it, is a protobuf message.
@@ -233,7 +261,10 @@ func (c *typeCheck) marshals(path string, named *types.Named) bool {
 		} else if !hasMarshal(named, pair[0]) {
 			continue
 		}
-		c.refuse(path, named, "it has %s but no %s of its own, so the other side couldn't read it; give it both", has, lacks)
+		outer := c.owner
+		c.owner = named // who could give it the method
+		c.refuse(path, named, fmt.Sprintf("it has %s but no %s of its own, so the other side couldn't read it", has, lacks), "give it both")
+		c.owner = outer
 		return true
 	}
 	return false

@@ -60,7 +60,8 @@ func (p *Program) Build(ctx context.Context, output string, workers []string) er
 		flags = append(flags, "-tags="+tags)
 	}
 	embed := func(temp string, add func(target, source string)) error { return p.embed(temp, workers, add) }
-	if err := p.main.build(ctx, p.target, output, p.main.overlay(), embed, nil, flags); err != nil {
+	keep := func(built string) error { return artifact.CopyExecutable(output, built) }
+	if err := p.main.build(ctx, p.target, keep, p.main.overlay(), embed, nil, flags); err != nil {
 		return fmt.Errorf("build %s: %w", p.Package, err)
 	}
 	return nil

@@ -148,7 +148,14 @@ func (m *module) load(ctx context.Context, old map[string]oldFile) ([]*packages.
 		BuildFlags: []string{"-tags=" + m.tags, "-cover=false"},
 		Overlay:    overlay,
 	}, "./...")
+	if err == nil && len(roots) == 0 {
+		// Package packages takes no notice of a go command that failed altogether; this one tells.
+		_, err = runGo(ctx, m.root, "list", "-e", "-tags="+m.tags, "./...")
+	}
 	if err != nil {
+		if _, said, ok := strings.Cut(err.Error(), ": stderr: "); ok && ctx.Err() == nil {
+			return nil, fmt.Errorf("load the module in %s: %s", m.root, strings.TrimSpace(said))
+		}
 		return nil, fmt.Errorf("load the module in %s: %w", m.root, err)
 	}
 	slices.SortFunc(roots, func(a, b *packages.Package) int { return strings.Compare(a.ID, b.ID) })
@@ -195,6 +202,9 @@ func runGo(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	cmd.Dir = dir
 	out, err := cmd.Output()
 	if err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			return nil, fmt.Errorf("%w: install Go, or add the folder of its command to PATH", err)
+		}
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok && len(exit.Stderr) > 0 {
 			return nil, fmt.Errorf("go %s: %s", args[0], bytes.TrimSpace(exit.Stderr))
 		}

@@ -38,7 +38,7 @@ func CheckProgram(main string, summaries []*Summary) []Diagnostic {
 	}
 	p.checkVariables()
 	p.checkInterfaces()
-	return p.diagnostics
+	return tidy(p.diagnostics)
 }
 
 type program struct {
@@ -226,12 +226,12 @@ func (p *program) checkInterfaces() {
 	for _, wrap := range p.wraps {
 		for _, held := range wrap.Interfaces {
 			if !slices.ContainsFunc(slices.Concat(p.registered, unregistered), held.Methods.within) {
-				where := held.Type
-				if held.Path != held.Type {
-					where = held.Path + ": " + held.Type
+				remedy := "call registry.Type[T]() from init for each type T that it holds"
+				if held.OwnField {
+					remedy += ", or leave it out with the tag `msgpack:\"-\"`"
 				}
-				p.report(NothingRegistered, wrap.At, "%s is an interface, and no type that implements it is registered, so only nil can be sent; "+
-					"call registry.Type[T]() from init for each type T that it holds, or leave it out with the tag `msgpack:\"-\"`", where)
+				p.report(NothingRegistered, wrap.At, "%s is an interface, and no type that implements it is registered, so only nil can be sent; %s",
+					typeAt(held.Path, held.Type), remedy)
 			}
 		}
 	}

@@ -115,7 +115,7 @@ func (p *mainPackage) listAll(ctx context.Context, t *target, tags string) ([]*l
 }
 
 func (p *mainPackage) list(ctx context.Context, t *target, tags, cgo string) (_ []*listed, err error) {
-	temp, err := os.MkdirTemp("", "sbxgen-*")
+	temp, err := artifact.MakeTemp()
 	if err != nil {
 		return nil, err
 	}

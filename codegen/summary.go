@@ -73,9 +73,10 @@ type Methods []string
 
 // A HeldInterface is an interface in what a function takes or returns.
 type HeldInterface struct {
-	Path    string
-	Type    string
-	Methods Methods
+	Path     string
+	Type     string
+	OwnField bool // it is in a field of a struct that the package declares
+	Methods  Methods
 }
 
 // Summarize makes the summary of one type-checked package; wraps are what [Find] returned for it. The files must have

@@ -41,7 +41,7 @@ type SessionSpec struct {
 	// within Open, for each platform that its sandboxes can have, and passes its errors on as they are. Whoever needs the
 	// file after Open keeps it open, or a copy.
 	Worker func(ctx context.Context, platform Platform) (path string, err error)
-	// Logger takes the driver's own messages. Never nil.
+	// Logger takes the driver's own messages. It is never nil, and does not wait for whoever reads them.
 	Logger *slog.Logger
 }
 
@@ -116,7 +116,7 @@ const (
 )
 
 // LedgerSize is the length of a ledger in bytes.
-const LedgerSize = 16 << 10
+const LedgerSize = 8 * 2050
 
 // A Process is a running worker. Its streams have one reader each, which closes them.
 type Process interface {

@@ -83,7 +83,7 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 		records: &records{conn: conn, level: slog.Level(hello.GetLogLevel())},
 	}
 	if lease := time.Duration(hello.GetLeaseNanos()); lease > 0 { // nobody waits for the results of a session that is gone
-		s.calls.Go(func() { conn.Watch(ctx, lease, func() {}, func() { s.exit(wire.LeaseEnded) }) })
+		s.calls.Go(func() { conn.Watch(ctx, lease, func() {}, s.ledger.WorkerCrowded, func() { s.exit(wire.LeaseEnded) }) })
 	}
 	for {
 		message, err := conn.Recv()

@@ -63,8 +63,10 @@ func (s *sbxgen) workers(ctx context.Context, patterns, platforms []string) ([]s
 	if err != nil {
 		return nil, err
 	}
+	done := s.slow(loading)
 	plans, diagnostics, err := codegen.Workers(ctx, codegen.Build{Dir: s.dir, Tags: s.tags, Patterns: patterns},
 		func(string) []string { return platforms })
+	done()
 	if err = errors.Join(err, s.report(diagnostics)); err != nil {
 		return nil, err
 	}
@@ -87,8 +89,14 @@ func (s *sbxgen) build(ctx context.Context, cache *artifact.Cache, plan *codegen
 	key := plan.Manifest.Key()
 	began, how := time.Now(), "unchanged"
 	path, err := cache.Get(key)
+	if err == nil {
+		_, err = artifact.ReadFile(path) // a damaged one is built anew
+	}
 	if err != nil {
-		if path, err = buildInto(ctx, cache, plan); err != nil {
+		done := s.slow("building the worker of %s for %s", plan.Manifest.Package, plan.Manifest.Platform)
+		path, err = buildInto(ctx, cache, plan)
+		done()
+		if err != nil {
 			return "", err
 		}
 		how = fmt.Sprintf("built in %.1f s", time.Since(began).Seconds())
@@ -111,7 +119,7 @@ func (s *sbxgen) build(ctx context.Context, cache *artifact.Cache, plan *codegen
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
 func buildInto(ctx context.Context, cache *artifact.Cache, plan *codegen.Plan) (_ string, err error) {
-	temp, err := os.MkdirTemp("", "sbxgen-*")
+	temp, err := artifact.MakeTemp()
 	if err != nil {
 		return "", err
 	}
@@ -137,14 +145,16 @@ func buildInto(ctx context.Context, cache *artifact.Cache, plan *codegen.Plan) (
 
 func build(ctx context.Context, s *sbxgen, args []string) error {
 	platforms := s.flags.String("platform", "", "put workers for these `platforms` inside, comma-separated (default: Linux on the program's architecture)")
-	output := s.flags.String("o", "", "write the program to this `file` (default: as go build)")
+	output := s.flags.String("o", "", "write the program to this `file`, or into this folder (default: as go build)")
 	if err := s.parse(args); err != nil {
 		return err
 	}
 	if err := s.checkOutput(*output); err != nil {
 		return err
 	}
+	done := s.slow(loading)
 	program, diagnostics, err := codegen.FindProgram(ctx, codegen.Build{Dir: s.dir, Tags: s.tags, Patterns: s.flags.Args()})
+	done()
 	if err = errors.Join(err, s.report(diagnostics)); err != nil {
 		return err
 	}
@@ -156,20 +166,22 @@ func build(ctx context.Context, s *sbxgen, args []string) error {
 	if err != nil {
 		return err
 	}
-	if *output == "" {
-		*output = program.Name
+	path := s.inDir(*output)
+	if *output == "" || os.IsPathSeparator((*output)[len(*output)-1]) {
+		path = filepath.Join(path, program.Name)
+	} else if info, err := os.Stat(path); err == nil && info.IsDir() {
+		path = filepath.Join(path, program.Name)
 	}
-	*output = s.inDir(*output)
-	if info, err := os.Stat(*output); err == nil && info.IsDir() {
-		*output = filepath.Join(*output, program.Name)
-	}
-	if err := program.Build(ctx, *output, workers); err != nil {
-		return err
-	}
-	info, err := os.Stat(*output)
+	done = s.slow("building %s", program.Package)
+	err = program.Build(ctx, path, workers)
+	done()
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(s.stdout, "program %s: %.1f MiB, with its workers inside\n", *output, mib(info.Size()))
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(s.stdout, "program %s: %.1f MiB, with its workers inside\n", path, mib(info.Size()))
 	return nil
 }

@@ -47,6 +47,9 @@ func generate(ctx context.Context, s *sbxgen, args []string) error {
 	return s.buildWorkers(ctx, split(*platforms), "")
 }
 
+// loading is what takes long where little of a module's imports has been compiled before.
+const loading = "loading the module; the go command compiles what it imports, which is fast the next time"
+
 // run generates, or finds out what that would change.
 func (s *sbxgen) run(ctx context.Context, check bool) (*codegen.Result, error) {
 	config := codegen.Config{
@@ -56,7 +59,9 @@ func (s *sbxgen) run(ctx context.Context, check bool) (*codegen.Result, error) {
 	if cache, err := artifact.DefaultCache(); err == nil {
 		config.Stamps = filepath.Join(cache.Dir(), "generated")
 	}
+	done := s.slow(loading)
 	result, err := codegen.Run(ctx, config)
+	done()
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +149,7 @@ func (s *sbxgen) diffWorkers(ctx context.Context) (stale bool, err error) {
 		}
 		old, err := artifact.ReadFile(path)
 		if err != nil {
-			return false, err
+			return false, fmt.Errorf("%w; go tool sbxgen worker builds it anew", err)
 		}
 		lines := artifact.Diff(old, plan.Manifest)
 		stale = stale || len(lines) > 0
@@ -159,7 +164,9 @@ func list(ctx context.Context, s *sbxgen, args []string) error {
 	if err := s.parse(args); err != nil {
 		return err
 	}
+	done := s.slow(loading)
 	functions, diagnostics, err := codegen.List(ctx, codegen.Config{Dir: s.dir, Patterns: s.flags.Args(), Tags: s.tags})
+	done()
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,9 @@
 //
 // It is a tool of go vet, too: go vet -vettool=$(go tool -n sbxgen) ./... makes the same checks.
 //
+// On a terminal a line says what is going on where that takes more than a few seconds: a first run has the go command compile all that
+// the module imports.
+//
 // The cache is the folder sbx in the user's cache folder, or what SBX_CACHE names; what was not used for longest is removed when it
 // has more than 2 GiB.
 //
@@ -73,6 +76,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/sandboxfn/sbx/codegen"
 )
@@ -144,7 +149,7 @@ flags:
 
 func main() {
 	vet(os.Args[1:])
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(status)
@@ -159,7 +164,7 @@ var commands = map[string]command{
 
 // run is the whole command. A first argument that is the name of a command is one, and not a package.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	s := &sbxgen{stdout: stdout, stderr: stderr}
+	s := &sbxgen{stdout: stdout, stderr: stderr, terminal: isTerminal(stderr)}
 	name, command := "generate", command(generate)
 	if len(args) > 0 && commands[args[0]] != nil {
 		name, command = args[0], commands[args[0]]
@@ -183,6 +188,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, errUsage):
 		return 2
 	}
+	if ctx.Err() != nil { // what failed then failed for that
+		fmt.Fprintln(stderr, "sbxgen: interrupted")
+		return 1
+	}
 	fmt.Fprintln(stderr, "sbxgen:", err)
 	if _, ok := errors.AsType[*codegen.UsageError](err); ok {
 		if arg := s.flags.Arg(0); name == "generate" && arg != "" && !strings.ContainsAny(arg, "./\\") {
@@ -201,6 +210,7 @@ var (
 // sbxgen is one run of the command.
 type sbxgen struct {
 	stdout, stderr io.Writer
+	terminal       bool // stderr is one
 	flags          *flag.FlagSet
 
 	dir, tags string
@@ -210,10 +220,56 @@ type sbxgen struct {
 // parse reads the flags, to which the command may have added its own.
 func (s *sbxgen) parse(args []string) error {
 	err := s.flags.Parse(args)
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
+	if errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	if err != nil {
 		return errUsage // package flag has printed it
 	}
-	return err
+	if s.dir == "" {
+		return nil
+	}
+	info, err := os.Stat(s.dir)
+	if err != nil {
+		return &codegen.UsageError{Reason: fmt.Sprintf("-C: %v", err)}
+	}
+	if !info.IsDir() {
+		return &codegen.UsageError{Reason: fmt.Sprintf("-C %s: it is a file; name the folder to run in", s.dir)}
+	}
+	return nil
+}
+
+// patience is how long something may take before a line says what is going on.
+const patience = 3 * time.Second
+
+// isTerminal takes every device for one, which does no harm.
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// slow prints a line to a terminal if what is done until the function that it returns is called takes long.
+func (s *sbxgen) slow(format string, args ...any) (done func()) {
+	if !s.terminal {
+		return func() {}
+	}
+	finished, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-time.After(patience):
+			fmt.Fprintf(s.stderr, "sbxgen: "+format+"\n", args...)
+		case <-finished:
+		}
+	}()
+	return func() {
+		close(finished)
+		<-ended
+	}
 }
 
 // report prints diagnostics, and returns an error if there are any but warnings.

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
@@ -129,6 +131,22 @@ func offline(env *testscript.Env) error {
 	env.Setenv("GOFLAGS", "-mod=mod")
 	env.Setenv("GOTOOLCHAIN", os.Getenv("GOTOOLCHAIN"))
 	return nil
+}
+
+// On a terminal, and only there, something that takes long is told.
+func TestSlowWorkIsTold(t *testing.T) {
+	told := func(terminal bool, takes time.Duration) string {
+		var stderr bytes.Buffer
+		synctest.Test(t, func(*testing.T) {
+			done := (&sbxgen{stderr: &stderr, terminal: terminal}).slow("building %s", "it")
+			time.Sleep(takes)
+			done()
+		})
+		return stderr.String()
+	}
+	require.Equal(t, "sbxgen: building it\n", told(true, patience+1))
+	require.Empty(t, told(true, patience-1))
+	require.Empty(t, told(false, patience+1))
 }
 
 func writeNew(path, content string) error {

@@ -119,8 +119,9 @@ func (s *session) startLauncher(attributes *syscall.SysProcAttr) error {
 		ExtraFiles:  []*os.File{theirs},
 		SysProcAttr: attributes,
 	}
-	// Signals from a terminal are the client's to handle. There is no parent-death signal: it would follow the thread that runs this
-	// goroutine. The socket's end says the same.
+	// Signals from a terminal are the client's to handle. No signal kills it with its parent: that would follow the thread that runs this
+	// goroutine, and leave control groups. The socket's end says the same, and this one lets a launcher see it that something has stopped.
+	s.launcher.SysProcAttr.Pdeathsig = syscall.SIGCONT
 	s.launcher.SysProcAttr.Setsid = true
 	if err := s.launcher.Start(); err != nil {
 		_ = s.control.Close()

@@ -40,7 +40,7 @@ type leftovers struct {
 	Processes, Descendants, Namespaces, Mounts, LauncherMounts, ControlGroups, Descriptors, Files int
 }
 
-// roles finds the launchers and agents of a session.
+// roles finds the launchers and agents of a session. What a launcher has forked bears its name until it executes a program.
 func roles(t testing.TB, session string) []string {
 	var found []string
 	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -48,11 +48,25 @@ func roles(t testing.TB, session string) []string {
 	for _, path := range paths {
 		line, _ := os.ReadFile(path)
 		arguments := strings.Split(string(line), "\x00")
-		if len(arguments) > 1 && (arguments[1] == session || strings.HasPrefix(arguments[1], session+"/")) {
-			found = append(found, strings.Split(path, "/")[2])
+		if len(arguments) < 2 {
+			continue
+		}
+		pid := strings.Split(path, "/")[2]
+		if strings.HasPrefix(arguments[1], session+"/") || arguments[1] == session && !slices.Equal(line, parentLine(pid)) {
+			found = append(found, pid)
 		}
 	}
 	return found
+}
+
+// parentLine is the command line of a process's parent.
+func parentLine(pid string) []byte {
+	stat, _ := os.ReadFile("/proc/" + pid + "/stat")
+	var state string
+	var parent int
+	_, _ = fmt.Sscan(string(stat[bytes.LastIndexByte(stat, ')')+1:]), &state, &parent)
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", parent))
+	return line
 }
 
 // awaitRoles returns the session's launcher and agents when there are n. A worker can be ready before its process 1 has become
@@ -265,6 +279,25 @@ func TestKilledClientLeavesNothing(t *testing.T) {
 	id := sessionID + "-client"
 	client := exec.Command("/proc/self/exe")
 	fds := clientWithSandboxes(t, client, id)
+	require.NoError(t, client.Process.Kill())
+	assert.Error(t, client.Wait())
+	awaitDeaths(t, fds)
+	assert.Empty(t, roles(t, id))
+}
+
+// A launcher that something has stopped before its client is killed goes on, to clean up.
+func TestKilledClientOfAStoppedLauncher(t *testing.T) {
+	id := sessionID + "-stopped"
+	client := exec.Command("/proc/self/exe")
+	fds := clientWithSandboxes(t, client, id)
+	stopped := 0
+	for pid, fd := range fds {
+		if line, err := os.ReadFile("/proc/" + pid + "/cmdline"); err == nil && bytes.HasPrefix(line, []byte("sbx-launcher")) {
+			require.NoError(t, unix.PidfdSendSignal(fd, unix.SIGSTOP, nil, 0))
+			stopped++
+		}
+	}
+	require.Equal(t, 1, stopped)
 	require.NoError(t, client.Process.Kill())
 	assert.Error(t, client.Wait())
 	awaitDeaths(t, fds)

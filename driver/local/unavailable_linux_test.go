@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestRemedies(t *testing.T) {
@@ -33,5 +34,12 @@ func TestRemedies(t *testing.T) {
 			assert.Contains(t, found[0], test.want)
 			assert.Contains(t, found[len(found)-1], "driver/process")
 		})
+	}
+	for err, want := range map[error]string{
+		syscall.EMFILE: "ulimit -n", syscall.ENFILE: "fs.file-max", syscall.EFBIG: "ulimit -f", syscall.EAGAIN: "ulimit -u", syscall.ENOMEM: "memory",
+	} {
+		found := remedies(&SetupError{Step: "x", Err: err}, func(string) ([]byte, error) { return nil, fs.ErrNotExist })
+		require.Len(t, found, 1, "another driver would be short of it, too")
+		assert.Contains(t, found[0], want)
 	}
 }

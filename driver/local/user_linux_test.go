@@ -94,7 +94,7 @@ func TestRootWithoutCapability(t *testing.T) {
 		defer close(done)
 		runtime.LockOSThread() // for good: the thread ends with this
 		if assert.NoError(t, unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SYS_ADMIN, 0, 0, 0)) {
-			fds = clientWithSandboxes(t, client, sessionID+"-powerless-root")
+			fds = clientWithSandboxes(t, client, sessionID+"-powerless-root") //nolint:testifylint // should it fail, there are none
 		}
 	}()
 	<-done

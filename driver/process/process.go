@@ -13,7 +13,6 @@ package process
 import (
 	"context"
 	"log/slog"
-	"time"
 
 	"github.com/sandboxfn/sbx/driver"
 )
@@ -30,29 +29,7 @@ func (plain) Open(ctx context.Context, spec driver.SessionSpec) (driver.Session,
 	if err != nil {
 		return nil, err
 	}
-	w := warned{Session: session, done: make(chan struct{})}
-	go func() {
-		defer close(w.done)
-		spec.Logger.Warn("functions run as plain processes with no isolation: the process driver was asked for",
-			slog.String("session", spec.ID))
-	}()
-	return w, nil
-}
-
-// handlerTime is how long Close waits for a handler that has the warning.
-const handlerTime = 500 * time.Millisecond
-
-// warned is a session whose warning is handed to the logger by a goroutine: a handler that blocks holds up nothing.
-type warned struct {
-	driver.Session
-	done chan struct{}
-}
-
-func (w warned) Close(ctx context.Context) error {
-	err := w.Session.Close(ctx)
-	select {
-	case <-w.done:
-	case <-time.After(handlerTime):
-	}
-	return err
+	spec.Logger.Warn("functions run as plain processes with no isolation: the process driver was asked for",
+		slog.String("session", spec.ID))
+	return session, nil
 }

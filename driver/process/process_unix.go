@@ -201,14 +201,14 @@ func (p *process) run(mark oom.Mark, started chan<- error) {
 	}
 	defer close(p.done)
 	p.waitErr = p.cmd.Wait()
+	// What the worker started and left behind in its group ends with it.
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	if p.cmd.ProcessState == nil {
-		return // something else in this program reaped it
+		return
 	}
 	if status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		p.outOfMemory = status.Signal() == syscall.SIGKILL && !p.killed.Load() && mark.Killed()
 	}
-	// What the worker started and left behind in its group ends with it.
-	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 }
 
 // socketPair returns the two ends of a byte stream.
@@ -250,7 +250,7 @@ func (p *process) Wait(ctx context.Context) (driver.Exit, error) {
 		return driver.Exit{}, context.Cause(ctx)
 	}
 	if p.cmd.ProcessState == nil {
-		return driver.Exit{}, fmt.Errorf("process: wait: %w", p.waitErr)
+		return driver.Exit{}, fmt.Errorf("process: wait: the worker has ended, and something else in this program, or its ignoring SIGCHLD, took its exit status: %w", p.waitErr)
 	}
 	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if !ok {

@@ -38,9 +38,35 @@ func TestManifestsAreFoundInExecutables(t *testing.T) {
 
 	path := filepath.Join(t.TempDir(), "worker")
 	require.NoError(t, os.WriteFile(path, []byte(contents), 0o600))
+	require.NoError(t, Seal(path))
 	got, err = ReadFile(path)
 	require.NoError(t, err)
 	assert.Equal(t, m, got)
+}
+
+func TestDamageIsNoticed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "worker")
+	begin, end := "\x7fELF…", "…the rest"
+	require.NoError(t, os.WriteFile(path, []byte(begin+sample().Text()+end), 0o600))
+	_, err := ReadFile(path)
+	require.ErrorIs(t, err, ErrDamaged, "never sealed")
+	require.NoError(t, Seal(path))
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+
+	damaged := map[string][]byte{
+		"cut off": whole[:len(whole)-1],
+		"longer":  append(bytes.Clone(whole), 0),
+	}
+	for name, at := range map[string]int{"first byte": 0, "after the manifest": len(whole) - 76, "mark": len(whole) - 70, "hash": len(whole) - 1} {
+		damaged[name] = bytes.Clone(whole)
+		damaged[name][at] ^= 1
+	}
+	for name, contents := range damaged {
+		require.NoError(t, os.WriteFile(path, contents, 0o600))
+		_, err := ReadFile(path)
+		assert.ErrorIs(t, err, ErrDamaged, name)
+	}
 }
 
 func TestWhatCarriesNoManifest(t *testing.T) {
@@ -216,6 +242,12 @@ func TestCache(t *testing.T) {
 	assert.FileExists(t, path)
 	assert.Equal(t, []string{"linux/amd64"}, cache.Platforms("/m"))
 	_, _, err = cache.Last("/other", "linux/amd64")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+
+	// What a computer left that lost power counts as nothing.
+	require.NoError(t, cache.SetLast("/broken", "linux/amd64", last))
+	require.NoError(t, os.Truncate(cache.place("/broken", "linux/amd64"), 0))
+	_, _, err = cache.Last("/broken", "linux/amd64")
 	require.ErrorIs(t, err, fs.ErrNotExist)
 
 	// One that is larger than the limit is kept, and so is what was used a while ago.

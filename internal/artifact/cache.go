@@ -85,7 +85,7 @@ func isKey(key string) bool {
 func (c *Cache) Put(key string, contents io.Reader) (_ string, err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("keep a worker in %s: %w", c.dir, err)
+			err = fmt.Errorf("keep a worker in %s: %w; SBX_CACHE can name another folder", c.dir, err)
 		}
 	}()
 	path := c.path(key)
@@ -132,20 +132,20 @@ func (c *Cache) SetLast(dir, platform string, last Last) error {
 		err = ReplaceFile(c.place(dir, platform), 0o644, bytes.NewReader(text))
 	}
 	if err != nil {
-		return fmt.Errorf("keep which worker is the last one: %w", err)
+		return fmt.Errorf("keep which worker is the last one: %w; SBX_CACHE can name another folder than %s", err, c.dir)
 	}
 	return nil
 }
 
 // Last returns the worker that was built last for the main package in dir, an absolute path, and its path. The error is
-// fs.ErrNotExist if there is none.
+// fs.ErrNotExist if there is none, or if what is kept about it can't be read.
 func (c *Cache) Last(dir, platform string) (last Last, path string, err error) {
 	text, err := os.ReadFile(c.place(dir, platform))
 	if err != nil {
 		return Last{}, "", err
 	}
 	if err := json.Unmarshal(text, &last); err != nil {
-		return Last{}, "", fmt.Errorf("%s: %w", c.place(dir, platform), err)
+		return Last{}, "", fmt.Errorf("%w: %s: %w", fs.ErrNotExist, c.place(dir, platform), err)
 	}
 	path, err = c.Get(last.Key)
 	return last, path, err
@@ -189,7 +189,10 @@ func CopyExecutable(target, source string) error {
 		return err
 	}
 	defer func() { _ = in.Close() }() // it was only read
-	return ReplaceFile(target, 0o755, in)
+	if err := ReplaceFile(target, 0o755, in); err != nil {
+		return fmt.Errorf("write %s: %w", target, err)
+	}
+	return nil
 }
 
 // MayReplace reports whether an executable may be written to path: there is nothing, a folder, an empty file, or one that begins as

@@ -157,7 +157,8 @@ func unpack(packed []byte) (*Manifest, error) {
 	return m, nil
 }
 
-// ReadFile returns the manifest of a worker's file.
+// ReadFile returns the manifest of a worker's file. The error is ErrNoManifest if it is none, and ErrDamaged if it was sealed with other
+// contents.
 func ReadFile(path string) (*Manifest, error) {
 	switch info, err := os.Stat(path); {
 	case err != nil:
@@ -172,6 +173,9 @@ func ReadFile(path string) (*Manifest, error) {
 		return nil, err
 	}
 	m, err := Parse(contents)
+	if err == nil {
+		err = checkSeal(contents)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

@@ -8,6 +8,9 @@
 // A claim costs nothing that can be measured beside a call. The alternatives cost a system call for each call (a pipe that
 // the session drains) or a message that must arrive before the call may begin (grants), and neither lets the session take
 // back at once what waits in a worker.
+//
+// Both sides also count there while they are crowded: when user code keeps thousands of goroutines busy, those that send and
+// read messages wait minutes for their turn, and silence says nothing.
 package ledger
 
 import (
@@ -19,7 +22,7 @@ import (
 const Slots = 2048
 
 // Size is the length of the file in bytes.
-const Size = 8 * Slots
+const Size = 8 * (Slots + 2)
 
 // The states of a slot, in its lowest bits; above them is the call's id.
 const (
@@ -32,10 +35,11 @@ const (
 func entry(id, state uint64) uint64 { return id<<stateBits | state }
 
 // Ledger is one side's view. Its methods may be called at the same time, but for Close. On a nil Ledger every claim
-// succeeds and nothing can be withdrawn.
+// succeeds, nothing can be withdrawn, and nobody is crowded.
 type Ledger struct {
-	slots  []atomic.Uint64
-	memory []byte // what slots lie in
+	slots           []atomic.Uint64
+	session, worker *atomic.Uint64 // counts of being crowded
+	memory          []byte         // what all of them lie in
 }
 
 // Queue notes that a call is sent. The session calls it, for a slot that no other call has.
@@ -61,6 +65,29 @@ func (l *Ledger) Claimed(slot int, id uint64) bool {
 	return slot < len(l.slots) && l.slots[slot].Load() == entry(id, claimed)
 }
 
+// SessionCrowded notes that the session is crowded, if it is, and returns a count that grows while the worker is.
+func (l *Ledger) SessionCrowded(ours bool) (worker uint64) {
+	if l == nil {
+		return 0
+	}
+	return crowded(l.session, l.worker, ours)
+}
+
+// WorkerCrowded is SessionCrowded for the other side.
+func (l *Ledger) WorkerCrowded(ours bool) (session uint64) {
+	if l == nil {
+		return 0
+	}
+	return crowded(l.worker, l.session, ours)
+}
+
+func crowded(own, other *atomic.Uint64, is bool) uint64 {
+	if is {
+		own.Add(1)
+	}
+	return other.Load()
+}
+
 // Close unmaps the memory. No other method may be called any more.
 func (l *Ledger) Close() {
 	if l != nil {
@@ -70,5 +97,6 @@ func (l *Ledger) Close() {
 
 // over returns the ledger in memory, which is Size bytes long and mapped at a page's begin.
 func over(memory []byte) *Ledger {
-	return &Ledger{unsafe.Slice((*atomic.Uint64)(unsafe.Pointer(unsafe.SliceData(memory))), Slots), memory}
+	words := unsafe.Slice((*atomic.Uint64)(unsafe.Pointer(unsafe.SliceData(memory))), Slots+2)
+	return &Ledger{words[:Slots], &words[Slots], &words[Slots+1], memory}
 }

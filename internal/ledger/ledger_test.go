@@ -99,11 +99,25 @@ func TestALedgerKeepsItsLength(t *testing.T) {
 	require.NoError(t, short.Close())
 }
 
+func TestCrowded(t *testing.T) {
+	session, worker := mapped(t)
+	assert.EqualValues(t, 0, session.SessionCrowded(true))
+	assert.EqualValues(t, 1, worker.WorkerCrowded(false))
+	assert.EqualValues(t, 0, session.SessionCrowded(false))
+	assert.EqualValues(t, 1, worker.WorkerCrowded(true))
+	assert.EqualValues(t, 1, session.SessionCrowded(false))
+	session.Queue(Slots-1, 1)
+	assert.True(t, worker.Claim(Slots-1, 1))
+	assert.EqualValues(t, 1, session.SessionCrowded(false), "they are apart from the slots")
+}
+
 func TestNoLedger(t *testing.T) {
 	var none *Ledger
 	none.Queue(0, 1)
 	assert.True(t, none.Claim(0, 1))
 	assert.False(t, none.Withdraw(0, 1))
+	assert.Zero(t, none.SessionCrowded(true))
+	assert.Zero(t, none.WorkerCrowded(true))
 	none.Close()
 }
 

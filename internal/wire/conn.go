@@ -377,23 +377,40 @@ func bodyOf(message *wirepb.Message) *wirepb.Body {
 const beats = 4
 
 // Watch calls beat several times in each lease, and lapsed once nothing was received for as long as a lease. It ends then, or
-// when ctx does. Time in which this process did not run does not count.
-func (c *Conn) Watch(ctx context.Context, lease time.Duration, beat, lapsed func()) {
-	ticker := time.NewTicker(max(lease/beats, 1))
+// when ctx does. Time in which this process did not run does not count; nor does time in which one of the two sides was too crowded
+// with goroutines for messages to pass: crowded is told whether this one is, and returns a count that grows while
+// the other one is.
+func (c *Conn) Watch(ctx context.Context, lease time.Duration, beat func(), crowded func(bool) uint64, lapsed func()) {
+	interval := max(lease/beats, 1)
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	silent, last := 0, c.received.Load()
+	// A message passes through some five goroutines on its way.
+	crowd := newCrowd(interval / 2)
+	// Where it is crowded, beat can take long.
+	beating := make(chan struct{}, 1)
+	defer func() { beating <- struct{}{} }()
+	silent, last, lastTheirs := 0, c.received.Load(), crowded(false)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		if received := c.received.Load(); received != last {
-			silent, last = 0, received
+		ours := crowd.waited()
+		received, theirs := c.received.Load(), crowded(ours)
+		if ours || received != last || theirs != lastTheirs {
+			silent, last, lastTheirs = 0, received, theirs
 		} else if silent++; silent == beats {
 			lapsed()
 			return
 		}
-		beat()
+		select {
+		case beating <- struct{}{}:
+			go func() {
+				beat()
+				<-beating
+			}()
+		default:
+		}
 	}
 }

@@ -2,6 +2,8 @@ package wire
 
 import (
 	"context"
+	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -12,6 +14,9 @@ import (
 )
 
 func ping() *wirepb.Message { return &wirepb.Message{Kind: &wirepb.Message_Ping{Ping: &wirepb.Ping{}}} }
+
+// alone is neither side crowded.
+func alone(bool) uint64 { return 0 }
 
 // drain receives until the connection ends, and answers while it should.
 func drain(c *Conn, answers *atomic.Bool) {
@@ -38,7 +43,7 @@ func TestASilentSideLapses(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			host.Watch(ctx, time.Minute, func() { host.Send(ping(), nil, nil) }, func() { lapsed = true })
+			host.Watch(ctx, time.Minute, func() { host.Send(ping(), nil, nil) }, alone, func() { lapsed = true })
 		}()
 		time.Sleep(time.Hour)
 		synctest.Wait()
@@ -53,11 +58,61 @@ func TestASilentSideLapses(t *testing.T) {
 	})
 }
 
+// A side that has no time to send says otherwise that it is alive.
+func TestACrowdedSideDoesNotLapse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host, _, _ := connect(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var theirs, over atomic.Uint64
+		lapsed := make(chan struct{})
+		go host.Watch(ctx, time.Minute, func() {}, func(bool) uint64 { return theirs.Add(1 - over.Load()) }, func() { close(lapsed) })
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		select {
+		case <-lapsed:
+			t.Fatal("it was alive")
+		default:
+		}
+		over.Store(1)
+		begin := time.Now()
+		<-lapsed
+		assert.InDelta(t, time.Minute, time.Since(begin), float64(time.Minute/beats))
+	})
+}
+
+// A beat that blocks holds up nothing.
+func TestABeatThatBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host, _, _ := connect(t)
+		release, begin := make(chan struct{}), time.Now()
+		var told atomic.Int64
+		host.Watch(t.Context(), time.Minute, func() { <-release }, func(bool) uint64 { told.Add(1); return 0 }, func() { close(release) })
+		assert.Equal(t, time.Minute, time.Since(begin))
+		assert.EqualValues(t, 1+beats, told.Load())
+	})
+}
+
+func TestCrowd(t *testing.T) {
+	c := newCrowd(20 * time.Millisecond)
+	var group sync.WaitGroup
+	end := time.Now().Add(500 * time.Millisecond)
+	for range 100 * runtime.GOMAXPROCS(0) {
+		group.Go(func() {
+			for time.Now().Before(end) {
+			}
+		})
+	}
+	group.Wait()
+	assert.True(t, c.waited(), "each gets ten milliseconds at a time")
+	assert.False(t, newCrowd(time.Hour).waited())
+}
+
 func TestWatchEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		host, _, _ := connect(t)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		host.Watch(ctx, time.Hour, func() {}, func() { t.Error("lapsed") })
+		host.Watch(ctx, time.Hour, func() {}, alone, func() { t.Error("lapsed") })
 	})
 }

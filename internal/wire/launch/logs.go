@@ -45,6 +45,7 @@ type Logs struct {
 // entry is a record that waits for the handler, or a note of dropped ones.
 type entry struct {
 	source  *source
+	handler slog.Handler // of the session's own messages; nil in those of sandboxes
 	record  slog.Record
 	size    int
 	line    bool
@@ -254,8 +255,13 @@ func (l *Logs) run() {
 			e.record = e.source.record(time.Now(), slog.LevelWarn,
 				"sbx: records were dropped here: they came faster than they were taken", slog.Uint64("dropped", *e.dropped))
 		}
-		if l.enabled(e.record.Level) {
-			_ = l.handler.Handle(context.Background(), e.record) // as slog.Logger does
+		switch {
+		case e.handler != nil:
+			if e.handler.Enabled(context.Background(), e.record.Level) {
+				_ = e.handler.Handle(context.Background(), e.record) // as slog.Logger does
+			}
+		case l.enabled(e.record.Level):
+			_ = l.handler.Handle(context.Background(), e.record)
 		}
 		l.mu.Lock()
 		l.handled++

@@ -44,6 +44,9 @@ type Worker struct {
 	silent    bool                  // it was given up
 	lost      *LostError
 	done      chan struct{}
+
+	beating sync.Mutex
+	beats   *ledger.Ledger // ledger, for who must not wait for mu
 }
 
 // Function is one that the worker can run.
@@ -57,7 +60,7 @@ var ErrSilent = errors.New("the worker gave no sign of life")
 
 // LostError says that a worker is no longer there, and how it ended as far as that is known.
 type LostError struct {
-	// Err is what ended the stream.
+	// Err is what ended the stream; or, where the driver can't say how the process ended, why not.
 	Err error
 	// Exit is how the process ended; nil if nobody knows.
 	Exit *driver.Exit
@@ -67,6 +70,8 @@ type LostError struct {
 	Decided string
 	// LastLines are the last lines that it printed.
 	LastLines []string
+	// Running is how many calls may have been running in it.
+	Running int
 }
 
 func (e *LostError) Error() string {
@@ -108,7 +113,7 @@ func (w *Worker) open(config Config) error {
 	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Hello{Hello: hello}}, nil, nil)
 	// The worker has said that it is ready, so its init functions are done and the lease holds from here on.
 	if config.Lease > 0 {
-		w.watch.Go(func() { w.conn.Watch(ctx, config.Lease, w.ping, func() { w.giveUp(config.Lease) }) })
+		w.watch.Go(func() { w.conn.Watch(ctx, config.Lease, w.ping, w.crowded, func() { w.giveUp(config.Lease) }) })
 	}
 	message, err := w.conn.Recv()
 	if err != nil {
@@ -124,9 +129,14 @@ func (w *Worker) open(config Config) error {
 		return fail(fmt.Errorf("the worker was built with sbx %s and this program with %s: build both with the same version", wire.Clip(theirs, 100), host))
 	}
 	if file := w.process.Ledger(); file != nil && welcome.GetLedger() {
-		if w.ledger, err = ledger.Map(file); err != nil {
+		notes, err := ledger.Map(file)
+		if err != nil {
 			return fail(err)
 		}
+		w.ledger = notes
+		w.beating.Lock()
+		w.beats = notes
+		w.beating.Unlock()
 		for slot := range ledger.Slots {
 			w.slots = append(w.slots, slot)
 		}
@@ -159,6 +169,14 @@ func (w *Worker) followProcess(ctx context.Context) {
 
 func (w *Worker) ping() {
 	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Ping{Ping: &wirepb.Ping{}}}, nil, nil)
+}
+
+// crowded tells the worker if this program is too crowded with goroutines to answer, and returns a count that grows while the
+// worker is. It shares no lock with those who wait.
+func (w *Worker) crowded(ours bool) uint64 {
+	w.beating.Lock()
+	defer w.beating.Unlock()
+	return w.beats.SessionCrowded(ours)
 }
 
 // giveUp ends a worker that shows no sign of life.
@@ -234,11 +252,17 @@ func (w *Worker) receive() {
 	}
 	<-w.conn.Stopped()
 	lost := &LostError{Err: w.conn.Err()}
-	exit := w.waitProcess()
-	if exit == nil {
+	exit, err := w.waitProcess()
+	switch {
+	case exit != nil:
+	case !errors.Is(err, context.DeadlineExceeded): // the driver knows better than the stream
+		if !ours {
+			lost.Err = err
+		}
+	default:
 		// User code cut the stream and runs on; or it has ended, and on a busy machine that takes long to show.
 		_ = w.process.Kill()
-		if late := w.waitProcess(); late != nil && late.Signal != syscall.SIGKILL { // which is ours
+		if late, _ := w.waitProcess(); late != nil && late.Signal != syscall.SIGKILL { // which is ours
 			exit = late
 		}
 	}
@@ -258,8 +282,14 @@ func (w *Worker) receive() {
 	w.lost = lost
 	for _, call := range w.calls {
 		call.begun = !call.withdrawn && w.conn.Handed(call.ticket) && !w.ledger.Withdraw(call.slot, call.id)
+		if call.begun {
+			lost.Running++
+		}
 	}
 	w.output.attribute(nil)
+	w.beating.Lock()
+	w.beats = nil
+	w.beating.Unlock()
 	w.ledger.Close()
 	w.ledger, w.calls, w.profiles = nil, nil, nil
 	close(w.done)
@@ -298,15 +328,15 @@ func (w *Worker) answered(result *wirepb.Result) (*Pending, error) {
 // exitTime is how long a process may take to end whose stream has ended.
 const exitTime = 2 * time.Second
 
-// waitProcess waits for the process's end, but not long, and returns how it ended; nil if that is not known.
-func (w *Worker) waitProcess() *driver.Exit {
+// waitProcess waits for the process's end, but not long, and returns how it ended; or an error if that is not known.
+func (w *Worker) waitProcess() (*driver.Exit, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), exitTime)
 	defer cancel()
 	exit, err := w.process.Wait(ctx)
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	return &exit
+	return &exit, nil
 }
 
 // deliver takes what the worker sends.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"testing"
@@ -19,7 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// testRole makes this program a worker that does nothing, or, given a process id, one that traces that process.
+// testRole makes this program a worker that does nothing; "parent", one that leaves a child behind; or, given a process id, one that
+// traces that process.
 const testRole = "SBX_TEST_ROLE"
 
 func init() {
@@ -34,7 +36,18 @@ func init() {
 			os.Exit(1)
 		}
 	}
+	if role == "parent" {
+		child := exec.Command("sleep", "3600")
+		child.Stdout = os.Stdout
+		if err := child.Start(); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
 	fmt.Println("ready")
+	if role == "parent" {
+		os.Exit(3)
+	}
 	_, _ = io.Copy(io.Discard, os.NewFile(driver.ConnFD, "until the session or the test has gone"))
 	os.Exit(0)
 }
@@ -86,4 +99,32 @@ func TestAWorkerThatCantBeReaped(t *testing.T) {
 	for _, stream := range []io.Closer{worker.Conn(), worker.Handshake(), worker.Stdout(), worker.Stderr(), worker.Ledger(), until} {
 		assert.NoError(t, stream.Close())
 	}
+}
+
+// In a program that takes no note of its children the exit status is lost, and nothing else: the worker's group ends with it.
+func TestIgnoredSIGCHLD(t *testing.T) {
+	signal.Ignore(unix.SIGCHLD)
+	defer signal.Notify(make(chan os.Signal, 1), unix.SIGCHLD) // Reset would leave it ignored
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	session, err := New().Open(ctx, driver.SessionSpec{
+		ID: "one", Logger: slog.New(slog.DiscardHandler),
+		Worker: func(context.Context, driver.Platform) (string, error) { return "/proc/self/exe", nil },
+	})
+	require.NoError(t, err)
+	sandbox, err := session.Create(ctx, driver.Spec{ID: "one", Env: []string{testRole + "=parent", "PATH=" + os.Getenv("PATH")}})
+	require.NoError(t, err)
+	worker, err := sandbox.StartWorker(ctx, driver.WorkerSpec{})
+	require.NoError(t, err)
+	printed, err := io.ReadAll(worker.Stdout()) // ends when the child, which has it too, is dead
+	require.NoError(t, err)
+	require.Equal(t, "ready\n", string(printed))
+	_, err = worker.Wait(ctx)
+	assert.ErrorIs(t, err, unix.ECHILD)
+	assert.ErrorContains(t, err, "ignoring SIGCHLD")
+	for _, stream := range []io.Closer{worker.Conn(), worker.Handshake(), worker.Stdout(), worker.Stderr(), worker.Ledger()} {
+		assert.NoError(t, stream.Close())
+	}
+	assert.NoError(t, sandbox.Stop(ctx))
+	assert.NoError(t, session.Close(ctx))
 }
