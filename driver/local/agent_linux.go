@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
+	"slices"
 	"strconv"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,7 +27,9 @@ func runAgent() error {
 	if err := closeOnExecFrom(controlFD); err != nil {
 		return err
 	}
-	signal.Ignore(survived()...)
+	if err := ignoreSignals(); err != nil {
+		return err
+	}
 	if len(os.Args) != 3 {
 		return fmt.Errorf("agent has %d arguments, want a name and the worker's process id", len(os.Args)-1)
 	}
@@ -55,17 +58,22 @@ func runAgent() error {
 	}
 }
 
-// survived are the signals that a worker can send to process 1, and that are not to end it: a worker that signals every
-// process it can is to end by itself, with its status reported. The kernel keeps SIGKILL and SIGSTOP from it; the children's
-// ends are what it waits for, and the runtime uses SIGURG.
-func survived() []os.Signal {
-	var signals []os.Signal
-	for number := syscall.Signal(1); number <= 64; number++ {
-		switch number {
-		case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGCHLD, syscall.SIGURG:
-		default:
-			signals = append(signals, number)
+// ignoreSignals has the kernel ignore every signal that can be sent to this process, however it is sent, but for those given. So a worker
+// that signals every process it can ends by itself, with its status reported. (But while the agent's runtime begins, a worker can end it
+// so.) os/signal would not do: the runtime keeps its handlers of faults, and ends the process if one is sent to it. Nor would no
+// handlers do, which protect process 1, too: not while one of its threads runs another handler, with all signals blocked.
+func ignoreSignals(but ...syscall.Signal) error {
+	// The kernel keeps the first from process 1 in any case. The last is ignored by default, and so leaves statuses to wait for.
+	but = append(but, unix.SIGKILL, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGCONT, unix.SIGCHLD)
+	ignore := [4]uint64{1} // struct sigaction of the kernel, with SIG_IGN
+	for number := syscall.Signal(1); number <= lastSignal; number++ {
+		if slices.Contains(but, number) {
+			continue
+		}
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(number), uintptr(unsafe.Pointer(&ignore)), 0, 8, 0, 0)
+		if errno != 0 {
+			return os.NewSyscallError("rt_sigaction", errno)
 		}
 	}
-	return signals
+	return nil
 }

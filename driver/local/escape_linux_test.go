@@ -124,6 +124,10 @@ func workerEscape() int {
 	if os.Getenv("ATTEMPT") == "" {
 		conn = os.NewFile(driver.ConnFD, "conn")
 		spareThreads()
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			fmt.Println(err)
+			return 1
+		}
 	}
 	for _, attempt := range escape.Attempts {
 		switch os.Getenv("ATTEMPT") {
@@ -329,6 +333,11 @@ func attempt(t *testing.T, d driver.Driver, aim func(*escape.Targets), skip ...s
 	data, err := json.Marshal(targets)
 	require.NoError(t, err)
 	_, p := start(t, session, "prisoner", "escape", "TARGETS="+string(data), "SKIP="+strings.Join(skip, ","))
+	if targets.Init == 1 {
+		awaitAgents(t, sessionID, 2)
+	}
+	_, err = p.Conn().Write([]byte("x"))
+	require.NoError(t, err)
 	stdout, stderr, exit := output(t, p)
 	require.Equal(t, driver.Exit{}, exit, stdout+stderr)
 	inside = outcomes(t, stdout)

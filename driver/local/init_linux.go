@@ -70,6 +70,10 @@ func runInit() error {
 		}
 		return becomeGVisor(conn, p, o)
 	}
+	// The worker has the signals' defaults: the runtime sees to it, but not for those of libc.
+	if err := ignoreSignals(32, 33, 34); err != nil {
+		return err
+	}
 	pid, err := startWorker(unpackEnv(o.Env))
 	if err != nil {
 		return send(conn, failure("", "start the worker", err))

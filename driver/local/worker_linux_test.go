@@ -51,6 +51,7 @@ var workers = map[string]func() int{
 	"closed":  workerClosed,
 	"full":    workerFull,
 	"zombies": workerZombies,
+	"signals": workerSignals,
 }
 
 func ready() { fmt.Fprintln(os.NewFile(driver.HandshakeFD, "handshake"), "ready") }

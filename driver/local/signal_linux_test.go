@@ -1,0 +1,81 @@
+package local_test
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver"
+)
+
+// awaitAgents waits until the process 1 of each of a session's n sandboxes has become the agent, and ignores what can be sent to it: before
+// that, the Go runtime in it begins with handlers of its own.
+func awaitAgents(t *testing.T, session string, n int) {
+	bit := func(pid int, name string, signal unix.Signal) bool {
+		return number(t, pid, name, 16)&(1<<(signal-1)) != 0
+	}
+	require.Eventually(t, func() bool {
+		ready := 0
+		for _, id := range roles(t, session) {
+			pid, err := strconv.Atoi(id)
+			require.NoError(t, err)
+			line, err := os.ReadFile("/proc/" + id + "/cmdline")
+			if err == nil && strings.HasPrefix(string(line), "/") && bit(pid, "SigCgt", unix.SIGCHLD) && bit(pid, "SigIgn", unix.SIGSEGV) { // not sbx-launcher
+				ready++
+			}
+		}
+		return ready == n
+	}, 10*time.Second, time.Millisecond)
+}
+
+// workerSignals sends process 1 every signal in every way, and says whether it itself lived on.
+func workerSignals() int {
+	ready()
+	if _, err := os.NewFile(driver.ConnFD, "conn").Read(make([]byte, 1)); err != nil {
+		return 1
+	}
+	status, _ := os.ReadFile("/proc/thread-self/status")
+	_, ignored, _ := strings.Cut(string(status), "SigIgn:")
+	fmt.Println("ignores", strings.Fields(ignored)[0])
+	for signal := unix.Signal(1); signal <= 64; signal++ {
+		_ = unix.Kill(1, signal)
+		_ = unix.Tgkill(1, 1, signal)
+		// As if the kernel had sent it: no user, but a fault.
+		info := [32]int32{int32(signal), 0, -1} // si_code SI_QUEUE
+		_ = errnoOf(unix.SYS_RT_SIGQUEUEINFO, 1, uintptr(signal), uintptr(unsafe.Pointer(&info)))
+		_ = errnoOf(unix.SYS_RT_TGSIGQUEUEINFO, 1, 1, uintptr(signal), uintptr(unsafe.Pointer(&info)))
+	}
+	time.Sleep(100 * time.Millisecond)
+	fmt.Println("alive")
+	return 3
+}
+
+func errnoOf(number uintptr, a ...uintptr) error {
+	var arguments [4]uintptr
+	copy(arguments[:], a)
+	if _, _, errno := syscall.RawSyscall6(number, arguments[0], arguments[1], arguments[2], arguments[3], 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// No signal that a worker can send ends process 1, and the worker itself has all with their defaults.
+func TestSignalsToProcess1(t *testing.T) {
+	_, p := start(t, open(t), "one", "signals")
+	awaitReady(t, p)
+	awaitAgents(t, sessionID, 1)
+	_, err := p.Conn().Write([]byte("x"))
+	require.NoError(t, err)
+	stdout, _, exit := output(t, p)
+	assert.Equal(t, "ignores 0000000000000000\nalive\n", stdout)
+	assert.Equal(t, driver.Exit{Code: 3}, exit)
+}
