@@ -79,9 +79,10 @@ func awaitRoles(t testing.TB, session string, n int) (found []string) {
 	return found
 }
 
-// settled is what there is without sandboxes, twice in a row, once the launcher has made its spare, which it does in its own time. The last
+// settled is what there is without sandboxes, ten times in a row, once the launcher has made its spare, which it does in its own time. The last
 // of the spare's namespaces is that of control groups, which it makes itself.
 func settled(t testing.TB) (found leftovers) {
+	same := 0
 	require.Eventually(t, func() bool {
 		earlier := found
 		ours, err := os.Readlink("/proc/self/ns/cgroup")
@@ -93,7 +94,11 @@ func settled(t testing.TB) (found leftovers) {
 			}
 		}
 		found = count(t)
-		return own == 1 && found.Descendants == 2 && found == earlier // the launcher, and the spare's process 1
+		if own != 1 || found.Descendants != 2 || found != earlier { // the launcher, and the spare's process 1
+			same = 0
+		}
+		same++
+		return same == 10
 	}, 20*time.Second, 10*time.Millisecond)
 	return found
 }
