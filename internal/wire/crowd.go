@@ -10,7 +10,7 @@ import (
 type crowd struct {
 	wait    time.Duration
 	samples []metrics.Sample
-	last    uint64
+	counts  []uint64 // of the last call
 }
 
 // newCrowd returns a crowd that tells of waits of at least wait.
@@ -20,20 +20,22 @@ func newCrowd(wait time.Duration) *crowd {
 	return c
 }
 
-// waited reports whether a goroutine that ran since the last call had waited that long.
-func (c *crowd) waited() bool {
+// waited returns how long a goroutine that ran since the last call had waited for that, the longest of those that waited long; 0 if none did.
+func (c *crowd) waited() time.Duration {
 	metrics.Read(c.samples)
 	if c.samples[0].Value.Kind() != metrics.KindFloat64Histogram {
-		return false // this Go version does not count it
+		return 0 // this Go version does not count it
 	}
 	histogram := c.samples[0].Value.Float64Histogram()
-	var long uint64
+	if c.counts == nil {
+		c.counts = make([]uint64, len(histogram.Counts))
+	}
+	longest := 0.0
 	for i, count := range histogram.Counts {
-		if histogram.Buckets[i] >= c.wait.Seconds() {
-			long += count
+		if count > c.counts[i] && histogram.Buckets[i] >= c.wait.Seconds() {
+			longest = histogram.Buckets[i]
 		}
 	}
-	more := long > c.last
-	c.last = long
-	return more
+	copy(c.counts, histogram.Counts)
+	return time.Duration(longest * float64(time.Second))
 }
