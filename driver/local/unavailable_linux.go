@@ -22,8 +22,24 @@ var refusals = []struct{ path, value, remedy string }{
 		"let AppArmor allow them: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (or give this program a profile with userns)"},
 }
 
-// remedies names what applies here first, then what always helps.
+// usedUp are errors that say nothing of whether this machine can isolate: the program has reached a limit of its own.
+var usedUp = []struct {
+	errno  syscall.Errno
+	remedy string
+}{
+	{syscall.EMFILE, "let this program open more files (ulimit -n)"},
+	{syscall.ENFILE, "let this machine open more files: sysctl -w fs.file-max=1000000"},
+	{syscall.EAGAIN, "let this program's user have more processes (ulimit -u), or its service or container (TasksMax, pids.max)"},
+	{syscall.EFBIG, "let this program write larger files (ulimit -f)"},
+}
+
+// remedies names what applies here first, then what always helps; what helps alone if a limit is in the way.
 func remedies(err error, readFile func(string) ([]byte, error)) []string {
+	for _, u := range usedUp {
+		if errors.Is(err, u.errno) {
+			return []string{u.remedy}
+		}
+	}
 	var found []string
 	if errors.Is(err, errNoRunsc) {
 		found = append(found, "install it: https://gvisor.dev/docs/user_guide/install/")

@@ -2,6 +2,7 @@ package local
 
 import (
 	"io/fs"
+	"os"
 	"syscall"
 	"testing"
 
@@ -32,5 +33,16 @@ func TestRemedies(t *testing.T) {
 			assert.Contains(t, found[0], test.want)
 			assert.Contains(t, found[len(found)-1], "driver/process")
 		})
+	}
+}
+
+// Nobody is told to give up isolation because of a limit that can be raised.
+func TestRemediesOfALimit(t *testing.T) {
+	for errno, want := range map[syscall.Errno]string{
+		syscall.EMFILE: "ulimit -n", syscall.ENFILE: "fs.file-max", syscall.EAGAIN: "ulimit -u", syscall.EFBIG: "ulimit -f",
+	} {
+		err := unavailable(&SetupError{Step: "x", Err: os.NewSyscallError("pipe2", errno)})
+		assert.ErrorContains(t, err, want)
+		assert.NotContains(t, err.Error(), "driver/process")
 	}
 }
