@@ -392,6 +392,8 @@ func (c *Conn) Watch(ctx context.Context, lease time.Duration, beat func(), crow
 func (c *Conn) watch(ctx context.Context, interval time.Duration, waited func() time.Duration, beat func(), crowded func(bool) uint64, lapsed func()) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
+	crowd, quit := tellOften(interval, waited, func() { crowded(true) })
+	defer quit()
 	// Where it is crowded, beat can take long.
 	beating := make(chan struct{}, 1)
 	defer func() { beating <- struct{}{} }()
@@ -402,7 +404,7 @@ func (c *Conn) watch(ctx context.Context, interval time.Duration, waited func() 
 			return
 		case <-ticker.C:
 		}
-		wait := waited()
+		wait := crowd()
 		received, theirs := c.received.Load(), crowded(wait > 0)
 		if received != last || theirs != lastTheirs {
 			silent, patience, last, lastTheirs = 0, beats, received, theirs
