@@ -286,6 +286,17 @@ func TestShutdownEndsWithItsContext(t *testing.T) {
 	assert.Zero(t, session.SandboxCount())
 }
 
+// With nothing to wait for there is nothing to complain of.
+func TestShutdownOfAnIdleSessionWhenItsContextHasEnded(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 {
+		session, err := sbx.Open(t.Context(), sbx.Driver(inprocess.New(nil)))
+		require.NoError(t, err)
+		require.NoError(t, session.Shutdown(ctx))
+	}
+}
+
 func TestInterceptors(t *testing.T) {
 	var log []string
 	var mu sync.Mutex

@@ -201,7 +201,8 @@ func MaxSandboxes(n int) OpenOption {
 // several times in that time. A worker that is silent for longer, because something stopped it, say, is given up:
 // its calls fail with a [SandboxLostError] that wraps [ErrSilent], and its sandbox is stopped. A worker whose session is
 // silent for longer, because the program was stopped, ends itself. d must be 100 milliseconds or more; a machine that is busy needs
-// seconds. Time in which thousands of busy goroutines keep a side from its messages does not count. Without it that is 30 seconds. A start has a minute until the program's init functions are done; then the lease holds.
+// seconds. Where thousands of busy goroutines keep a side from its messages, silence may last longer: by ten times as long as goroutines wait there for
+// a processor, about. Without it that is 30 seconds. A start has a minute until the program's init functions are done; then the lease holds.
 func Lease(d time.Duration) OpenOption {
 	return openOption(func(c *openConfig) {
 		if d < minLease {

@@ -157,7 +157,9 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	case <-s.ctx.Done(): // Close is at work
 	case <-ctx.Done():
 		s.mu.Lock()
-		err = fmt.Errorf("sbx: shut down session %s with calls and maps that were not done (%d): %w", s.id, s.active, contextError(ctx))
+		if s.active > 0 { // else they were done at the same time, or there were none
+			err = fmt.Errorf("sbx: shut down session %s with calls and maps that were not done (%d): %w", s.id, s.active, contextError(ctx))
+		}
 		s.mu.Unlock()
 	}
 	return errors.Join(err, s.Close())

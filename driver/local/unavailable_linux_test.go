@@ -2,11 +2,11 @@ package local
 
 import (
 	"io/fs"
+	"os"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 )
 
 func TestRemedies(t *testing.T) {
@@ -35,11 +35,15 @@ func TestRemedies(t *testing.T) {
 			assert.Contains(t, found[len(found)-1], "driver/process")
 		})
 	}
-	for err, want := range map[error]string{
-		syscall.EMFILE: "ulimit -n", syscall.ENFILE: "fs.file-max", syscall.EFBIG: "ulimit -f", syscall.EAGAIN: "ulimit -u", syscall.ENOMEM: "memory",
+}
+
+// Nobody is told to give up isolation because of a limit that can be raised.
+func TestRemediesOfALimit(t *testing.T) {
+	for errno, want := range map[syscall.Errno]string{
+		syscall.EMFILE: "ulimit -n", syscall.ENFILE: "fs.file-max", syscall.EAGAIN: "ulimit -u", syscall.EFBIG: "ulimit -f", syscall.ENOMEM: "memory",
 	} {
-		found := remedies(&SetupError{Step: "x", Err: err}, func(string) ([]byte, error) { return nil, fs.ErrNotExist })
-		require.Len(t, found, 1, "another driver would be short of it, too")
-		assert.Contains(t, found[0], want)
+		err := unavailable(&SetupError{Step: "x", Err: os.NewSyscallError("pipe2", errno)})
+		assert.ErrorContains(t, err, want)
+		assert.NotContains(t, err.Error(), "driver/process")
 	}
 }

@@ -376,33 +376,48 @@ func bodyOf(message *wirepb.Message) *wirepb.Body {
 // beats is how many times in a lease a side says that it is there, and looks whether the other one did.
 const beats = 4
 
+// turns is how many goroutines a sign of life passes through on one side, and some more, each of which may have to wait its turn.
+const turns = 10
+
 // Watch calls beat several times in each lease, and lapsed once nothing was received for as long as a lease. It ends then, or
-// when ctx does. Time in which this process did not run does not count; nor does time in which one of the two sides was too crowded
+// when ctx does. Time in which this process did not run does not count; nor does time in which the other side was too crowded
 // with goroutines for messages to pass: crowded is told whether this one is, and returns a count that grows while
-// the other one is.
+// the other one is. Where this one is, the silence may last longer by what messages take here, but not for ever.
 func (c *Conn) Watch(ctx context.Context, lease time.Duration, beat func(), crowded func(bool) uint64, lapsed func()) {
 	interval := max(lease/beats, 1)
+	c.watch(ctx, interval, newCrowd(interval/2).waited, beat, crowded, lapsed)
+}
+
+// watch is Watch, with what tells how long goroutines of this side wait.
+func (c *Conn) watch(ctx context.Context, interval time.Duration, waited func() time.Duration, beat func(), crowded func(bool) uint64, lapsed func()) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	// A message passes through some five goroutines on its way.
-	crowd := newCrowd(interval / 2)
+	crowd, quit := tellOften(interval, waited, func() { crowded(true) })
+	defer quit()
 	// Where it is crowded, beat can take long.
 	beating := make(chan struct{}, 1)
 	defer func() { beating <- struct{}{} }()
-	silent, last, lastTheirs := 0, c.received.Load(), crowded(false)
+	silent, patience, last, lastTheirs := 0, beats, c.received.Load(), crowded(false)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		ours := crowd.waited()
-		received, theirs := c.received.Load(), crowded(ours)
-		if ours || received != last || theirs != lastTheirs {
-			silent, last, lastTheirs = 0, received, theirs
-		} else if silent++; silent == beats {
-			lapsed()
-			return
+		wait := crowd()
+		received, theirs := c.received.Load(), crowded(wait > 0)
+		if received != last || theirs != lastTheirs {
+			silent, patience, last, lastTheirs = 0, beats, received, theirs
+		} else {
+			silent++
+			if wait > 0 {
+				// A wait from before the silence is none of a message's: this process may have been stopped.
+				patience = max(patience, beats+turns*min(silent, int(wait/interval)+1))
+			}
+			if silent >= patience {
+				lapsed()
+				return
+			}
 		}
 		select {
 		case beating <- struct{}{}:

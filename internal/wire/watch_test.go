@@ -81,6 +81,39 @@ func TestACrowdedSideDoesNotLapse(t *testing.T) {
 	})
 }
 
+// A side that is crowded itself gives the other one more time, by how long its goroutines wait, but gives it up at last.
+func TestASilentSideLapsesInACrowd(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		wait       func(since time.Duration) time.Duration
+		least, end time.Duration
+	}{
+		{"crowded for ever", func(time.Duration) time.Duration { return 20 * time.Second }, 3 * time.Minute, 10 * time.Minute},
+		{"stopped for a day", func(since time.Duration) time.Duration {
+			if since > 15*time.Second {
+				return 0
+			}
+			return 24 * time.Hour
+		}, time.Minute, 5 * time.Minute},
+		{"a wait longer than the lease", func(since time.Duration) time.Duration { return min(since, time.Hour) }, 5 * time.Hour, 12 * time.Hour},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				host, _, _ := connect(t)
+				ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+				defer cancel()
+				begin := time.Now()
+				lapsed := false
+				waited := func() time.Duration { return c.wait(time.Since(begin)) }
+				host.watch(ctx, time.Minute/beats, waited, func() {}, alone, func() { lapsed = true })
+				assert.True(t, lapsed)
+				assert.GreaterOrEqual(t, time.Since(begin), c.least)
+				assert.LessOrEqual(t, time.Since(begin), c.end)
+			})
+		})
+	}
+}
+
 // A beat that blocks holds up nothing.
 func TestABeatThatBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -94,18 +127,51 @@ func TestABeatThatBlocks(t *testing.T) {
 }
 
 func TestCrowd(t *testing.T) {
-	c := newCrowd(20 * time.Millisecond)
+	// One processor is enough to see it on: the test takes a processor's time, and does not depend on how many there are.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	c := newCrowd(50 * time.Millisecond)
+	assert.Zero(t, newCrowd(time.Hour).waited())
 	var group sync.WaitGroup
-	end := time.Now().Add(500 * time.Millisecond)
-	for range 100 * runtime.GOMAXPROCS(0) {
+	defer group.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for range 100 {
 		group.Go(func() {
-			for time.Now().Before(end) {
+			for ctx.Err() == nil {
 			}
 		})
 	}
-	group.Wait()
-	assert.True(t, c.waited(), "each gets ten milliseconds at a time")
-	assert.False(t, newCrowd(time.Hour).waited())
+	// Each gets ten milliseconds at a time, and the scheduler lets some pass the queue.
+	longest := time.Duration(0)
+	for range 5 {
+		time.Sleep(200 * time.Millisecond)
+		longest = max(longest, c.waited())
+	}
+	assert.GreaterOrEqual(t, longest, 100*time.Millisecond)
+	assert.Less(t, longest, time.Minute)
+}
+
+// The other side hears of a crowd whether or not the goroutine of Watch gets its turn.
+func TestTellOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var wait, told atomic.Int64
+		crowd, quit := tellOften(time.Second, func() time.Duration { return time.Duration(wait.Load()) }, func() { told.Add(1) })
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		assert.Zero(t, told.Load())
+		wait.Store(int64(time.Minute))
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		assert.EqualValues(t, 10*tellers, told.Load())
+		wait.Store(0)
+		assert.Equal(t, time.Minute, crowd(), "the longest since the last call")
+		assert.Zero(t, crowd())
+		wait.Store(int64(time.Minute))
+		quit()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		assert.EqualValues(t, 10*tellers, told.Load(), "nothing after the end")
+	})
 }
 
 func TestWatchEndsWithItsContext(t *testing.T) {
