@@ -234,10 +234,12 @@ func (s *source) warn(text string, attrs ...slog.Attr) {
 	}
 }
 
-// record makes a record with the sandbox's id.
+// record makes a record with the sandbox's id, if it is one.
 func (s *source) record(at time.Time, level slog.Level, text string, attrs ...slog.Attr) slog.Record {
 	r := slog.NewRecord(at, level, text, 0)
-	r.AddAttrs(slog.String("sandbox", s.sandbox))
+	if s.sandbox != "" {
+		r.AddAttrs(slog.String("sandbox", s.sandbox))
+	}
 	r.AddAttrs(attrs...)
 	return r
 }

@@ -25,7 +25,11 @@ func (o own) Handle(_ context.Context, r slog.Record) error {
 	l := o.source.logs
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.closed && l.size+size <= maxWaiting {
+	switch {
+	case l.closed:
+	case l.size+size > maxWaiting:
+		o.source.drop(1)
+	default:
 		o.source.records += size
 		o.source.push(entry{source: o.source, handler: o.handler, record: r.Clone(), size: size})
 	}
