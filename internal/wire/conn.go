@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -188,7 +189,9 @@ func (c *Conn) send() {
 			return
 		}
 		if err := c.stream.Send(frame); err != nil {
-			c.Fail(fmt.Errorf("send: %w", err))
+			if !errors.Is(err, io.EOF) { // by which gRPC means that Recv says why the stream has ended
+				c.Fail(fmt.Errorf("send: %w", err))
+			}
 			return
 		}
 		c.account(frame, whole)
