@@ -205,3 +205,23 @@ func TestOneOfSeveralExits(t *testing.T) {
 	_, err = innocent.Result(t.Context())
 	assert.ErrorContains(t, err, "one of the 2 functions that ran there")
 }
+
+// A program that is short of something after Open is told how to have more of it.
+func TestTooFewFiles(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on)
+		var limit syscall.Rlimit
+		require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
+		opened, err := os.ReadDir("/proc/self/fd")
+		require.NoError(t, err)
+		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: uint64(len(opened)), Max: limit.Max}))
+		_, err = session.Function(Double).Call(t.Context(), 1)
+		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit))
+		var start *sbx.StartError
+		require.ErrorAs(t, err, &start)
+		assert.ErrorContains(t, err, "too many open files; allow this program more open files: ulimit -n 4096")
+		n, err := session.Function(Double).Call(t.Context(), 1)
+		require.NoError(t, err)
+		assert.Equal(t, 2, n)
+	})
+}

@@ -73,7 +73,13 @@ type StartError struct {
 	cause error
 }
 
-func (e *StartError) Error() string { return "no sandbox could be started: " + e.Err.Error() }
+func (e *StartError) Error() string {
+	text := "no sandbox could be started: " + e.Err.Error()
+	if remedy := driver.ShortageRemedy(e.Err); remedy != "" {
+		text += "; " + remedy
+	}
+	return text
+}
 
 // Unwrap returns Err, and what the program crashed from.
 func (e *StartError) Unwrap() []error { return withCause(e.Err, e.cause) }

@@ -22,24 +22,10 @@ var refusals = []struct{ path, value, remedy string }{
 		"let AppArmor allow them: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (or give this program a profile with userns)"},
 }
 
-// shortages are what a machine that can make sandboxes may be short of at times.
-var shortages = []struct {
-	err    syscall.Errno
-	remedy string
-}{
-	{syscall.EMFILE, "allow this program more open files: ulimit -n 4096"},
-	{syscall.ENFILE, "allow this machine more open files: sysctl -w fs.file-max=1000000"},
-	{syscall.EFBIG, "allow this program larger files, for its own executable and the worker are copied: ulimit -f unlimited"},
-	{syscall.EAGAIN, "allow this user or container more processes: ulimit -u 4096, or the container's limit of processes"},
-	{syscall.ENOMEM, "free some memory, or allow this program more"},
-}
-
 // remedies names what applies here first, then what always helps.
 func remedies(err error, readFile func(string) ([]byte, error)) []string {
-	for _, s := range shortages {
-		if errors.Is(err, s.err) {
-			return []string{s.remedy}
-		}
+	if remedy := driver.ShortageRemedy(err); remedy != "" {
+		return []string{remedy} // another driver would lack it, too
 	}
 	var found []string
 	if errors.Is(err, errNoRunsc) {
