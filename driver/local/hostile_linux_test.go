@@ -80,7 +80,7 @@ func packet(t *testing.T, e event) []byte {
 	return data
 }
 
-// A sandbox's process 1 is believed to have started and ended once each, whatever it sends, and the session, whose other
+// A sandbox's process 1 is believed to have started and ended once each, and at what else it sends the sandbox ends; the session, whose other
 // sandboxes share the conversation, can read all that comes of it.
 func TestHostileProcess1(t *testing.T) {
 	started, exited := packet(t, event{Kind: eventStarted}), packet(t, event{Kind: eventExited, Exited: true, Exit: 7 << 8})
@@ -93,8 +93,9 @@ func TestHostileProcess1(t *testing.T) {
 		"as it should be":    {[][]byte{started, exited}, []event{begun, ended}},
 		"starts for ever":    {bytes.Split(bytes.Repeat(append(started, '\n'), 100), []byte{'\n'})[:100], []event{begun, {Kind: eventEnded, Sandbox: "one"}}},
 		"is another sandbox": {[][]byte{packet(t, event{Kind: eventStarted, Sandbox: "two"}), packet(t, event{Kind: eventExited, Sandbox: "two", Exited: true, Exit: 7 << 8})}, []event{begun, ended}},
-		"is the launcher":    {[][]byte{packet(t, event{Kind: eventReady}), packet(t, event{Kind: eventEnded}), exited}, []event{ended}},
-		"fails after start":  {[][]byte{started, packet(t, event{Kind: eventFailed, Step: "x", Text: "y"}), exited}, []event{begun, ended}},
+		"is the launcher":    {[][]byte{packet(t, event{Kind: eventReady}), packet(t, event{Kind: eventEnded}), exited}, []event{{Kind: eventEnded, Sandbox: "one"}}},
+		"fails after start":  {[][]byte{started, packet(t, event{Kind: eventFailed, Step: "x", Text: "y"}), exited}, []event{begun, {Kind: eventEnded, Sandbox: "one"}}},
+		"ends twice":         {[][]byte{started, exited, packet(t, event{Kind: eventExited, Exited: true})}, []event{begun, ended}},
 		"oversized":          {[][]byte{started, bytes.Repeat([]byte{' '}, maxEvent+1), exited}, []event{begun, {Kind: eventEnded, Sandbox: "one"}}},
 		"not JSON":           {[][]byte{started, {'{'}, exited}, []event{begun, {Kind: eventEnded, Sandbox: "one"}}},
 		"of another shape":   {[][]byte{started, []byte(`{"exit":-1}`), exited}, []event{begun, {Kind: eventEnded, Sandbox: "one"}}},

@@ -283,29 +283,30 @@ func (l *launcher) orders(r startRequest, unheld map[string]string) orders {
 func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn, group *group, unheld map[string]string) {
 	defer conn.Close()
 	var last event
-	started := false
-	for {
+	started, over := false, false
+	for !over {
 		var e event
 		files, err := receive(conn, &e, maxEvent)
 		closeAll(files) // nothing is accepted from a sandbox
-		if err != nil {
-			break
-		}
 		switch {
+		case err != nil:
+			over = true
 		case e.Kind == eventStarted && !started:
 			started = true
 			_ = send(l.client, event{Kind: eventStarted, Sandbox: sandbox.id, Unheld: unheld}, pidfd)
 		case e.Kind == eventExited:
-			last = event{Exited: true, Exit: e.Exit}
+			last, over = event{Exited: true, Exit: e.Exit}, true
 		case e.Kind == eventFailed && !started:
-			last = event{Step: clip(e.Step, maxStep), Errno: e.Errno, Text: clip(e.Text, maxText)}
+			last, over = event{Step: clip(e.Step, maxStep), Errno: e.Errno, Text: clip(e.Text, maxText)}, true
+		default:
+			over = true // it is not ours that sends this
 		}
 	}
 	_ = syscall.Close(pidfd)
 	l.mu.Lock()
 	sandbox.pid = 0
 	l.mu.Unlock()
-	// Its socket closed, so it is dead, or soon: nothing else holds the other end.
+	// It is dead, or soon, or has nothing more to say.
 	_ = syscall.Kill(pid, syscall.SIGKILL)
 	status, err := wait(pid)
 	if l.gvisor && err == nil && last.Step == "" && status.Exited() {

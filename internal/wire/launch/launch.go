@@ -31,6 +31,9 @@ import (
 // startTimeout bounds a start, up to the worker's welcome, whatever the caller's context says.
 const startTimeout = time.Minute
 
+// maxHeaders bounds the headers that a worker sends, which say no more than how the stream ended.
+const maxHeaders = 64 << 10
+
 var errSlow = fmt.Errorf("the worker was not ready within %v; package variables and init functions run in the sandbox too", startTimeout)
 
 // Config is what Start needs beside the sandbox.
@@ -92,6 +95,7 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // an inherited socket
 		grpc.WithContextDialer(adapter.dial),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxFrame), grpc.MaxCallSendMsgSize(wire.MaxFrame)),
+		grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
 	)
