@@ -75,6 +75,7 @@ func TestASessionThatWasNotOpened(t *testing.T) {
 		n, err := remote.Local(t.Context(), 1)
 		require.NoError(t, err)
 		assert.Equal(t, 2, n)
+		assert.Zero(t, session.SandboxCount())
 		for _, err := range []error{session.Close(), session.Shutdown(t.Context()), session.Prewarm(t.Context(), 1)} {
 			require.ErrorAs(t, err, &option)
 			assert.ErrorContains(t, err, "the session was not opened")

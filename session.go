@@ -101,7 +101,12 @@ func (s *Session) opened() bool { return s != nil && s.pool != nil }
 func newID() string { return "s-" + strings.ToLower(rand.Text()[:12]) }
 
 // SandboxCount returns how many sandboxes the session has, those that are being started or stopped included.
-func (s *Session) SandboxCount() int { return s.pool.Count() }
+func (s *Session) SandboxCount() int {
+	if !s.opened() {
+		return 0
+	}
+	return s.pool.Count()
+}
 
 // Close ends the session: new calls fail with [ErrClosed], calls that run are cancelled, and every sandbox is stopped, at
 // the same time and within ten seconds each. It returns when that is done, and the [Logger] has what was logged. A second caller waits for the first; calling

@@ -158,6 +158,13 @@ func build(ctx context.Context, s *sbxgen, args []string) error {
 	if err = errors.Join(err, s.report(diagnostics)); err != nil {
 		return err
 	}
+	name := *output
+	if info, err := os.Stat(s.inDir(name)); name == "" || os.IsPathSeparator(name[len(name)-1]) || err == nil && info.IsDir() {
+		name = filepath.Join(name, program.Name)
+		if err := s.checkOutput(name); err != nil {
+			return err
+		}
+	}
 	list := split(*platforms)
 	if len(list) == 0 {
 		list = []string{program.DefaultPlatform()}
@@ -166,12 +173,7 @@ func build(ctx context.Context, s *sbxgen, args []string) error {
 	if err != nil {
 		return err
 	}
-	path := s.inDir(*output)
-	if *output == "" || os.IsPathSeparator((*output)[len(*output)-1]) {
-		path = filepath.Join(path, program.Name)
-	} else if info, err := os.Stat(path); err == nil && info.IsDir() {
-		path = filepath.Join(path, program.Name)
-	}
+	path := s.inDir(name)
 	done = s.slow("building %s", program.Package)
 	err = program.Build(ctx, path, workers)
 	done()

@@ -26,7 +26,7 @@ func launcherAttributes() (attributes *syscall.SysProcAttr, ownIDs bool, err err
 	root, administers := self.uid == 0, has(unix.CAP_SYS_ADMIN)
 	ownIDs = root && has(unix.CAP_SETUID) && has(unix.CAP_SETGID) && (administers || has(unix.CAP_SETFCAP)) &&
 		outsideOf("uid", firstID, lastID) >= 0 && outsideOf("gid", firstID, lastID) >= 0
-	if root && !ownIDs && outsideOf("uid", 0, 0) == 0 {
+	if !ownIDs && outsideOf("uid", self.uid, self.uid) == 0 { // whatever its name is in this namespace
 		return nil, false, errRoot
 	}
 	// The launcher needs mounts of its own; an ordinary user, and root in most containers, may have those in a user namespace only.

@@ -72,13 +72,17 @@ func TestRootWithoutOtherIDs(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	client := exec.Command("/proc/self/exe")
-	client.Env = []string{testWorker + "=client", "SESSION=" + sessionID + "-alone", "SANDBOXES=1"}
-	client.SysProcAttr = innerRoot(0, 0)
-	out, err := client.Output()
-	assert.Error(t, err)
-	assert.Contains(t, string(out), "root may give no user ids to sandboxes")
-	assert.Contains(t, string(out), "run this program as another user")
+	for _, inside := range []int{0, 1000} {
+		client := exec.Command("/proc/self/exe")
+		client.Env = []string{testWorker + "=client", "SESSION=" + sessionID + "-alone", "SANDBOXES=1"}
+		client.SysProcAttr = innerRoot(0, 0)
+		client.SysProcAttr.Credential = nil
+		client.SysProcAttr.UidMappings[0].ContainerID = inside
+		out, err := client.Output()
+		assert.Error(t, err)
+		assert.Contains(t, string(out), "root may give no user ids to sandboxes")
+		assert.Contains(t, string(out), "run this program as another user")
+	}
 }
 
 // Root without the capability to make namespaces, as in Docker's containers, makes them as an ordinary user does, and still gives

@@ -22,12 +22,16 @@ func (own) Enabled(context.Context, slog.Level) bool { return true }
 
 func (o own) Handle(_ context.Context, r slog.Record) error {
 	size := len(r.Message) + entrySize
+	r.Attrs(func(a slog.Attr) bool {
+		size += len(a.Key) + len(a.Value.String())
+		return true
+	})
 	l := o.source.logs
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.closed:
-	case l.size+size > maxWaiting:
+	case o.source.records+size > maxWaitingRecords: // whatever waits of the sandboxes, which can't suppress these
 		o.source.drop(1)
 	default:
 		o.source.records += size

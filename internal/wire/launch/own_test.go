@@ -40,14 +40,14 @@ func TestOwnMessagesThatNobodyTakes(t *testing.T) {
 		}), nil)
 		log := logs.Own()
 		long := strings.Repeat("x", 1<<20)
-		for range 100 {
-			log.Info(long)
+		for range 10 {
+			log.Info("x", "text", long)
 		}
 		close(release)
 		synctest.Wait()
 		logs.Close()
 		require.NotEmpty(t, got.text)
-		assert.Less(t, len(got.text), 70)
+		assert.Less(t, len(got.text), 7)
 		last := got.text[len(got.text)-1]
 		assert.Contains(t, last, "records were dropped here")
 		assert.NotContains(t, last, "sandbox=")

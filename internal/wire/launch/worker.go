@@ -256,6 +256,7 @@ func (w *Worker) receive() {
 	switch {
 	case exit != nil:
 	case !errors.Is(err, context.DeadlineExceeded): // the driver knows better than the stream
+		_ = w.process.Kill() // it may not know that it has ended
 		if !ours {
 			lost.Err = err
 		}
