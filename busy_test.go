@@ -31,7 +31,7 @@ func TestBusyProgramIsAlive(t *testing.T) {
 	}
 	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.Lease(4*time.Second))
 	call := session.Function2(Count).Spawn(t.Context(), "busy", 12*time.Second)
-	time.Sleep(time.Second)
+	require.Eventually(t, func() bool { return session.Stats().Running == 1 }, 10*time.Second, time.Millisecond)
 	_, err := Spin(t.Context(), tooMany, 10*time.Second)
 	require.NoError(t, err)
 	_, err = call.Result(t.Context())

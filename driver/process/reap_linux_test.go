@@ -52,19 +52,25 @@ func init() {
 	os.Exit(0)
 }
 
-// A worker that another process traces is not reaped before that one has looked, which it never does.
-func TestAWorkerThatCantBeReaped(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+// startRole starts this program as a worker in a session and a sandbox of its own.
+func startRole(ctx context.Context, t *testing.T, role string) (driver.Session, driver.Sandbox, driver.Process) {
 	session, err := New().Open(ctx, driver.SessionSpec{
 		ID: "one", Logger: slog.New(slog.DiscardHandler),
 		Worker: func(context.Context, driver.Platform) (string, error) { return "/proc/self/exe", nil },
 	})
 	require.NoError(t, err)
-	sandbox, err := session.Create(ctx, driver.Spec{ID: "one", Env: []string{testRole + "=worker"}})
+	sandbox, err := session.Create(ctx, driver.Spec{ID: "one", Env: []string{testRole + "=" + role, "PATH=" + os.Getenv("PATH")}})
 	require.NoError(t, err)
 	worker, err := sandbox.StartWorker(ctx, driver.WorkerSpec{})
 	require.NoError(t, err)
+	return session, sandbox, worker
+}
+
+// A worker that another process traces is not reaped before that one has looked, which it never does.
+func TestAWorkerThatCantBeReaped(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	session, sandbox, worker := startRole(ctx, t, "worker")
 	line, err := bufio.NewReader(worker.Stdout()).ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "ready\n", line)
@@ -107,15 +113,7 @@ func TestIgnoredSIGCHLD(t *testing.T) {
 	defer signal.Notify(make(chan os.Signal, 1), unix.SIGCHLD) // Reset would leave it ignored
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	session, err := New().Open(ctx, driver.SessionSpec{
-		ID: "one", Logger: slog.New(slog.DiscardHandler),
-		Worker: func(context.Context, driver.Platform) (string, error) { return "/proc/self/exe", nil },
-	})
-	require.NoError(t, err)
-	sandbox, err := session.Create(ctx, driver.Spec{ID: "one", Env: []string{testRole + "=parent", "PATH=" + os.Getenv("PATH")}})
-	require.NoError(t, err)
-	worker, err := sandbox.StartWorker(ctx, driver.WorkerSpec{})
-	require.NoError(t, err)
+	session, sandbox, worker := startRole(ctx, t, "parent")
 	printed, err := io.ReadAll(worker.Stdout()) // ends when the child, which has it too, is dead
 	require.NoError(t, err)
 	require.Equal(t, "ready\n", string(printed))
