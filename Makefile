@@ -91,7 +91,7 @@ generate: $(PROTOC_GEN_GO) $(PROTOC_GEN_GO_GRPC) ## write the generated files an
 	protoc --proto_path=internal/wire/wirepb \
 		--plugin=protoc-gen-go=$(PROTOC_GEN_GO) --go_out=internal/wire/wirepb --go_opt=paths=source_relative \
 		--plugin=protoc-gen-go-grpc=$(PROTOC_GEN_GO_GRPC) --go-grpc_out=internal/wire/wirepb --go-grpc_opt=paths=source_relative \
-		wire.proto
+		wire.proto sandbox.proto
 	$(call each_module,go generate ./...)
 
 .PHONY: tidy-check

@@ -200,9 +200,10 @@ func (h *hostile) Send(f *wirepb.Frame) error {
 			h.results[result.GetId()]++
 		}
 	}
-	// As gRPC writes it: a data frame, with the message behind a prefix of 5 bytes.
+	// As gRPC writes it: a data frame of the first stream, with the message behind a prefix of 5 bytes.
 	body := 5 + proto.Size(f)
-	_, _ = h.meter.Write(append(binary.BigEndian.AppendUint32(nil, uint32(body)<<8), make([]byte, 5+body)...))
+	frame := append(binary.BigEndian.AppendUint32(nil, uint32(body)<<8), 0, 0, 0, 0, 1)
+	_, _ = h.meter.Write(append(frame, make([]byte, body)...))
 	return h.ctx.Err()
 }
 

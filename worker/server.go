@@ -29,13 +29,14 @@ const doomTime = 2 * wire.Grace
 // server serves the one stream of a worker.
 type server struct {
 	wirepb.UnimplementedWorkerServer
-	grpc    *grpc.Server
-	entries []*registry.Entry
-	ledger  *ledger.Ledger   // nil if there is none
-	exit    func(why string) // ends the worker at once; why is one of package wire's
-	wrap    func(wire.Stream) wire.Stream
-	meter   *wire.Meter
-	opened  sync.Once
+	grpc      *grpc.Server
+	attendant *attendant // nil if it neither runs commands nor has files
+	entries   []*registry.Entry
+	ledger    *ledger.Ledger   // nil if there is none
+	exit      func(why string) // ends the worker at once; why is one of package wire's
+	wrap      func(wire.Stream) wire.Stream
+	meter     *wire.Meter
+	opened    sync.Once
 
 	handlers sync.WaitGroup // of the stream; they wait for the calls
 	calls    sync.WaitGroup
@@ -47,7 +48,12 @@ func (s *server) newGRPC(opts []grpc.ServerOption) *grpc.Server {
 	return s.grpc
 }
 
-func (s *server) register(registrar grpc.ServiceRegistrar) { wirepb.RegisterWorkerServer(registrar, s) }
+func (s *server) register(registrar grpc.ServiceRegistrar) {
+	wirepb.RegisterWorkerServer(registrar, s)
+	if s.attendant != nil {
+		wirepb.RegisterSandboxServer(registrar, s.attendant)
+	}
+}
 
 // Serve is the stream's handler.
 func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error {

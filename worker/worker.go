@@ -81,6 +81,13 @@ func Divert() {
 // that were built with -trimpath.
 func Source() string { return source }
 
+// In a program without generated code there is no Divert. It serves no functions, but runs commands and has files.
+func init() {
+	if boot != nil && boot.Divert == 0 {
+		becomeWorker()
+	}
+}
+
 // Executable is the file of this program. On Linux it is the one that runs, even if its path has been given to another.
 func Executable() (string, error) {
 	if runtime.GOOS == "linux" {
@@ -112,7 +119,11 @@ func serveProcess(boot wire.Boot) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	server := &server{ledger: openLedger(), exit: func(why string) {
+	attendant, err := newAttendant() // before go-plugin's variables are in the environment
+	if err != nil {
+		return err
+	}
+	server := &server{ledger: openLedger(), attendant: attendant, exit: func(why string) {
 		_, _ = io.WriteString(handshake, why)
 		os.Exit(1)
 	}}
@@ -187,7 +198,7 @@ func serve(conn net.Conn, handshake io.Writer, line string, server *server) erro
 }
 
 // Serve serves the functions of this program on conn until conn ends or ctx does. It is for drivers that run a worker
-// in their own process, without isolation. notes is the worker's ledger, nil if it has none; wrap may put something around
+// in their own process, without isolation; it runs no commands and has no files. notes is the worker's ledger, nil if it has none; wrap may put something around
 // the stream, and is nil otherwise. Serve closes conn and handshake, but not notes, and returns when every call has returned.
 func Serve(ctx context.Context, conn net.Conn, handshake io.WriteCloser, notes *os.File, wrap func(wire.Stream) wire.Stream) error {
 	defer func() { _ = handshake.Close() }()

@@ -7,7 +7,7 @@ import (
 )
 
 // Meter is the connection below a gRPC stream. It tells when what was sent has really been written, which gRPC's Send does
-// not: it counts the bytes of HTTP/2 data frames, of which only our stream's messages are made. What is written to a socket
+// not: it counts the bytes of the HTTP/2 data frames of the connection's first stream, which is the one of calls. What is written to a socket
 // arrives, even if this process ends at once.
 type Meter struct {
 	net.Conn
@@ -52,7 +52,10 @@ func (m *Meter) Close() error {
 	return err
 }
 
-// count returns how many of the bytes, which follow the ones before, are the bodies of data frames.
+// firstStream is the number of the first stream that a client opens.
+const firstStream = 1
+
+// count returns how many of the bytes, which follow the ones before, are the bodies of data frames of the first stream.
 func (m *Meter) count(p []byte) (data int) {
 	for len(p) > 0 {
 		if m.rest == 0 {
@@ -61,7 +64,7 @@ func (m *Meter) count(p []byte) (data int) {
 			if m.have += n; m.have == len(m.header) {
 				// RFC 9113, section 4.1: 24 bits of length, 8 of type (0 is data), 8 of flags, 32 of stream.
 				m.have, m.rest = 0, int(binary.BigEndian.Uint32(m.header[:4])>>8)
-				m.isData = m.header[3] == 0
+				m.isData = m.header[3] == 0 && binary.BigEndian.Uint32(m.header[5:])&^(1<<31) == firstStream
 			}
 			continue
 		}

@@ -25,7 +25,7 @@ func (d *discard) Write(p []byte) (int, error) {
 
 // FuzzMeter compares the meter, which sees bytes in pieces of any length, with an HTTP/2 framer that reads them whole.
 func FuzzMeter(f *testing.F) {
-	f.Add([]byte{0, 200, 1, 5, 0, 0, 4, 6, 0, 1}, []byte{1, 2, 9, 40})
+	f.Add([]byte{0, 200, 0, 5, 0, 0, 4, 6, 0, 1}, []byte{1, 2, 9, 40})
 	f.Add([]byte{0, 255, 0, 255, 255, 9}, []byte{255, 3})
 	f.Add([]byte{}, []byte{})
 	f.Fuzz(func(t *testing.T, frames, pieces []byte) {
@@ -33,9 +33,9 @@ func FuzzMeter(f *testing.F) {
 		framer := http2.NewFramer(&sent, nil)
 		want := 0
 		for i := 0; i+1 < len(frames); i += 2 { // a type and a length each
-			kind, body := http2.FrameType(frames[i]), bytes.Repeat(frames[i:i+1], 99*int(frames[i+1]))
-			require.NoError(t, framer.WriteRawFrame(kind, 0xff, uint32(i), body))
-			if kind == http2.FrameData {
+			kind, body, stream := http2.FrameType(frames[i]), bytes.Repeat(frames[i:i+1], 99*int(frames[i+1])), uint32(i/2%3)
+			require.NoError(t, framer.WriteRawFrame(kind, 0xff, stream, body))
+			if kind == http2.FrameData && stream == firstStream {
 				want += len(body)
 			}
 		}

@@ -223,6 +223,9 @@ func (w *Worker) nameOf(function uint32) string {
 	return ""
 }
 
+// Sandbox is the worker's service for commands and files.
+func (w *Worker) Sandbox() wirepb.SandboxClient { return wirepb.NewSandboxClient(w.grpc) }
+
 // Done is closed when the worker is lost; then Lost says why.
 func (w *Worker) Done() <-chan struct{} { return w.done }
 

@@ -1,0 +1,392 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sandboxfn/sbx/internal/wire"
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
+)
+
+const (
+	// filePiece is the most that one message of a file's content has.
+	filePiece = 256 << 10
+	// listed is how many entries of a folder one message has.
+	listed = 512
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// failure describes an error for the other side; nil for none.
+func failure(err error) *wirepb.Failure {
+	if err == nil {
+		return nil
+	}
+	f := &wirepb.Failure{}
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		f.Op, f.Path, f.Text = path.Op, path.Path, path.Err.Error()
+	case errors.As(err, &link):
+		f.Op, f.Path, f.Text = link.Op, link.Old, link.Err.Error()
+	default:
+		f.Text = err.Error()
+	}
+	f.Text = wire.Clip(f.Text, maxStack)
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
+		f.Errno = int64(errno)
+	}
+	switch {
+	case errors.As(err, new(refusal)):
+		f.Kind = wirepb.Failure_KIND_REFUSED
+	case errors.Is(err, fs.ErrNotExist):
+		f.Kind = wirepb.Failure_KIND_NOT_EXIST
+	case errors.Is(err, fs.ErrExist):
+		f.Kind = wirepb.Failure_KIND_EXIST
+	case errors.Is(err, fs.ErrPermission):
+		f.Kind = wirepb.Failure_KIND_PERMISSION
+	case errors.Is(err, fs.ErrInvalid), errors.Is(err, syscall.EINVAL):
+		f.Kind = wirepb.Failure_KIND_INVALID
+	case errors.Is(err, os.ErrProcessDone), errors.Is(err, fs.ErrClosed):
+		f.Kind = wirepb.Failure_KIND_CLOSED
+	}
+	return f
+}
+
+// refusal is what the worker does not do, by a rule of its own.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+func refused(op, path, why string) error { return &fs.PathError{Op: op, Path: path, Err: refusal(why)} }
+
+func infoOf(info fs.FileInfo) *wirepb.Info {
+	return &wirepb.Info{Name: info.Name(), Size: info.Size(), Mode: uint32(info.Mode()), TimeNanos: info.ModTime().UnixNano()}
+}
+
+// handle is one open file.
+type handle struct {
+	stream grpc.BidiStreamingServer[wirepb.FileRequest, wirepb.FileReply]
+	path   string
+	file   *os.File
+	append bool
+	// target is the path that an atomic file takes when it is whole; empty for others.
+	target string
+	buffer []byte
+
+	// size and sum are of what was read, or written, in order from the begin.
+	size int64
+	sum  uint32
+}
+
+// File is the handler of one open file.
+func (a *attendant) File(stream grpc.BidiStreamingServer[wirepb.FileRequest, wirepb.FileReply]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	if first.GetOpen() == nil {
+		return status.Error(codes.InvalidArgument, "the first message of a file opens it")
+	}
+	h := &handle{stream: stream}
+	info, err := h.open(a.path(first.GetOpen().GetPath()), first.GetOpen())
+	if err != nil {
+		return h.fail(err)
+	}
+	defer h.abandon()
+	if err := stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Info{Info: infoOf(info)}}); err != nil {
+		return err
+	}
+	for {
+		request, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil // dropped without Close
+		}
+		if err != nil {
+			return err
+		}
+		closed := false
+		switch kind := request.GetKind().(type) {
+		case *wirepb.FileRequest_Read:
+			err = h.read(kind.Read)
+		case *wirepb.FileRequest_Write:
+			err = h.write(kind.Write)
+		case *wirepb.FileRequest_Stat:
+			if info, err = h.file.Stat(); err == nil {
+				err = stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Info{Info: infoOf(info)}})
+			}
+		case *wirepb.FileRequest_Truncate:
+			if err = h.file.Truncate(kind.Truncate); err == nil {
+				err = h.done()
+			}
+		case *wirepb.FileRequest_Sync:
+			if err = h.file.Sync(); err == nil {
+				err = h.done()
+			}
+		case *wirepb.FileRequest_Close:
+			closed = true
+			err = h.commit(kind.Close)
+		default:
+			return status.Error(codes.InvalidArgument, "a request that this worker does not know")
+		}
+		if err != nil {
+			return h.fail(err)
+		}
+		if closed {
+			return nil
+		}
+	}
+}
+
+func (h *handle) done() error {
+	return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Done{Done: true}})
+}
+
+// fail tells why the handle is of no use any more. An error of the stream is nobody's to hear.
+func (h *handle) fail(err error) error {
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Failure{Failure: failure(err)}})
+}
+
+// abandon closes the file, and removes what was not committed.
+func (h *handle) abandon() {
+	_ = h.file.Close() // again: no harm
+	if h.target != "" {
+		_ = os.Remove(h.path)
+	}
+}
+
+func (h *handle) open(path string, open *wirepb.Open) (fs.FileInfo, error) {
+	h.path = path
+	if open.GetAtomic() {
+		return h.create(path, fs.FileMode(open.GetMode()).Perm())
+	}
+	flags := os.O_RDONLY
+	switch {
+	case open.GetRead() && open.GetWrite():
+		flags = os.O_RDWR
+	case open.GetWrite():
+		flags = os.O_WRONLY
+	}
+	for _, flag := range []struct {
+		set  bool
+		flag int
+	}{{open.GetAppend(), os.O_APPEND}, {open.GetCreate(), os.O_CREATE}, {open.GetExclusive(), os.O_EXCL}, {open.GetTruncate(), os.O_TRUNC}} {
+		if flag.set {
+			flags |= flag.flag
+		}
+	}
+	h.append = open.GetAppend()
+	if info, err := os.Stat(path); err == nil { // to open some is to do something, or to wait
+		if err := plain(info, path); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	// What has taken its place since is not waited for either.
+	if h.file, err = os.OpenFile(path, flags|nonblock, fs.FileMode(open.GetMode()).Perm()); err != nil {
+		return nil, err
+	}
+	info, err := h.file.Stat()
+	if err == nil {
+		err = plain(info, path)
+	}
+	if err != nil {
+		_ = h.file.Close()
+		return nil, err
+	}
+	return info, nil
+}
+
+// plain refuses what is no file or folder: pipes would block, and devices act.
+func plain(info fs.FileInfo, path string) error {
+	if mode := info.Mode(); !mode.IsRegular() && !mode.IsDir() {
+		return refused("open", path, fmt.Sprintf("is no regular file (%v); a command can use it", mode.Type()))
+	}
+	return nil
+}
+
+// create makes the file that is to take path's place.
+func (h *handle) create(path string, mode fs.FileMode) (fs.FileInfo, error) {
+	// A link stays, and what it leads to is replaced.
+	if resolved, err := filepath.EvalSymlinks(path); err == nil {
+		path = resolved
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return nil, &fs.PathError{Op: "open", Path: path, Err: syscall.EISDIR}
+	case err == nil:
+		if err := plain(info, path); err != nil {
+			return nil, err
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	for serial := 0; ; serial++ {
+		temporary := filepath.Join(filepath.Dir(path), fmt.Sprintf(".sbx-%d-%d", os.Getpid(), serial))
+		h.file, err = os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		var named *fs.PathError
+		if errors.As(err, &named) {
+			named.Path = path // nobody knows the other
+		}
+		if err != nil {
+			return nil, err
+		}
+		h.path, h.target = temporary, path
+		break
+	}
+	if info != nil { // what is there keeps its mode
+		err = h.file.Chmod(info.Mode().Perm())
+	}
+	if err == nil {
+		info, err = h.file.Stat()
+	}
+	if err != nil {
+		h.abandon()
+		return nil, err
+	}
+	return info, nil
+}
+
+// read sends what was asked for, in pieces.
+func (h *handle) read(request *wirepb.Read) error {
+	if request.GetLength() < 0 || request.GetOffset() < 0 {
+		return refused("read", h.path, "a negative length or offset")
+	}
+	if h.buffer == nil {
+		h.buffer = make([]byte, filePiece)
+	}
+	offset, rest := request.GetOffset(), request.GetLength()
+	for {
+		n, err := h.file.ReadAt(h.buffer[:min(rest, filePiece)], offset)
+		end := errors.Is(err, io.EOF)
+		if err != nil && !end {
+			return err
+		}
+		h.count(h.buffer[:n], offset)
+		offset, rest = offset+int64(n), rest-int64(n)
+		more := rest > 0 && !end
+		piece := &wirepb.Piece{Data: h.buffer[:n], More: more, End: end}
+		if err := h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Data{Data: piece}}); err != nil || !more {
+			return err
+		}
+	}
+}
+
+// count adds to the checksum what is next in order.
+func (h *handle) count(data []byte, offset int64) {
+	if offset == h.size {
+		h.size += int64(len(data))
+		h.sum = crc32.Update(h.sum, castagnoli, data)
+	}
+}
+
+func (h *handle) write(request *wirepb.Write) (err error) {
+	if h.append {
+		_, err = h.file.Write(request.GetData())
+	} else {
+		_, err = h.file.WriteAt(request.GetData(), request.GetOffset())
+	}
+	h.count(request.GetData(), request.GetOffset())
+	return err
+}
+
+// commit closes the file. One that is to be whole takes its place only if it is.
+func (h *handle) commit(commit *wirepb.Commit) error {
+	if commit.GetCheck() && (commit.GetSize() != h.size || commit.GetCrc32C() != h.sum) {
+		return refused("write", h.path, fmt.Sprintf("%d bytes with checksum %08x arrived, and %d with %08x were sent", h.size, h.sum, commit.GetSize(), commit.GetCrc32C()))
+	}
+	if err := h.file.Close(); err != nil {
+		return err
+	}
+	if h.target != "" {
+		if err := os.Rename(h.path, h.target); err != nil {
+			return err
+		}
+		h.target = ""
+	}
+	return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Closed{Closed: &wirepb.Closed{Size: h.size, Crc32C: h.sum}}})
+}
+
+// Path is the handler of what is done with a path.
+func (a *attendant) Path(_ context.Context, request *wirepb.PathRequest) (*wirepb.PathReply, error) {
+	reply := &wirepb.PathReply{}
+	var info fs.FileInfo
+	var err error
+	switch kind := request.GetKind().(type) {
+	case *wirepb.PathRequest_Stat:
+		info, err = os.Stat(a.path(kind.Stat))
+	case *wirepb.PathRequest_Lstat:
+		info, err = os.Lstat(a.path(kind.Lstat))
+	case *wirepb.PathRequest_MakeDir:
+		if kind.MakeDir.GetAll() {
+			err = os.MkdirAll(a.path(kind.MakeDir.GetPath()), fs.FileMode(kind.MakeDir.GetMode()).Perm())
+		} else {
+			err = os.Mkdir(a.path(kind.MakeDir.GetPath()), fs.FileMode(kind.MakeDir.GetMode()).Perm())
+		}
+	case *wirepb.PathRequest_Remove:
+		if kind.Remove.GetAll() {
+			err = os.RemoveAll(a.path(kind.Remove.GetPath()))
+		} else {
+			err = os.Remove(a.path(kind.Remove.GetPath()))
+		}
+	case *wirepb.PathRequest_Rename:
+		err = os.Rename(a.path(kind.Rename.GetFrom()), a.path(kind.Rename.GetTo()))
+	case *wirepb.PathRequest_ReadLink:
+		reply.Text, err = os.Readlink(a.path(kind.ReadLink))
+	case *wirepb.PathRequest_Link:
+		err = os.Symlink(kind.Link.GetTarget(), a.path(kind.Link.GetPath()))
+	case *wirepb.PathRequest_Chmod:
+		err = os.Chmod(a.path(kind.Chmod.GetPath()), fs.FileMode(kind.Chmod.GetMode())&(fs.ModePerm|fs.ModeSticky))
+	default:
+		return nil, status.Error(codes.InvalidArgument, "a request that this worker does not know")
+	}
+	if info != nil {
+		reply.Info = infoOf(info)
+	}
+	reply.Failure = failure(err)
+	return reply, nil
+}
+
+// List is the handler of a folder's content.
+func (a *attendant) List(request *wirepb.PathRequest, stream grpc.ServerStreamingServer[wirepb.Listing]) error {
+	entries, err := os.ReadDir(a.path(request.GetList()))
+	if err != nil {
+		return stream.Send(&wirepb.Listing{Failure: failure(err)})
+	}
+	listing := &wirepb.Listing{}
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err != nil {
+			continue // it is gone
+		}
+		if listing.Entries = append(listing.Entries, infoOf(info)); len(listing.Entries) == listed {
+			if err := stream.Send(listing); err != nil {
+				return err
+			}
+			listing = &wirepb.Listing{}
+		}
+	}
+	if len(listing.Entries) > 0 {
+		return stream.Send(listing)
+	}
+	return nil
+}
