@@ -64,9 +64,34 @@ type function struct {
 	fn      any
 	config  functionConfig
 	class   class
-	misuse  error // found when the function was wrapped
+	where   *Sandbox // that calls run in; nil for those of the session's pool
+	misuse  error    // found when the function was wrapped
 
 	entry atomic.Pointer[registry.Entry] // set when it was found
+}
+
+// sandboxes are those that calls run in.
+func (f *function) sandboxes() *pool.Pool[class, *sandbox] {
+	if f.where != nil {
+		return f.where.calls
+	}
+	return f.session.pool
+}
+
+// in is the function in a sandbox of the program's own.
+func (f *function) in(sb *Sandbox) *function {
+	g := &function{session: f.session, fn: f.fn, config: f.config, where: sb, misuse: f.misuse}
+	g.entry.Store(f.entry.Load())
+	switch {
+	case g.misuse != nil:
+	case sb == nil:
+		g.misuse = &OptionError{Option: "the sandbox", Reason: "is nil; give what Session.Sandbox returned"}
+	case sb.misuse != nil:
+		g.misuse = sb.misuse
+	default:
+		g.class = sb.class
+	}
+	return g
 }
 
 // wrap notes what is wrapped and how. What is wrong is reported by the first call, and by Err.
@@ -184,7 +209,7 @@ func (f *function) queue(r *request) {
 	if len(f.session.config.interceptors) > 0 && !r.passed {
 		return // an interceptor may take its time, or refuse the call
 	}
-	r.turn = f.session.pool.Queue(f.class, len(r.args) <= maxArgsAhead)
+	r.turn = f.sandboxes().Queue(f.class, len(r.args) <= maxArgsAhead)
 }
 
 // fail is a call's error. Without a sandbox it is about the last one in which the function may have begun.
@@ -211,7 +236,7 @@ func (f *function) do(r *request) ([]byte, error) {
 	for resent := 0; ; {
 		lease, err := r.turn.Wait(r.ctx)
 		if err != nil {
-			return nil, f.fail(r, "", leaseError(r.ctx, err))
+			return nil, f.fail(r, "", f.leaseError(r.ctx, err))
 		}
 		r.attempt++
 		data, sandbox, delivery, err := f.send(r, lease)
@@ -227,7 +252,7 @@ func (f *function) do(r *request) ([]byte, error) {
 		switch cause := err.(type) { //nolint:errorlint // see above
 		case *notBegunError:
 			if resent++; resent <= maxResend {
-				r.turn = f.session.pool.QueueFirst(f.class)
+				r.turn = f.sandboxes().QueueFirst(f.class)
 				continue
 			}
 			err = startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, cause.err))
@@ -242,8 +267,12 @@ func (f *function) do(r *request) ([]byte, error) {
 }
 
 // leaseError tells apart why no sandbox could be had.
-func leaseError(ctx context.Context, err error) error {
+func (f *function) leaseError(ctx context.Context, err error) error {
 	switch {
+	case errors.Is(err, pool.ErrClosed) && f.session.ctx.Err() == nil: // it is the sandbox that is closed
+		return f.where.whyNotRunning()
+	case errors.Is(err, ErrNotRunning):
+		return err
 	case errors.Is(err, pool.ErrClosed):
 		return ErrClosed
 	case isDone(ctx):
@@ -420,7 +449,10 @@ func (f *function) lost(r *request, sb *sandbox, pending *launch.Pending, killed
 		return nil, NotBegun, &notBegunError{lost}
 	}
 	e := lostError(lost, f.config.retries > 0)
-	if killed && lost.Crash == nil {
+	switch {
+	case f.where != nil && f.where.wasStopped():
+		e.ending = ending{what: "its sandbox was stopped"}
+	case killed && lost.Crash == nil:
 		e.ending = ending{what: "its sandbox was stopped, because another call in it did not end when its context did"}
 	}
 	return nil, MayHaveRun, e

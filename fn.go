@@ -17,6 +17,12 @@ func (s *Session) Function[In, Out any](fn func(context.Context, In) (Out, error
 	return &Function[In, Out]{s.wrap(fn, opts), fn}
 }
 
+// In returns the function for calls in that sandbox, which they start if nothing has. What the function's options say of sandboxes does not
+// count there, Concurrency included: the sandbox's own does. When the sandbox has ended, calls fail with [ErrNotRunning].
+func (f *Function[In, Out]) In(sb *Sandbox) *Function[In, Out] {
+	return &Function[In, Out]{f.in(sb), f.local}
+}
+
 // Err returns what is wrong with how the function was wrapped; nil if nothing is.
 func (f *Function[In, Out]) Err() error { return f.resolve() }
 
@@ -113,6 +119,9 @@ func (s *Session) Action[In any](fn func(context.Context, In) error, opts ...Fun
 	return &Action[In]{s.wrap(fn, opts), fn}
 }
 
+// In is [Function.In].
+func (f *Action[In]) In(sb *Sandbox) *Action[In] { return &Action[In]{f.in(sb), f.local} }
+
 // Err is [Function.Err].
 func (f *Action[In]) Err() error { return f.resolve() }
 
@@ -142,6 +151,9 @@ type Function0[Out any] struct {
 func (s *Session) Function0[Out any](fn func(context.Context) (Out, error), opts ...FunctionOption) *Function0[Out] {
 	return &Function0[Out]{s.wrap(fn, opts), fn}
 }
+
+// In is [Function.In].
+func (f *Function0[Out]) In(sb *Sandbox) *Function0[Out] { return &Function0[Out]{f.in(sb), f.local} }
 
 // Err is [Function.Err].
 func (f *Function0[Out]) Err() error { return f.resolve() }
@@ -173,6 +185,9 @@ type Function2[A, B, Out any] struct {
 func (s *Session) Function2[A, B, Out any](fn func(context.Context, A, B) (Out, error), opts ...FunctionOption) *Function2[A, B, Out] {
 	return &Function2[A, B, Out]{s.wrap(fn, opts), fn}
 }
+
+// In is [Function.In].
+func (f *Function2[A, B, Out]) In(sb *Sandbox) *Function2[A, B, Out] { return &Function2[A, B, Out]{f.in(sb), f.local} }
 
 // Err is [Function.Err].
 func (f *Function2[A, B, Out]) Err() error { return f.resolve() }

@@ -132,7 +132,11 @@ func (f *function) newRun(ctx context.Context, noInput, again bool, opts []MapOp
 
 // ahead is how many inputs keep every sandbox busy, with calls waiting in each.
 func (f *function) ahead() int {
-	return min(f.session.config.maxSandboxes*(f.class.limits.Concurrency+f.class.limits.Ahead), most)
+	places := f.session.config.maxSandboxes
+	if f.where != nil {
+		places = 1
+	}
+	return min(places*(f.class.limits.Concurrency+f.class.limits.Ahead), most)
 }
 
 // items takes inputs from source, calls the function on each, and yields what came of them.

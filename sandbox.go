@@ -1,80 +1,501 @@
 package sbx
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
-	"sync/atomic"
+	"time"
 
-	"github.com/sandboxfn/sbx/driver"
-	"github.com/sandboxfn/sbx/internal/wire/launch"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sandboxfn/sbx/internal/pool"
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
 
-// sandbox is a sandbox of the pool with its worker.
-type sandbox struct {
-	id     string
-	inner  driver.Sandbox
-	worker *launch.Worker // nil if it did not start
+// Status is what becomes of a [Sandbox].
+type Status int
 
-	killed   atomic.Bool // the session ended it while it ran
-	stopping sync.Mutex
-	stopped  bool
+const (
+	// Unstarted is a sandbox that was not used yet, or whose start failed: it is started when it is used.
+	Unstarted Status = iota
+	Starting
+	Running
+	Stopping
+	// Stopped is a sandbox that was stopped: by [Sandbox.Stop], or with its session.
+	Stopped
+	// Lost is a sandbox that ended otherwise; [Sandbox.Wait] says how.
+	Lost
+)
+
+func (s Status) String() string {
+	if s < Unstarted || s > Lost {
+		return fmt.Sprintf("Status(%d)", int(s))
+	}
+	return [...]string{"unstarted", "starting", "running", "stopping", "stopped", "lost"}[s]
 }
 
-// startSandbox makes a sandbox and starts its worker. When it fails, nothing is left, or what is returned with the error is to be
-// stopped.
-func startSandbox(ctx context.Context, backend driver.Session, spec driver.Spec, config launch.Config) (*sandbox, error) {
-	inner, err := backend.Create(ctx, spec)
+// ErrNotRunning is wrapped by the error of a use of a sandbox that has ended, or is being stopped. It is not started again.
+var ErrNotRunning = errors.New("the sandbox does not run any more")
+
+// errStopped is how a sandbox ended that was stopped.
+var errStopped = errors.New("it was stopped")
+
+// SandboxError is the error of what was done with a sandbox.
+type SandboxError struct {
+	// Sandbox is the sandbox's id; empty if it was not started.
+	Sandbox string
+	// Op is what was done: "start", "run echo", "read notes.txt".
+	Op string
+	// Err is the cause. A file's is an *fs.PathError, so that errors.Is(err, fs.ErrNotExist) says what it says elsewhere.
+	Err error
+}
+
+func (e *SandboxError) Error() string {
+	if e.Sandbox == "" {
+		return fmt.Sprintf("sbx: %s: %v", e.Op, e.Err)
+	}
+	return fmt.Sprintf("sbx: sandbox %s: %s: %v", e.Sandbox, e.Op, e.Err)
+}
+
+func (e *SandboxError) Unwrap() error { return e.Err }
+
+// Sandbox is a sandbox that the program uses itself: it runs commands and functions there, and reads and writes its files. It is
+// started when it is used first, and runs until it is stopped, or its session is closed. Its methods may be called at the same time.
+//
+// Commands, files and functions ([Function.In]) of one sandbox share everything in it. All are served by one process, the worker: a function
+// that ends its process ends the sandbox.
+type Sandbox struct {
+	session *Session
+	class   class
+	tags    []string
+	calls   *pool.Pool[class, *sandbox] // of this one, for functions
+	owner   bool                        // the session is the sandbox's own
+	misuse  error
+
+	mu       sync.Mutex
+	status   Status
+	id       string
+	running  *sandbox      // when it runs, or is being stopped
+	change   chan struct{} // closed when the start or the stop that goes on has ended
+	startErr error         // of the last start
+	stopErr  error         // of the last stop
+	cancel   context.CancelFunc
+	cause    error         // how it ended
+	ended    chan struct{} // closed when it is Stopped or Lost
+	adopters []*Session
+	serial   uint64 // of commands
+}
+
+// Sandbox returns a sandbox that is not started yet, with the session's defaults and what opts override. It does no I/O. What is wrong
+// with opts is reported by the first use. Close stops the sandbox. It does not count for [MaxSandboxes], which bounds the pool.
+func (s *Session) Sandbox(opts ...SandboxOption) *Sandbox {
+	sb := &Sandbox{session: s, ended: make(chan struct{})}
+	if !s.opened() {
+		sb.misuse = errNotOpened
+		return sb
+	}
+	functionOpts := make([]FunctionOption, len(opts))
+	for i, opt := range opts {
+		functionOpts[i] = opt
+	}
+	config, err := newFunctionConfig(s.config.spec, functionOpts)
+	sb.misuse = err
+	sb.tags = config.spec.tags
+	sb.class = config.spec.class()
+	// What bounds a sandbox of the pool, from which calls get another one, has no meaning here.
+	sb.class.limits.Uses, sb.class.limits.Age, sb.class.limits.Idle = 0, 0, 0
+	sb.calls = pool.New(1, pool.Backend[class, *sandbox]{
+		Open:   func(ctx context.Context, _ class) (*sandbox, error) { return sb.started(ctx) },
+		Stop:   func(*sandbox) error { return sb.discard() },
+		Limits: func(c class) pool.Limits { return c.limits },
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case sb.misuse != nil:
+	case s.closed:
+		sb.misuse = ErrClosed
+	default:
+		s.own[sb] = struct{}{}
+	}
+	return sb
+}
+
+// Run opens a session of one sandbox and starts that. [Sandbox.Close] ends both. For several sandboxes, open a session.
+func Run(ctx context.Context, opts ...OpenOption) (*Sandbox, error) {
+	s, err := Open(ctx, opts...)
 	if err != nil {
 		return nil, err
 	}
-	sb := &sandbox{id: spec.ID, inner: inner}
-	if sb.worker, err = launch.Start(ctx, inner, config); err == nil {
-		return sb, nil
+	sb := s.Sandbox()
+	sb.owner = true
+	if err := sb.Start(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
-	stopCtx, cancel := context.WithTimeout(context.Background(), stopTime)
-	defer cancel()
-	if stopErr := inner.Stop(stopCtx); stopErr != nil {
-		return sb, errors.Join(err, stopErr)
-	}
-	return nil, err
+	return sb, nil
 }
 
-// Done is closed when the worker is lost.
-func (sb *sandbox) Done() <-chan struct{} { return sb.worker.Done() }
+// ID is the sandbox's id, as log records have it; empty until it is started.
+func (sb *Sandbox) ID() string {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	return sb.id
+}
 
-// Check asks the worker for a sign of life.
-func (sb *sandbox) Check(ctx context.Context) error { return sb.worker.Check(ctx) }
+// Tags are the sandbox's tags.
+func (sb *Sandbox) Tags() []string { return slices.Clone(sb.tags) }
 
-// Queues reports whether calls may wait in the worker.
-func (sb *sandbox) Queues() bool { return sb.worker.Queues() }
+// Status is what has become of the sandbox by now.
+func (sb *Sandbox) Status() Status {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	return sb.status
+}
 
-// Stop kills what runs in the sandbox and frees it. It may be called again after it failed.
-func (sb *sandbox) Stop(ctx context.Context) error {
-	sb.stopping.Lock()
-	defer sb.stopping.Unlock()
-	if sb.stopped {
-		return nil
+// String is the sandbox's id and status.
+func (sb *Sandbox) String() string {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	if sb.id == "" {
+		return "sandbox (" + sb.status.String() + ")"
 	}
-	if sb.worker == nil {
-		if err := sb.inner.Stop(ctx); err != nil {
-			return err
+	return fmt.Sprintf("sandbox %s (%s)", sb.id, sb.status)
+}
+
+// GoString is String: the options may be secret, and are not for %#v to print.
+func (sb *Sandbox) GoString() string { return sb.String() }
+
+// Start starts the sandbox, if nothing has, and returns when it runs. Those who wait at the same time share one start; it goes on when ctx, which bounds only
+// the wait, ends. After a start that failed the next use tries again.
+func (sb *Sandbox) Start(ctx context.Context) error {
+	_, err := sb.use(ctx, "start")
+	return err
+}
+
+// use returns the running sandbox, for an operation.
+func (sb *Sandbox) use(ctx context.Context, op string) (*sandbox, error) {
+	running, err := sb.started(ctx)
+	if err != nil {
+		return nil, sb.fail(op, err)
+	}
+	return running, nil
+}
+
+func (sb *Sandbox) fail(op string, err error) error {
+	return &SandboxError{Sandbox: sb.ID(), Op: op, Err: err}
+}
+
+// started returns the running sandbox; it starts it if nothing has.
+func (sb *Sandbox) started(ctx context.Context) (*sandbox, error) {
+	switch {
+	case ctx == nil:
+		return nil, errNilContext
+	case sb.misuse != nil:
+		return nil, sb.misuse
+	case ctx.Err() != nil:
+		return nil, contextError(ctx)
+	}
+	sb.mu.Lock()
+	if sb.status == Unstarted {
+		if err := sb.begin(); err != nil {
+			sb.mu.Unlock()
+			return nil, err
 		}
-		sb.stopped = true
-		return nil
 	}
-	select {
-	case <-sb.worker.Done():
-	default:
-		sb.killed.Store(true)
+	status, change := sb.status, sb.change
+	sb.mu.Unlock()
+	if status == Starting {
+		select {
+		case <-change:
+		case <-ctx.Done():
+			return nil, contextError(ctx)
+		}
 	}
-	sb.worker.Drain()
-	if err := sb.inner.Stop(ctx); err != nil {
-		return err
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	switch sb.status {
+	case Running:
+		return sb.running, nil
+	case Unstarted, Starting: // again, for somebody else
+		return nil, sb.startErr
 	}
-	sb.worker.Close()
-	sb.stopped = true
+	return nil, sb.notRunning()
+}
+
+// notRunning says why the sandbox is of no use. Callers hold mu.
+func (sb *Sandbox) notRunning() error {
+	return fmt.Errorf("%w: %w", ErrNotRunning, cmp.Or(sb.cause, errStopped))
+}
+
+// whyNotRunning is notRunning for who does not hold mu.
+func (sb *Sandbox) whyNotRunning() error {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	return sb.notRunning()
+}
+
+// wasStopped reports whether the sandbox ended, or is to end, because the program stopped it.
+func (sb *Sandbox) wasStopped() bool {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	return errors.Is(sb.cause, errStopped)
+}
+
+// begin begins the start. Callers hold mu.
+func (sb *Sandbox) begin() error {
+	s := sb.session
+	ctx, cancel := context.WithCancel(s.ctx)
+	change := make(chan struct{})
+	if !s.background(func() {
+		defer close(change)
+		defer cancel()
+		sb.start(ctx)
+	}) {
+		cancel()
+		return ErrClosed
+	}
+	if sb.id == "" {
+		sb.id = s.nextID()
+	}
+	sb.status, sb.change, sb.cancel = Starting, change, cancel
 	return nil
 }
 
-func (sb *sandbox) String() string { return "sandbox " + sb.id }
+func (sb *Sandbox) start(ctx context.Context) {
+	running, err := sb.session.start(ctx, sb.ID(), sb.class)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil: // stopped, or closed with its session
+		err = fmt.Errorf("%w: %w", ErrNotRunning, cmp.Or(context.Cause(sb.session.ctx), errStopped))
+	default:
+		err = startError(err)
+	}
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	switch {
+	case err == nil:
+		sb.status, sb.running = Running, running
+		publish(sb)
+		sb.session.guards.Go(func() { sb.watch(running) })
+	case running != nil: // something is left of it
+		sb.status, sb.running, sb.stopErr = Stopping, running, err
+	default:
+		sb.status, sb.startErr = Unstarted, err
+	}
+}
+
+// watch notes that the sandbox has ended by itself.
+func (sb *Sandbox) watch(running *sandbox) {
+	<-running.Done()
+	sb.mu.Lock()
+	status := sb.status
+	sb.mu.Unlock()
+	if status != Running {
+		return // it is being stopped
+	}
+	lost := endingOf(running.worker.Lost())
+	cause := errors.New(lost.what)
+	if lost.cause != nil {
+		cause = fmt.Errorf("%s: %w", lost.what, lost.cause)
+	}
+	_ = sb.stop(context.Background(), Lost, cause) // what is left of it; Close tries again
+}
+
+// discard stops a sandbox in which a function did not obey.
+func (sb *Sandbox) discard() error {
+	return sb.stop(context.Background(), Lost, errors.New("a function in it did not end when its context did"))
+}
+
+// Stop kills every process of the sandbox, and frees what it holds, its files included. It returns when that is done. A sandbox that has ended is not an error,
+// and several callers share one stop. When ctx ends first, Stop returns its error, and the stop goes on. After a stop that
+// failed, the next one tries again.
+func (sb *Sandbox) Stop(ctx context.Context) error {
+	switch {
+	case ctx == nil:
+		return sb.fail("stop", errNilContext)
+	case sb.misuse != nil:
+		return nil // it was never started
+	}
+	if err := sb.stop(ctx, Stopped, errStopped); err != nil {
+		return sb.fail("stop", err)
+	}
+	return nil
+}
+
+// Close is Stop, within ten seconds; for a sandbox of [Run] it also closes its session.
+func (sb *Sandbox) Close() error {
+	if sb.owner {
+		return sb.session.Close()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	return sb.Stop(ctx)
+}
+
+// stop ends the sandbox, which then has the status and the cause, unless it has ended before.
+func (sb *Sandbox) stop(ctx context.Context, status Status, cause error) error {
+	for {
+		sb.mu.Lock()
+		now, change := sb.status, sb.change
+		switch now {
+		case Unstarted:
+			sb.settle(status, cause)
+			sb.mu.Unlock()
+			sb.forget()
+			return nil
+		case Stopped, Lost:
+			sb.mu.Unlock()
+			return nil
+		case Starting:
+			sb.cancel()
+		case Running:
+			change = sb.beginStop(status, cause)
+		case Stopping:
+			if sb.stopErr != nil {
+				change = sb.beginStop(status, cause)
+			}
+		}
+		sb.mu.Unlock()
+		select {
+		case <-change:
+		case <-ctx.Done():
+			return contextError(ctx)
+		}
+		sb.mu.Lock()
+		failed := sb.status == Stopping && now != Starting
+		err := sb.stopErr
+		sb.mu.Unlock()
+		if failed && err != nil {
+			return err
+		}
+	}
+}
+
+// beginStop begins to stop what runs. The goroutine ends within stopTime. Callers hold mu.
+func (sb *Sandbox) beginStop(status Status, cause error) chan struct{} {
+	change := make(chan struct{})
+	running := sb.running
+	sb.status, sb.change, sb.stopErr = Stopping, change, nil
+	if sb.cause == nil {
+		sb.cause = cause
+	}
+	sb.session.guards.Go(func() {
+		err := sb.session.stopSandbox(running)
+		sb.mu.Lock()
+		if err == nil {
+			sb.settle(status, cause)
+		} else {
+			sb.stopErr = err
+		}
+		sb.mu.Unlock()
+		if err == nil {
+			sb.forget()
+		}
+		close(change)
+		if err == nil {
+			_ = sb.calls.Close() // it has nothing to stop any more
+		}
+	})
+	return change
+}
+
+// settle notes the end. Callers hold mu.
+func (sb *Sandbox) settle(status Status, cause error) {
+	sb.status, sb.running = status, nil
+	sb.cause = cmp.Or(sb.cause, cause)
+	withdraw(sb)
+	close(sb.ended)
+}
+
+// forget removes a sandbox that has ended from its sessions.
+func (sb *Sandbox) forget() {
+	sb.mu.Lock()
+	sessions := append([]*Session{sb.session}, sb.adopters...)
+	sb.mu.Unlock()
+	for _, s := range sessions {
+		if s.opened() {
+			s.mu.Lock()
+			delete(s.own, sb)
+			s.mu.Unlock()
+		}
+	}
+}
+
+// Wait waits until the sandbox has ended. Its error is nil if it was stopped, and else says how it ended; or it is ctx's, if that ends first.
+func (sb *Sandbox) Wait(ctx context.Context) error {
+	switch {
+	case ctx == nil:
+		return sb.fail("wait", errNilContext)
+	case sb.misuse != nil:
+		return sb.fail("wait", sb.misuse)
+	}
+	select {
+	case <-sb.ended:
+	case <-ctx.Done():
+		return sb.fail("wait", contextError(ctx))
+	}
+	sb.mu.Lock()
+	status, cause := sb.status, sb.cause
+	sb.mu.Unlock()
+	if status == Stopped {
+		return nil
+	}
+	return sb.fail("wait", fmt.Errorf("it ended by itself: %w", cause))
+}
+
+// stopOwn stops the sandboxes that don't belong to the pool, all at the same time.
+func (s *Session) stopOwn() error {
+	s.mu.Lock()
+	var own []*Sandbox
+	for sb := range s.own {
+		own = append(own, sb)
+	}
+	s.mu.Unlock()
+	errs := make([]error, len(own))
+	var stops sync.WaitGroup
+	for i, sb := range own {
+		stops.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+			defer cancel()
+			errs[i] = sb.Stop(ctx)
+		})
+	}
+	stops.Wait()
+	return errors.Join(errs...)
+}
+
+// lostTime is how long a worker whose connection broke has to be known as lost.
+const lostTime = 5 * time.Second
+
+// remoteError is why an operation on a running sandbox failed that the worker did not answer.
+func (sb *Sandbox) remoteError(ctx context.Context, running *sandbox, err error) error {
+	if ctx.Err() != nil {
+		return contextError(ctx)
+	}
+	switch status.Code(err) {
+	case codes.Unimplemented:
+		return errors.New("this driver's sandboxes neither run commands nor have files of their own; use another driver")
+	case codes.ResourceExhausted:
+		return fmt.Errorf("the sandbox sent a message that is too long: %w", err)
+	}
+	timer := time.NewTimer(lostTime)
+	defer timer.Stop()
+	select {
+	case <-running.Done():
+	case <-timer.C:
+		return err
+	}
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	if sb.cause == nil { // it ended a moment ago
+		return fmt.Errorf("%w: %s", ErrNotRunning, endingOf(running.worker.Lost()).what)
+	}
+	return sb.notRunning()
+}
+
+// client is the running sandbox's service.
+func (r *sandbox) client() wirepb.SandboxClient { return r.worker.Sandbox() }

@@ -46,8 +46,10 @@ type Session struct {
 	drained  chan struct{} // closed when none is active any more; nil if nobody asked
 	serial   int           // of sandboxes
 	live     map[string]*sandbox
+	own      map[*Sandbox]struct{} // those that Close stops beside the pool's
 	warned   map[string]bool // of limits, by name
 	tasks    sync.WaitGroup
+	guards   sync.WaitGroup // of the sandboxes in own; each ends with its sandbox
 }
 
 // Open begins a session. It makes no sandbox yet, but fails if none can be made here. ctx bounds Open only. Close the
@@ -72,7 +74,7 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 	if config.driver == nil {
 		config.driver = defaultDriver()
 	}
-	s := &Session{id: newID(), config: config, workers: &workers{openConfig: config}, live: map[string]*sandbox{}, warned: map[string]bool{}}
+	s := &Session{id: newID(), config: config, workers: &workers{openConfig: config}, live: map[string]*sandbox{}, own: map[*Sandbox]struct{}{}, warned: map[string]bool{}}
 	s.logs = launch.NewLogs(config.logger.Handler(), config.level)
 	s.log = s.logs.Own()
 	s.backend, err = config.driver.Open(ctx, driver.SessionSpec{ID: s.id, Worker: s.workers.find, Logger: s.log})
@@ -100,12 +102,16 @@ func (s *Session) opened() bool { return s != nil && s.pool != nil }
 
 func newID() string { return "s-" + strings.ToLower(rand.Text()[:12]) }
 
-// SandboxCount returns how many sandboxes the session has, those that are being started or stopped included.
+// SandboxCount returns how many sandboxes the session has: those of its pool, those of [Session.Sandbox] whether they were started or not, and
+// those that it adopted; not those that have ended.
 func (s *Session) SandboxCount() int {
 	if !s.opened() {
 		return 0
 	}
-	return s.pool.Count()
+	s.mu.Lock()
+	own := len(s.own)
+	s.mu.Unlock()
+	return s.pool.Count() + own
 }
 
 // Close ends the session: new calls fail with [ErrClosed], calls that run are cancelled, and every sandbox is stopped, at
@@ -124,8 +130,11 @@ func (s *Session) Close() error {
 	s.closed = true
 	s.mu.Unlock()
 	s.cancel(ErrClosed)
+	var own error
+	s.tasks.Go(func() { own = s.stopOwn() })
 	err := s.pool.Close()
 	s.tasks.Wait()
+	err = errors.Join(own, err)
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	err = errors.Join(err, s.backend.Close(ctx), s.workers.Close())
@@ -133,6 +142,7 @@ func (s *Session) Close() error {
 	if err != nil {
 		return fmt.Errorf("sbx: close session %s: %w", s.id, err)
 	}
+	s.guards.Wait()
 	s.settled = true
 	return nil
 }
@@ -227,13 +237,13 @@ func (s *Session) Prewarm(ctx context.Context, n int, opts ...SandboxOption) err
 
 // String is the session's id and state.
 func (s *Session) String() string {
+	count, state := s.SandboxCount(), "open"
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	state := "open"
 	if s.closed {
 		state = "closed"
 	}
-	return fmt.Sprintf("session %s (%s, sandboxes: %d)", s.id, state, s.pool.Count())
+	return fmt.Sprintf("session %s (%s, sandboxes: %d)", s.id, state, count)
 }
 
 // GoString is String: the session's options may be secret, and are not for %#v to print.
@@ -252,10 +262,19 @@ func (s *Session) background(task func()) bool {
 
 // openSandbox makes a sandbox of a class, with a worker that is ready for calls.
 func (s *Session) openSandbox(ctx context.Context, class class) (*sandbox, error) {
+	return s.start(ctx, s.nextID(), class)
+}
+
+// nextID is the id of one more sandbox.
+func (s *Session) nextID() string {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.serial++
-	id := fmt.Sprintf("%s-%d", s.id, s.serial)
-	s.mu.Unlock()
+	return fmt.Sprintf("%s-%d", s.id, s.serial)
+}
+
+// start is openSandbox for a sandbox that has an id.
+func (s *Session) start(ctx context.Context, id string, class class) (*sandbox, error) {
 	s.warnOfLimits(class.should)
 	environ, tags := class.parse()
 	sb, err := startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ, Limits: class.must, Soft: class.should}, launch.Config{

@@ -191,7 +191,7 @@ func waitFor(copying *sync.WaitGroup, delay time.Duration, interrupt func()) (cu
 }
 
 func exited(state *os.ProcessState, cut bool) *wirepb.Exited {
-	e := &wirepb.Exited{Code: int32(state.ExitCode()), Cut: cut, UserNanos: int64(state.UserTime()), SystemNanos: int64(state.SystemTime())}
+	e := &wirepb.Exited{Code: int32(state.ExitCode()), Cut: cut}
 	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		e.Signal = int32(status.Signal())
 	}

@@ -666,9 +666,7 @@ type Exited struct {
 	Code   int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
 	Signal int32 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
 	// cut says that output was still open after wait_delay_nanos, and was closed.
-	Cut           bool  `protobuf:"varint,3,opt,name=cut,proto3" json:"cut,omitempty"`
-	UserNanos     int64 `protobuf:"varint,4,opt,name=user_nanos,json=userNanos,proto3" json:"user_nanos,omitempty"`
-	SystemNanos   int64 `protobuf:"varint,5,opt,name=system_nanos,json=systemNanos,proto3" json:"system_nanos,omitempty"`
+	Cut           bool `protobuf:"varint,3,opt,name=cut,proto3" json:"cut,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -722,20 +720,6 @@ func (x *Exited) GetCut() bool {
 		return x.Cut
 	}
 	return false
-}
-
-func (x *Exited) GetUserNanos() int64 {
-	if x != nil {
-		return x.UserNanos
-	}
-	return 0
-}
-
-func (x *Exited) GetSystemNanos() int64 {
-	if x != nil {
-		return x.SystemNanos
-	}
-	return 0
 }
 
 type CommandSignal struct {
@@ -2216,14 +2200,11 @@ const file_sandbox_proto_rawDesc = "" +
 	"\afailure\x18\x05 \x01(\v2\x14.sbx.wire.v1.FailureH\x00R\afailureB\x06\n" +
 	"\x04kind\"\x1b\n" +
 	"\aStarted\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\x03R\x03pid\"\x88\x01\n" +
+	"\x03pid\x18\x01 \x01(\x03R\x03pid\"F\n" +
 	"\x06Exited\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x10\n" +
-	"\x03cut\x18\x03 \x01(\bR\x03cut\x12\x1d\n" +
-	"\n" +
-	"user_nanos\x18\x04 \x01(\x03R\tuserNanos\x12!\n" +
-	"\fsystem_nanos\x18\x05 \x01(\x03R\vsystemNanos\"j\n" +
+	"\x03cut\x18\x03 \x01(\bR\x03cut\"j\n" +
 	"\rCommandSignal\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\x06signal\x18\x02 \x01(\x05H\x00R\x06signal\x12'\n" +

@@ -1,0 +1,80 @@
+package sbx
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/wire/launch"
+)
+
+// sandbox is a sandbox that was started, with its worker: one of the pool, or a [Sandbox]'s.
+type sandbox struct {
+	id     string
+	inner  driver.Sandbox
+	worker *launch.Worker // nil if it did not start
+
+	killed   atomic.Bool // the session ended it while it ran
+	stopping sync.Mutex
+	stopped  bool
+}
+
+// startSandbox makes a sandbox and starts its worker. When it fails, nothing is left, or what is returned with the error is to be
+// stopped.
+func startSandbox(ctx context.Context, backend driver.Session, spec driver.Spec, config launch.Config) (*sandbox, error) {
+	inner, err := backend.Create(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	sb := &sandbox{id: spec.ID, inner: inner}
+	if sb.worker, err = launch.Start(ctx, inner, config); err == nil {
+		return sb, nil
+	}
+	stopCtx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	if stopErr := inner.Stop(stopCtx); stopErr != nil {
+		return sb, errors.Join(err, stopErr)
+	}
+	return nil, err
+}
+
+// Done is closed when the worker is lost.
+func (sb *sandbox) Done() <-chan struct{} { return sb.worker.Done() }
+
+// Check asks the worker for a sign of life.
+func (sb *sandbox) Check(ctx context.Context) error { return sb.worker.Check(ctx) }
+
+// Queues reports whether calls may wait in the worker.
+func (sb *sandbox) Queues() bool { return sb.worker.Queues() }
+
+// Stop kills what runs in the sandbox and frees it. It may be called again after it failed.
+func (sb *sandbox) Stop(ctx context.Context) error {
+	sb.stopping.Lock()
+	defer sb.stopping.Unlock()
+	if sb.stopped {
+		return nil
+	}
+	if sb.worker == nil {
+		if err := sb.inner.Stop(ctx); err != nil {
+			return err
+		}
+		sb.stopped = true
+		return nil
+	}
+	select {
+	case <-sb.worker.Done():
+	default:
+		sb.killed.Store(true)
+	}
+	sb.worker.Drain()
+	if err := sb.inner.Stop(ctx); err != nil {
+		return err
+	}
+	sb.worker.Close()
+	sb.stopped = true
+	return nil
+}
+
+func (sb *sandbox) String() string { return "sandbox " + sb.id }
