@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"sync"
 	"time"
@@ -55,10 +56,14 @@ type SandboxError struct {
 }
 
 func (e *SandboxError) Error() string {
-	if e.Sandbox == "" {
-		return fmt.Sprintf("sbx: %s: %v", e.Op, e.Err)
+	text := "sbx: "
+	if e.Sandbox != "" {
+		text += "sandbox " + e.Sandbox + ": "
 	}
-	return fmt.Sprintf("sbx: sandbox %s: %s: %v", e.Sandbox, e.Op, e.Err)
+	if _, ok := e.Err.(*fs.PathError); !ok { //nolint:errorlint // one that is wrapped deeper does not begin with what was done
+		text += e.Op + ": "
+	}
+	return text + e.Err.Error()
 }
 
 func (e *SandboxError) Unwrap() error { return e.Err }

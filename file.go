@@ -1,0 +1,724 @@
+package sbx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"sync"
+	"time"
+
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
+	"google.golang.org/grpc"
+)
+
+const (
+	// MaxReadFile is how long a file may be that [Sandbox.ReadFile] returns whole: what runs in a sandbox does not get to fill this program's
+	// memory. Use [Sandbox.Open] for longer ones.
+	MaxReadFile = 64 << 20
+	// filePiece is the most that one message of a file's content has.
+	filePiece = 256 << 10
+	// readAhead is how much a File asks for at a time, when it is read in order.
+	readAhead = 4 << 20
+	// maxPathLength bounds a path, by Linux's PATH_MAX.
+	maxPathLength = 4096
+	// maxEntries bounds the entries of a folder that are taken from a sandbox.
+	maxEntries = 1 << 20
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// File is an open file of a sandbox, in the manner of *os.File. Its methods may be called at the same time, and wait for each other. When the context with which it was
+// opened ends, or the sandbox does, all of them fail. Close it.
+type File struct {
+	sandbox *Sandbox
+	running *sandbox
+	name    string
+	ctx     context.Context // of the whole file
+	end     context.CancelFunc
+	stream  grpc.BidiStreamingClient[wirepb.FileRequest, wirepb.FileReply]
+	append  bool
+	atomic  bool
+
+	mu      sync.Mutex
+	closed  bool
+	broken  error // why it is of no use any more
+	offset  int64
+	ahead   []byte // of offset, read already
+	coming  bool   // more pieces of the last request follow
+	atEnd   bool   // the last piece ended the file
+	written int64  // in order from the begin
+	sum     uint32 // of that
+}
+
+// Open opens a file or folder for reading. The path is a path of the sandbox; a relative one is relative to its work folder. Only regular files and folders can be opened:
+// devices and pipes are refused.
+func (sb *Sandbox) Open(ctx context.Context, name string) (*File, error) {
+	return sb.OpenFile(ctx, name, os.O_RDONLY, 0)
+}
+
+// Create creates a file for reading and writing, or empties it, with mode 0o666 before the sandbox's mask, 0o022.
+func (sb *Sandbox) Create(ctx context.Context, name string) (*File, error) {
+	return sb.OpenFile(ctx, name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o666)
+}
+
+// OpenFile is the general form, with the flags of package os but os.O_SYNC.
+func (sb *Sandbox) OpenFile(ctx context.Context, name string, flag int, mode fs.FileMode) (*File, error) {
+	open := &wirepb.Open{
+		Path: name, Mode: uint32(mode.Perm()),
+		Read: flag&(os.O_WRONLY|os.O_RDWR) != os.O_WRONLY, Write: flag&(os.O_WRONLY|os.O_RDWR) != 0, Append: flag&os.O_APPEND != 0,
+		Create: flag&os.O_CREATE != 0, Exclusive: flag&os.O_EXCL != 0, Truncate: flag&os.O_TRUNC != 0,
+	}
+	f, _, err := sb.openFile(ctx, open)
+	if err != nil {
+		return nil, sb.fileError("open", name, err)
+	}
+	return f, nil
+}
+
+// fileError is an error about a path: an *fs.PathError with the path as the caller gave it.
+func (sb *Sandbox) fileError(op, name string, err error) error {
+	var inner *fs.PathError
+	if errors.As(err, &inner) {
+		op, err = inner.Op, inner.Err
+	}
+	return sb.fail(op, &fs.PathError{Op: op, Path: name, Err: err})
+}
+
+// checkPath refuses what can't be a path.
+func checkPath(name string) error {
+	switch {
+	case name == "":
+		return fs.ErrNotExist // as package os has it
+	case len(name) >= maxPathLength:
+		return fmt.Errorf("a path of %d bytes is too long: %w", len(name), fs.ErrInvalid)
+	}
+	for i := range len(name) {
+		if name[i] == 0 {
+			return fmt.Errorf("a path with a NUL byte: %w", fs.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+func (sb *Sandbox) openFile(ctx context.Context, open *wirepb.Open) (*File, *wirepb.Info, error) {
+	if err := checkPath(open.GetPath()); err != nil {
+		return nil, nil, err
+	}
+	running, err := sb.started(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	f := &File{sandbox: sb, running: running, name: open.GetPath(), append: open.GetAppend(), atomic: open.GetAtomic()}
+	f.ctx, f.end = context.WithCancel(ctx)
+	if f.stream, err = running.client().File(f.ctx); err != nil {
+		f.end()
+		return nil, nil, sb.remoteError(ctx, running, err)
+	}
+	_ = f.stream.Send(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Open{Open: open}}) // what is wrong, Recv says
+	reply, err := f.receive()
+	if err == nil && reply.GetInfo() == nil {
+		err = unexpected(reply)
+	}
+	if err != nil {
+		f.end()
+		return nil, nil, err
+	}
+	return f, reply.GetInfo(), nil
+}
+
+func unexpected(reply *wirepb.FileReply) error {
+	return fmt.Errorf("the sandbox sent %T, which was not asked for", reply.GetKind())
+}
+
+// receive takes one answer. After an error the file is of no use.
+func (f *File) receive() (*wirepb.FileReply, error) {
+	reply, err := f.stream.Recv()
+	switch {
+	case errors.Is(err, io.EOF):
+		err = errors.New("the sandbox ended the file without an answer")
+	case err != nil:
+		err = f.sandbox.remoteError(f.ctx, f.running, err)
+	case reply.GetFailure() != nil:
+		err = remoteFailure(reply.GetFailure())
+	default:
+		return reply, nil
+	}
+	f.broken = err
+	return nil, err
+}
+
+// send sends a request. If the stream has ended, it is the answer that says why.
+func (f *File) send(request *wirepb.FileRequest) error {
+	if err := f.stream.Send(request); err != nil {
+		_, err = f.receive()
+		return err
+	}
+	return nil
+}
+
+// ask sends a request and takes its answer.
+func (f *File) ask(request *wirepb.FileRequest) (*wirepb.FileReply, error) {
+	if err := f.drop(); err != nil {
+		return nil, err
+	}
+	if err := f.send(request); err != nil {
+		return nil, err
+	}
+	return f.receive()
+}
+
+// usable is an error if the file is not.
+func (f *File) usable() error {
+	switch {
+	case f.closed:
+		return fs.ErrClosed
+	case f.broken != nil:
+		return f.broken
+	}
+	return nil
+}
+
+func (f *File) fail(op string, err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	return f.sandbox.fileError(op, f.name, err)
+}
+
+// Name is the path as it was given.
+func (f *File) Name() string { return f.name }
+
+// Read reads the next bytes. At the end of the file it returns io.EOF.
+func (f *File) Read(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, err := f.read(p)
+	return n, f.fail("read", err)
+}
+
+func (f *File) read(p []byte) (int, error) {
+	if err := f.usable(); err != nil {
+		return 0, err
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for len(f.ahead) == 0 {
+		if f.atEnd && !f.coming {
+			f.atEnd = false // it may have grown when it is read again
+			return 0, io.EOF
+		}
+		if err := f.fill(max(len(p), readAhead)); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, f.ahead)
+	f.ahead = f.ahead[n:]
+	f.offset += int64(n)
+	return n, nil
+}
+
+// fill takes one more piece of what is next in order.
+func (f *File) fill(length int) error {
+	if !f.coming {
+		request := &wirepb.Read{Length: int64(length), Offset: f.offset}
+		if err := f.send(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Read{Read: request}}); err != nil {
+			return err
+		}
+		f.coming = true
+	}
+	piece, err := f.piece()
+	if err != nil {
+		return err
+	}
+	f.ahead, f.coming, f.atEnd = piece.GetData(), piece.GetMore(), piece.GetEnd()
+	if len(f.ahead) == 0 && f.coming {
+		return f.protocol("an empty piece")
+	}
+	return nil
+}
+
+func (f *File) piece() (*wirepb.Piece, error) {
+	reply, err := f.receive()
+	if err != nil {
+		return nil, err
+	}
+	if reply.GetData() == nil {
+		f.broken = unexpected(reply)
+		return nil, f.broken
+	}
+	return reply.GetData(), nil
+}
+
+func (f *File) protocol(what string) error {
+	f.broken = fmt.Errorf("the sandbox sent %s, which can't be", what)
+	return f.broken
+}
+
+// drop forgets what was read ahead.
+func (f *File) drop() error {
+	for f.coming {
+		piece, err := f.piece()
+		if err != nil {
+			return err
+		}
+		f.coming = piece.GetMore()
+	}
+	f.ahead, f.atEnd = nil, false
+	return nil
+}
+
+// ReadAt reads from offset, until p is full or the file ends. It does not move the place of Read.
+func (f *File) ReadAt(p []byte, offset int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, err := f.readAt(p, offset)
+	return n, f.fail("read", err)
+}
+
+func (f *File) readAt(p []byte, offset int64) (n int, err error) {
+	switch err := f.usable(); {
+	case err != nil:
+		return 0, err
+	case offset < 0:
+		return 0, fmt.Errorf("negative offset: %w", fs.ErrInvalid)
+	case len(p) == 0:
+		return 0, nil
+	}
+	if err := f.drop(); err != nil {
+		return 0, err
+	}
+	request := &wirepb.Read{Length: int64(len(p)), Offset: offset}
+	if err := f.send(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Read{Read: request}}); err != nil {
+		return 0, err
+	}
+	for {
+		piece, err := f.piece()
+		if err != nil {
+			return n, err
+		}
+		if len(piece.GetData()) > len(p)-n {
+			return n, f.protocol("more than was asked for")
+		}
+		n += copy(p[n:], piece.GetData())
+		switch {
+		case piece.GetMore():
+		case n < len(p):
+			return n, io.EOF
+		default:
+			return n, nil
+		}
+	}
+}
+
+// Write writes at the file's place. It returns when the bytes are on their way: errors of writing may be a later write's, Sync's or Close's.
+func (f *File) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, err := f.write(p, f.offset)
+	f.offset += int64(n)
+	return n, f.fail("write", err)
+}
+
+// WriteAt writes at offset, like [File.Write]; not in a file that was opened with os.O_APPEND. It does not move the place of Write.
+func (f *File) WriteAt(p []byte, offset int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.append || offset < 0 {
+		return 0, f.fail("write", fmt.Errorf("at an offset of %d, or in a file that was opened to append: %w", offset, fs.ErrInvalid))
+	}
+	n, err := f.write(p, offset)
+	return n, f.fail("write", err)
+}
+
+func (f *File) write(p []byte, offset int64) (n int, err error) {
+	if err := f.usable(); err != nil {
+		return 0, err
+	}
+	if err := f.drop(); err != nil {
+		return 0, err
+	}
+	for len(p) > 0 {
+		piece := p[:min(len(p), filePiece)]
+		if err := f.send(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Write{Write: &wirepb.Write{Data: piece, Offset: offset}}}); err != nil {
+			return n, err
+		}
+		if offset == f.written {
+			f.written += int64(len(piece))
+			f.sum = crc32.Update(f.sum, castagnoli, piece)
+		}
+		n, offset, p = n+len(piece), offset+int64(len(piece)), p[len(piece):]
+	}
+	return n, nil
+}
+
+// Seek sets the place of the next Read or Write.
+func (f *File) Seek(offset int64, whence int) (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	to, err := f.seek(offset, whence)
+	return to, f.fail("seek", err)
+}
+
+func (f *File) seek(offset int64, whence int) (int64, error) {
+	if err := f.usable(); err != nil {
+		return 0, err
+	}
+	switch whence {
+	case io.SeekStart:
+	case io.SeekCurrent:
+		offset += f.offset
+	case io.SeekEnd:
+		info, err := f.stat()
+		if err != nil {
+			return 0, err
+		}
+		offset += info.Size()
+	default:
+		return 0, fmt.Errorf("whence %d: %w", whence, fs.ErrInvalid)
+	}
+	if offset < 0 {
+		return 0, fmt.Errorf("to a negative offset: %w", fs.ErrInvalid)
+	}
+	if err := f.drop(); err != nil {
+		return 0, err
+	}
+	f.offset = offset
+	return offset, nil
+}
+
+// Stat describes the file as it is now.
+func (f *File) Stat() (fs.FileInfo, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	info, err := f.stat()
+	if err != nil {
+		return nil, f.fail("stat", err)
+	}
+	return info, nil
+}
+
+func (f *File) stat() (fs.FileInfo, error) {
+	if err := f.usable(); err != nil {
+		return nil, err
+	}
+	reply, err := f.ask(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Stat{Stat: true}})
+	if err != nil {
+		return nil, err
+	}
+	if reply.GetInfo() == nil {
+		f.broken = unexpected(reply)
+		return nil, f.broken
+	}
+	return newInfo(reply.GetInfo(), path.Base(f.name)), nil
+}
+
+// Truncate changes the file's size.
+func (f *File) Truncate(size int64) error {
+	return f.simple("truncate", &wirepb.FileRequest{Kind: &wirepb.FileRequest_Truncate{Truncate: size}})
+}
+
+// Sync returns when all that was written is in the sandbox's file, and has the sandbox's system write it to its disk, if it has one.
+func (f *File) Sync() error {
+	return f.simple("sync", &wirepb.FileRequest{Kind: &wirepb.FileRequest_Sync{Sync: true}})
+}
+
+func (f *File) simple(op string, request *wirepb.FileRequest) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.usable(); err != nil {
+		return f.fail(op, err)
+	}
+	reply, err := f.ask(request)
+	if err == nil && !reply.GetDone() {
+		f.broken = unexpected(reply)
+		err = f.broken
+	}
+	return f.fail(op, err)
+}
+
+// Close closes the file. It fails if something that was written did not arrive. A second Close fails with fs.ErrClosed.
+func (f *File) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, err := f.commit(false)
+	return f.fail("close", err)
+}
+
+// commit closes the file and returns what the sandbox has counted. If check is true the sandbox compares what it got with what was sent.
+func (f *File) commit(check bool) (*wirepb.Closed, error) {
+	if f.closed {
+		return nil, fs.ErrClosed
+	}
+	f.closed = true
+	defer f.end()
+	if f.broken != nil {
+		return nil, f.broken
+	}
+	reply, err := f.ask(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Close{Close: &wirepb.Commit{Check: check, Size: f.written, Crc32C: f.sum}}})
+	switch {
+	case err != nil:
+		return nil, err
+	case reply.GetClosed() == nil:
+		return nil, unexpected(reply)
+	}
+	return reply.GetClosed(), nil
+}
+
+// ReadDir is that of *os.File, but entries are read once, and sorted by name.
+func (f *File) ReadDir(n int) ([]fs.DirEntry, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.usable(); err != nil {
+		return nil, f.fail("readdir", err)
+	}
+	entries, err := f.sandbox.list(f.ctx, f.name)
+	if err != nil {
+		return nil, f.fail("readdir", err)
+	}
+	rest := entries[min(int(f.offset), len(entries)):]
+	if n > 0 {
+		if len(rest) == 0 {
+			return nil, io.EOF
+		}
+		rest = rest[:min(n, len(rest))]
+	}
+	f.offset += int64(len(rest))
+	return rest, nil
+}
+
+// ReadFile returns what is in a file, up to [MaxReadFile].
+func (sb *Sandbox) ReadFile(ctx context.Context, name string) ([]byte, error) {
+	data, err := sb.readFile(ctx, name)
+	if err != nil {
+		return nil, sb.fileError("read", name, err)
+	}
+	return data, nil
+}
+
+func (sb *Sandbox) readFile(ctx context.Context, name string) ([]byte, error) {
+	f, info, err := sb.openFile(ctx, &wirepb.Open{Path: name, Read: true})
+	if err != nil {
+		return nil, err
+	}
+	defer f.end()
+	data := make([]byte, 0, min(max(info.GetSize(), 0), MaxReadFile)+1)
+	for {
+		if len(data) == cap(data) {
+			data = append(data, 0)[:len(data)]
+		}
+		n, err := f.read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		switch {
+		case errors.Is(err, io.EOF):
+			closed, err := f.commit(false)
+			if err == nil {
+				err = compare(closed, int64(len(data)), crc32.Checksum(data, castagnoli))
+			}
+			return data, err
+		case err != nil:
+			return nil, err
+		case len(data) > MaxReadFile:
+			return nil, fmt.Errorf("%w: more than %d bytes; use Sandbox.Open", ErrFileTooLong, MaxReadFile)
+		}
+	}
+}
+
+// compare is an error if what was read is not what was sent.
+func compare(closed *wirepb.Closed, size int64, sum uint32) error {
+	if closed.GetSize() != size || closed.GetCrc32C() != sum {
+		return fmt.Errorf("%d bytes with checksum %08x arrived, and %d with %08x were sent", size, sum, closed.GetSize(), closed.GetCrc32C())
+	}
+	return nil
+}
+
+// ErrFileTooLong is wrapped by the error of [Sandbox.ReadFile] for a file that is longer than [MaxReadFile].
+var ErrFileTooLong = errors.New("the file is too long")
+
+// WriteFile writes a file whole: what is read at its path is the old content or the new one, and nothing else, also if something ends in between. A new file
+// has the mode before the sandbox's mask, 0o022; one that is there keeps its own. Links are followed.
+func (sb *Sandbox) WriteFile(ctx context.Context, name string, data []byte, mode fs.FileMode) error {
+	f, _, err := sb.openFile(ctx, &wirepb.Open{Path: name, Write: true, Atomic: true, Mode: uint32(mode.Perm())})
+	if err == nil {
+		defer f.end()
+		if _, err = f.write(data, 0); err == nil {
+			_, err = f.commit(true)
+		}
+	}
+	if err != nil {
+		return sb.fileError("write", name, err)
+	}
+	return nil
+}
+
+// Stat describes a file or folder; what a link leads to, and not the link.
+func (sb *Sandbox) Stat(ctx context.Context, name string) (fs.FileInfo, error) {
+	return sb.statPath(ctx, "stat", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Stat{Stat: name}})
+}
+
+// Lstat is Stat, but describes a link itself.
+func (sb *Sandbox) Lstat(ctx context.Context, name string) (fs.FileInfo, error) {
+	return sb.statPath(ctx, "lstat", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Lstat{Lstat: name}})
+}
+
+func (sb *Sandbox) statPath(ctx context.Context, op, name string, request *wirepb.PathRequest) (fs.FileInfo, error) {
+	reply, err := sb.path(ctx, request, name)
+	if err == nil && reply.GetInfo() == nil {
+		err = errors.New("the sandbox sent no answer")
+	}
+	if err != nil {
+		return nil, sb.fileError(op, name, err)
+	}
+	return newInfo(reply.GetInfo(), path.Base(name)), nil
+}
+
+// path does one thing with paths.
+func (sb *Sandbox) path(ctx context.Context, request *wirepb.PathRequest, names ...string) (*wirepb.PathReply, error) {
+	for _, name := range names {
+		if err := checkPath(name); err != nil {
+			return nil, err
+		}
+	}
+	running, err := sb.started(ctx)
+	if err != nil {
+		return nil, err
+	}
+	reply, err := running.client().Path(ctx, request)
+	if err != nil {
+		return nil, sb.remoteError(ctx, running, err)
+	}
+	return reply, remoteFailure(reply.GetFailure())
+}
+
+func (sb *Sandbox) alter(ctx context.Context, op, name string, request *wirepb.PathRequest, others ...string) error {
+	if _, err := sb.path(ctx, request, append(others, name)...); err != nil {
+		return sb.fileError(op, name, err)
+	}
+	return nil
+}
+
+// Mkdir makes a folder.
+func (sb *Sandbox) Mkdir(ctx context.Context, name string, mode fs.FileMode) error {
+	return sb.alter(ctx, "mkdir", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_MakeDir{MakeDir: &wirepb.MakeDir{Path: name, Mode: uint32(mode.Perm())}}})
+}
+
+// MkdirAll makes a folder and those above it that are missing. One that is there is no error.
+func (sb *Sandbox) MkdirAll(ctx context.Context, name string, mode fs.FileMode) error {
+	return sb.alter(ctx, "mkdir", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_MakeDir{MakeDir: &wirepb.MakeDir{Path: name, Mode: uint32(mode.Perm()), All: true}}})
+}
+
+// Remove removes a file or an empty folder.
+func (sb *Sandbox) Remove(ctx context.Context, name string) error {
+	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: name}}})
+}
+
+// RemoveAll removes a path with all that is below it. A path that is not there is no error.
+func (sb *Sandbox) RemoveAll(ctx context.Context, name string) error {
+	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: name, All: true}}})
+}
+
+// Rename gives a file or folder another path, within one file system of the sandbox. What is there already is replaced, if the system allows it.
+func (sb *Sandbox) Rename(ctx context.Context, from, to string) error {
+	return sb.alter(ctx, "rename", from, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Rename{Rename: &wirepb.Rename{From: from, To: to}}}, to)
+}
+
+// Symlink makes a symbolic link at name that leads to target, which is not looked at.
+func (sb *Sandbox) Symlink(ctx context.Context, target, name string) error {
+	return sb.alter(ctx, "symlink", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Link{Link: &wirepb.Link{Target: target, Path: name}}}, target)
+}
+
+// Readlink returns where a symbolic link leads. It is the sandbox's word, and means a path there.
+func (sb *Sandbox) Readlink(ctx context.Context, name string) (string, error) {
+	reply, err := sb.path(ctx, &wirepb.PathRequest{Kind: &wirepb.PathRequest_ReadLink{ReadLink: name}}, name)
+	if err != nil {
+		return "", sb.fileError("readlink", name, err)
+	}
+	return reply.GetText(), nil
+}
+
+// Chmod changes the mode of a file or folder.
+func (sb *Sandbox) Chmod(ctx context.Context, name string, mode fs.FileMode) error {
+	return sb.alter(ctx, "chmod", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Chmod{Chmod: &wirepb.Chmod{Path: name, Mode: uint32(mode)}}})
+}
+
+// ReadDir returns the entries of a folder, sorted by name. Names are the sandbox's word, but without slashes.
+func (sb *Sandbox) ReadDir(ctx context.Context, name string) ([]fs.DirEntry, error) {
+	entries, err := sb.list(ctx, name)
+	if err != nil {
+		return nil, sb.fileError("readdir", name, err)
+	}
+	return entries, nil
+}
+
+func (sb *Sandbox) list(ctx context.Context, name string) ([]fs.DirEntry, error) {
+	if err := checkPath(name); err != nil {
+		return nil, err
+	}
+	running, err := sb.started(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := running.client().List(ctx, &wirepb.PathRequest{Kind: &wirepb.PathRequest_List{List: name}})
+	if err != nil {
+		return nil, sb.remoteError(ctx, running, err)
+	}
+	entries := []fs.DirEntry{}
+	for {
+		listing, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF):
+			return entries, nil
+		case err != nil:
+			return nil, sb.remoteError(ctx, running, err)
+		case listing.GetFailure() != nil:
+			return nil, remoteFailure(listing.GetFailure())
+		case len(entries)+len(listing.GetEntries()) > maxEntries:
+			return nil, fmt.Errorf("the folder has more than %d entries", maxEntries)
+		}
+		for _, entry := range listing.GetEntries() {
+			if !isName(entry.GetName()) {
+				return nil, fmt.Errorf("the sandbox sent an entry named %.100q, which can't be", entry.GetName())
+			}
+			entries = append(entries, fs.FileInfoToDirEntry(newInfo(entry, entry.GetName())))
+		}
+	}
+}
+
+// isName reports whether a name can be that of a folder's entry.
+func isName(name string) bool {
+	if name == "" || name == "." || name == ".." || len(name) > 255 {
+		return false
+	}
+	for i := range len(name) {
+		if name[i] == '/' || name[i] == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// fileInfo is what a sandbox says of a file.
+type fileInfo struct {
+	name string
+	size int64
+	mode fs.FileMode
+	time time.Time
+}
+
+func newInfo(info *wirepb.Info, name string) fs.FileInfo {
+	return &fileInfo{name, info.GetSize(), fs.FileMode(info.GetMode()), time.Unix(0, info.GetTimeNanos())}
+}
+
+func (i *fileInfo) Name() string       { return i.name }
+func (i *fileInfo) Size() int64        { return i.size }
+func (i *fileInfo) Mode() fs.FileMode  { return i.mode }
+func (i *fileInfo) ModTime() time.Time { return i.time }
+func (i *fileInfo) IsDir() bool        { return i.mode.IsDir() }
+func (i *fileInfo) Sys() any           { return nil }
