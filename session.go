@@ -47,7 +47,7 @@ type Session struct {
 	serial   int           // of sandboxes
 	live     map[string]*sandbox
 	own      map[*Sandbox]struct{} // those that Close stops beside the pool's
-	warned   map[string]bool // of limits, by name
+	warned   map[string]bool       // of limits, by name
 	tasks    sync.WaitGroup
 	guards   sync.WaitGroup // of the sandboxes in own; each ends with its sandbox
 }
