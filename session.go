@@ -227,6 +227,9 @@ func (s *Session) Prewarm(ctx context.Context, n int, opts ...SandboxOption) err
 
 // String is the session's id and state.
 func (s *Session) String() string {
+	if !s.opened() {
+		return "session that was not opened"
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	state := "open"
