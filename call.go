@@ -521,11 +521,18 @@ func panicError(remote *wirepb.Panic) error {
 	return e
 }
 
-// decode reads the encoded result into out, a pointer.
+// decode reads the encoded result into out, a pointer. Where that fails, or an unmarshaler ends the goroutine, out is zero.
 func (f *function) decode(r *request, data []byte, out any) error {
+	whole := false
+	defer func() {
+		if !whole {
+			reflect.ValueOf(out).Elem().SetZero()
+		}
+	}()
 	if err := f.entry.Load().DecodeResult(data, out); err != nil {
 		return f.fail(r, "", &ResultError{Err: err})
 	}
+	whole = true
 	return nil
 }
 
