@@ -373,11 +373,18 @@ func TestAnInterceptorThatReturnsBeforeNext(t *testing.T) {
 		for began(key) == 0 {
 			time.Sleep(time.Millisecond)
 		}
+		if call.Metadata["nil"] != "" {
+			return nil
+		}
 		return ErrOdd
 	}))
 	_, err := session.Function2(Count).Call(t.Context(), key, time.Hour)
 	require.ErrorIs(t, err, ErrOdd)
 	assert.Equal(t, sbx.MayHaveRun, delivery(t, err))
+	key = fmt.Sprint(t.Name(), serial.Add(1))
+	_, err = session.Function2(Count).Call(sbx.WithMetadata(t.Context(), "nil", "yes"), key, time.Hour)
+	require.ErrorIs(t, err, context.Canceled)
+	assert.ErrorContains(t, err, "an interceptor returned before next had", "the caller cancelled nothing")
 	other := fmt.Sprint(t.Name(), serial.Add(1))
 	_, err = session.Function2(Count).Call(sbx.WithMetadata(t.Context(), "late", "yes"), other, 0)
 	assert.Equal(t, sbx.NotBegun, delivery(t, err))
