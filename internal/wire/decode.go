@@ -2,6 +2,7 @@ package wire
 
 import (
 	"cmp"
+	"context"
 
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 	"google.golang.org/grpc/encoding"
@@ -47,20 +48,21 @@ func NewStream(stream messages, guard *Guard) Stream { return frames{stream, gua
 
 // messages are what gRPC's streams have in common.
 type messages interface {
+	Context() context.Context
 	SendMsg(any) error
 	RecvMsg(any) error
 }
 
 type frames struct {
-	stream messages
-	guard  *Guard
+	messages
+	guard *Guard
 }
 
-func (f frames) Send(frame *wirepb.Frame) error { return f.stream.SendMsg(frame) }
+func (f frames) Send(frame *wirepb.Frame) error { return f.SendMsg(frame) }
 
 func (f frames) Recv() (*wirepb.Frame, error) {
 	var r received
-	if err := f.stream.RecvMsg(&r); err != nil {
+	if err := f.RecvMsg(&r); err != nil {
 		return nil, cmp.Or(f.guard.Err(), err)
 	}
 	return r.frame, r.err
