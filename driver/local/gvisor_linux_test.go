@@ -101,7 +101,7 @@ func TestGVisorLimits(t *testing.T) {
 			assert.Equal(t, driver.Exit{Code: -1, Signal: syscall.SIGKILL, OutOfMemory: true}, exit, id)
 		}
 		out, _ = printed(t, session, "told", limit, "limits")
-		assert.Contains(t, out, fmt.Sprintf(" GOMEMLIMIT=%dKiB\n", (128-gvisorMiB)*1024/10*9), "gVisor's kernel needs some")
+		assert.Contains(t, out, fmt.Sprintf(" GOMEMLIMIT=%dKiB", (128-gvisorMiB)*1024/10*9), "gVisor's kernel needs some")
 	})
 	t.Run("CPUs", func(t *testing.T) {
 		limit := driver.Resources{CPUs: 0.1}
