@@ -21,6 +21,7 @@ import (
 // A Worker is a running worker and its stream. Its methods may be called at the same time.
 type Worker struct {
 	grpc    *grpc.ClientConn
+	guard   *wire.Guard
 	process driver.Process
 	output  *output
 	report  *report
@@ -98,7 +99,7 @@ func (w *Worker) open(config Config) error {
 		return fmt.Errorf("open the stream: %w", err)
 	}
 	w.closeConn = cancel
-	w.conn = wire.NewConn(stream, w.returned)
+	w.conn = wire.NewConn(wire.NewStream(stream, w.guard), w.returned)
 	fail := func(err error) error {
 		w.conn.Close()
 		cancel()
