@@ -66,7 +66,8 @@ type Guard struct {
 
 	// of Read alone
 	frames  frameSplitter
-	partial map[uint32]*partial // by stream, those of which a message is there in part
+	calls   partial             // of the first stream
+	partial map[uint32]*partial // by stream, those of the others of which a message is there in part
 
 	mu  sync.Mutex
 	err error
@@ -115,7 +116,7 @@ func (g *Guard) check(p []byte) error {
 			if g.frames.flags()&flagPadded != 0 {
 				return broken("padded data")
 			}
-			if m := g.partial[g.frames.stream()]; m != nil {
+			if m := g.of(g.frames.stream()); m != nil && !m.whole() {
 				if m.pieces--; m.pieces < 0 {
 					return broken("a message in too many pieces")
 				}
@@ -129,15 +130,23 @@ func (g *Guard) check(p []byte) error {
 	return nil
 }
 
+// of is what is known of a stream; nil if nothing is.
+func (g *Guard) of(stream uint32) *partial {
+	if stream == firstStream {
+		return &g.calls
+	}
+	return g.partial[stream]
+}
+
 // messages follows the messages in the data of a stream.
 func (g *Guard) messages(data []byte) {
 	stream := g.frames.stream()
-	m := g.partial[stream]
+	m := g.of(stream)
 	if m == nil {
 		if len(g.partial) == maxPartial {
 			clear(g.partial)
 		}
-		m = &partial{prefix: make([]byte, 0, grpcPrefix)}
+		m = &partial{}
 		g.partial[stream] = m
 	}
 	m.follow(data)

@@ -53,6 +53,31 @@ func TestAGuardLetsPassWhatGRPCSends(t *testing.T) {
 	require.ErrorContains(t, feed(served(t, 500, big), 100), "too many pieces")
 }
 
+func TestAGuardKnowsStreamsApart(t *testing.T) {
+	var out bytes.Buffer
+	framer := http2.NewFramer(&out, nil)
+	// The begin of a long message on each of two streams, then pieces of one byte in turn.
+	for stream := uint32(1); stream <= 3; stream += 2 {
+		require.NoError(t, framer.WriteData(stream, false, []byte{0, 0, 0, 0x10, 0}))
+	}
+	for range sparePieces + 4 {
+		for stream := uint32(1); stream <= 3; stream += 2 {
+			require.NoError(t, framer.WriteData(stream, false, []byte{0}))
+		}
+	}
+	require.NoError(t, feed(out.Bytes(), 100))
+	require.NoError(t, framer.WriteData(3, false, []byte{0}))
+	require.ErrorContains(t, feed(out.Bytes(), 100), "too many pieces")
+}
+
+func TestAGuardKeepsLittle(t *testing.T) {
+	g := NewGuard(nil)
+	for stream := range uint32(3 * maxPartial) {
+		require.NoError(t, g.check([]byte{0, 0, 1, 0, 0, byte(stream >> 24), byte(stream >> 16), byte(stream >> 8), byte(stream), 0}))
+		require.LessOrEqual(t, len(g.partial), maxPartial)
+	}
+}
+
 // FuzzGuard: however the bytes come, what is thought of them is the same.
 func FuzzGuard(f *testing.F) {
 	f.Add(served(f, 20, []byte("hello"), nil, make([]byte, 100)), byte(3))

@@ -150,9 +150,11 @@ func TestHostileHTTP2(t *testing.T) {
 		{"padding", flood(1, func(p *peer) {
 			_ = p.WriteDataPadded(1, false, nil, make([]byte, 255))
 		}), "padded data"},
-		{"another stream", flood(1, func(p *peer) {
-			_ = p.WriteData(3, false, []byte{0})
-		}), "data of stream 3"},
+		{"streams that nobody opened", flood(500, func(p *peer) {
+			for stream := range uint32(1000) {
+				_ = p.WriteData(3+2*stream, false, []byte{0})
+			}
+		}), ""},
 		{"a message in bytes", func(p *peer) {
 			go func() { _, _ = io.Copy(io.Discard, p.Conn) }()
 			_ = p.WriteData(1, false, binary.BigEndian.AppendUint32([]byte{0}, length))

@@ -97,6 +97,7 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxFrame), grpc.MaxCallSendMsgSize(wire.MaxFrame),
 			grpc.ForceCodecV2(wire.Codec())),
 		grpc.WithMaxHeaderListSize(maxHeaders),
+		grpc.WithStaticStreamWindowSize(wire.Window),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
 	)
