@@ -95,6 +95,8 @@ func argumentRules() []argumentRule {
 		{name: "socketpair", rows: [][]test{{exactly(0, unix.AF_UNIX)}}},
 		personality,
 		{name: "ioctl", refuse: true, rows: [][]test{{exactly(1, unix.TIOCSTI)}, {exactly(1, unix.TIOCLINUX)}}},
+		// A socket that lingers has whoever closes it last wait: the session, if a worker passes it on the connection and nobody receives it.
+		{name: "setsockopt", refuse: true, rows: [][]test{{exactly(1, unix.SOL_SOCKET), exactly(2, unix.SO_LINGER)}}},
 		// F_NOTIFY watches folders of the host, as inotify would. A lease on a file that sandboxes share, which is an ordinary
 		// user's own, has whoever opens it wait.
 		{name: "fcntl", refuse: true, rows: [][]test{{exactly(1, unix.F_NOTIFY)}, {exactly(1, unix.F_SETLEASE)}}},

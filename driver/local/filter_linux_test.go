@@ -63,6 +63,9 @@ func TestFilter(t *testing.T) {
 		{"socket", []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER}, refuse(unix.EPERM)},
 		{"socketpair", []uint64{unix.AF_UNIX}, allow},
 		{"socketpair", []uint64{unix.AF_TIPC}, refuse(unix.EPERM)},
+		{"setsockopt", []uint64{3, unix.SOL_SOCKET, unix.SO_REUSEADDR}, allow},
+		{"setsockopt", []uint64{3, unix.IPPROTO_TCP, unix.SO_LINGER}, allow}, // that is TCP_CONGESTION
+		{"setsockopt", []uint64{3, unix.SOL_SOCKET, unix.SO_LINGER}, refuse(unix.EPERM)},
 		{"ioctl", []uint64{0, unix.TCGETS}, allow},
 		{"ioctl", []uint64{0, unix.TIOCSTI}, refuse(unix.EPERM)},
 		{"ioctl", []uint64{0, high | unix.TIOCSTI}, refuse(unix.EPERM)},
