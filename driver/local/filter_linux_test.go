@@ -66,6 +66,12 @@ func TestFilter(t *testing.T) {
 		{"setsockopt", []uint64{3, unix.SOL_SOCKET, unix.SO_REUSEADDR}, allow},
 		{"setsockopt", []uint64{3, unix.IPPROTO_TCP, unix.SO_LINGER}, allow}, // that is TCP_CONGESTION
 		{"setsockopt", []uint64{3, unix.SOL_SOCKET, unix.SO_LINGER}, refuse(unix.EPERM)},
+		{"sendto", []uint64{3, 0, 1, unix.MSG_NOSIGNAL}, allow},
+		{"sendto", []uint64{3, 0, 1, unix.MSG_NOSIGNAL | unix.MSG_OOB}, refuse(unix.EPERM)},
+		{"sendmsg", []uint64{3, 0, unix.MSG_DONTWAIT}, allow},
+		{"sendmsg", []uint64{3, 0, unix.MSG_OOB}, refuse(unix.EPERM)},
+		{"sendmmsg", []uint64{3, 0, 1, unix.MSG_DONTWAIT}, allow},
+		{"sendmmsg", []uint64{3, 0, 1, unix.MSG_OOB}, refuse(unix.EPERM)},
 		{"ioctl", []uint64{0, unix.TCGETS}, allow},
 		{"ioctl", []uint64{0, unix.TIOCSTI}, refuse(unix.EPERM)},
 		{"ioctl", []uint64{0, high | unix.TIOCSTI}, refuse(unix.EPERM)},
