@@ -187,7 +187,9 @@ func (s *Session) Function2[A, B, Out any](fn func(context.Context, A, B) (Out, 
 }
 
 // In is [Function.In].
-func (f *Function2[A, B, Out]) In(sb *Sandbox) *Function2[A, B, Out] { return &Function2[A, B, Out]{f.in(sb), f.local} }
+func (f *Function2[A, B, Out]) In(sb *Sandbox) *Function2[A, B, Out] {
+	return &Function2[A, B, Out]{f.in(sb), f.local}
+}
 
 // Err is [Function.Err].
 func (f *Function2[A, B, Out]) Err() error { return f.resolve() }

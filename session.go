@@ -47,7 +47,7 @@ type Session struct {
 	serial   int           // of sandboxes
 	live     map[string]*sandbox
 	own      map[*Sandbox]struct{} // those that Close stops beside the pool's
-	warned   map[string]bool // of limits, by name
+	warned   map[string]bool       // of limits, by name
 	tasks    sync.WaitGroup
 	guards   sync.WaitGroup // of the sandboxes in own; each ends with its sandbox
 }
@@ -99,6 +99,13 @@ var errNotOpened = &OptionError{Option: "the session", Reason: "was not opened; 
 
 // opened reports whether Open made the session.
 func (s *Session) opened() bool { return s != nil && s.pool != nil }
+
+// isOpen reports whether Close has not begun.
+func (s *Session) isOpen() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.closed
+}
 
 func newID() string { return "s-" + strings.ToLower(rand.Text()[:12]) }
 
