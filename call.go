@@ -169,6 +169,7 @@ type request struct {
 	attempt  int       // counts runs from 1; 0 before the first
 	attempts []Attempt // that failed
 	delivery Delivery  // the furthest of them
+	ranIn    string    // the sandbox in which the function may have begun last; empty if it did not
 }
 
 // callSerial numbers the calls of this process.
@@ -212,13 +213,10 @@ func (f *function) queue(r *request) {
 	r.turn = f.sandboxes().Queue(f.class, len(r.args) <= maxArgsAhead)
 }
 
-// fail is a call's error. Without a sandbox it is about the last one in which the function may have begun.
+// fail is a call's error. sandbox is where it came to that, for a function that did not begin in any.
 func (f *function) fail(r *request, sandbox string, err error) error {
-	if sb := r.sentTo.Load(); sandbox == "" && sb != nil && r.delivery != NotBegun {
-		sandbox = sb.id
-	}
 	return &CallError{
-		Function: f.name(), Index: r.index, Call: r.id, Sandbox: sandbox, Attempt: r.attempt,
+		Function: f.name(), Index: r.index, Call: r.id, Sandbox: cmp.Or(r.ranIn, sandbox), Attempt: r.attempt,
 		Delivery: r.delivery, Attempts: r.attempts, Err: err,
 	}
 }
@@ -463,9 +461,9 @@ func (f *function) outcome(r *request, result *wirepb.Result) ([]byte, Delivery,
 	switch {
 	case result.GetRefused() != nil:
 	case result.GetTimedOut().GetRunning():
-		r.delivery = MayHaveRun
+		r.delivery, r.ranIn = MayHaveRun, r.sentTo.Load().id
 	default:
-		r.delivery = Failed
+		r.delivery, r.ranIn = Failed, r.sentTo.Load().id
 	}
 	switch outcome := result.GetOutcome().(type) {
 	case *wirepb.Result_Value:
@@ -553,11 +551,18 @@ func panicError(remote *wirepb.Panic) error {
 	return e
 }
 
-// decode reads the encoded result into out, a pointer.
+// decode reads the encoded result into out, a pointer. Where that fails, or an unmarshaler ends the goroutine, out is zero.
 func (f *function) decode(r *request, data []byte, out any) error {
+	whole := false
+	defer func() {
+		if !whole {
+			reflect.ValueOf(out).Elem().SetZero()
+		}
+	}()
 	if err := f.entry.Load().DecodeResult(data, out); err != nil {
 		return f.fail(r, "", &ResultError{Err: err})
 	}
+	whole = true
 	return nil
 }
 

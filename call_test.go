@@ -492,8 +492,9 @@ func TestErrorsThatAreNotWhatTheySeem(t *testing.T) {
 func TestMarshalersThatEndTheirGoroutine(t *testing.T) {
 	session := sbxtest.Open(t, sbx.MaxSandboxes(1))
 	var result *sbx.ResultError
-	_, err := session.Function(Quit).Spawn(t.Context(), "decode").Result(t.Context())
+	out, err := session.Function(Quit).Spawn(t.Context(), "decode").Result(t.Context())
 	require.ErrorAs(t, err, &result)
+	assert.Zero(t, out, "a result that came with an error is never half-filled")
 	_, err = session.Function(Quit).MapSlice(t.Context(), []string{"decode"})
 	require.ErrorAs(t, err, &result)
 	var crash *sbx.PanicError
@@ -503,7 +504,7 @@ func TestMarshalersThatEndTheirGoroutine(t *testing.T) {
 	var argument *sbx.ArgumentError
 	_, err = session.Function(Quitting).Call(t.Context(), Quitter{"decode"})
 	require.ErrorAs(t, err, &argument)
-	assert.Panics(t, func() {
+	assert.PanicsWithValue(t, "sbx: the input of a map, or a marshaler of one, called runtime.Goexit", func() {
 		for _, err := range session.Function(Quitting).Map(t.Context(), slices.Values([]Quitter{{"fine"}, {"encode"}})) {
 			require.NoError(t, err)
 		}

@@ -243,7 +243,7 @@ func (c *Cmd) begin() error {
 		return c.sandbox.remoteError(c.ctx, c.running, err)
 	}
 	start := &wirepb.Start{
-		Id: c.id, Args: c.Args, Env: c.Env, Dir: c.Dir,
+		Id: c.id, Args: asBytes(c.Args), Env: asBytes(c.Env), Dir: []byte(c.Dir),
 		Stdin: c.Stdin != nil || c.stdin != nil, Stdout: c.Stdout != nil, Stderr: c.Stderr != nil,
 		WaitDelayNanos: int64(c.WaitDelay),
 	}
@@ -266,6 +266,14 @@ func (c *Cmd) begin() error {
 	}
 	c.Pid = int(message.GetStarted().GetPid())
 	return nil
+}
+
+func asBytes(list []string) [][]byte {
+	out := make([][]byte, len(list))
+	for i, text := range list {
+		out[i] = []byte(text)
+	}
+	return out
 }
 
 func sameWriter(a, b io.Writer) bool {

@@ -47,4 +47,7 @@ func (r *request) note(sandbox string, delivery Delivery, err error) {
 	if delivery == Failed || r.delivery == NotBegun {
 		r.delivery = delivery
 	}
+	if delivery != NotBegun {
+		r.ranIn = sandbox
+	}
 }

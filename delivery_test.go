@@ -97,6 +97,38 @@ func TestAttemptsAreKept(t *testing.T) {
 	assert.Len(t, seen, 3)
 }
 
+func TestTheErrorNamesTheSandboxThatTheCallRanIn(t *testing.T) {
+	sent := make(chan struct{})
+	session := sbxtest.Open(t, sbx.MaxSandboxes(1), sbx.Driver(inprocess.New(&inprocess.Options{
+		Fault: func(m inprocess.Message) inprocess.Fault {
+			first := strings.HasSuffix(m.Sandbox, "-1")
+			switch {
+			case first && m.FromWorker && slices.Contains(m.Kinds, "result"):
+				return inprocess.Cut // after the function has run
+			case !first && !m.FromWorker && slices.Contains(m.Kinds, "call"):
+				close(sent)
+				return inprocess.Freeze // it never arrives
+			}
+			return inprocess.Fault{}
+		},
+	})))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		<-sent
+		cancel()
+	}()
+	_, err := session.Function(Double, sbx.Retries(1)).Call(ctx, 1)
+	require.ErrorIs(t, err, context.Canceled)
+	var call *sbx.CallError
+	require.ErrorAs(t, err, &call)
+	assert.Equal(t, sbx.MayHaveRun, call.Delivery)
+	assert.Equal(t, 1, call.Attempt)
+	require.Len(t, call.Attempts, 2)
+	assert.Equal(t, sbx.NotBegun, call.Attempts[1].Delivery)
+	assert.Equal(t, call.Attempts[0].Sandbox, call.Sandbox, "in the second one it did not begin")
+}
+
 func TestConcurrency(t *testing.T) {
 	everywhere(t, func(t *testing.T, on sbx.OpenOption) {
 		session := sbxtest.Open(t, on, sbx.MaxSandboxes(1), sbx.Concurrency(8))
@@ -373,11 +405,18 @@ func TestAnInterceptorThatReturnsBeforeNext(t *testing.T) {
 		for began(key) == 0 {
 			time.Sleep(time.Millisecond)
 		}
+		if call.Metadata["nil"] != "" {
+			return nil
+		}
 		return ErrOdd
 	}))
 	_, err := session.Function2(Count).Call(t.Context(), key, time.Hour)
 	require.ErrorIs(t, err, ErrOdd)
 	assert.Equal(t, sbx.MayHaveRun, delivery(t, err))
+	key = fmt.Sprint(t.Name(), serial.Add(1))
+	_, err = session.Function2(Count).Call(sbx.WithMetadata(t.Context(), "nil", "yes"), key, time.Hour)
+	require.ErrorIs(t, err, context.Canceled)
+	assert.ErrorContains(t, err, "an interceptor returned before next had", "the caller cancelled nothing")
 	other := fmt.Sprint(t.Name(), serial.Add(1))
 	_, err = session.Function2(Count).Call(sbx.WithMetadata(t.Context(), "late", "yes"), other, 0)
 	assert.Equal(t, sbx.NotBegun, delivery(t, err))

@@ -57,7 +57,8 @@ type CallError struct {
 	Index int
 	// Call is the call's id, as [Info] shows it to the function.
 	Call string
-	// Sandbox is the id of the sandbox that the call ran in, the last one if there were several; empty if it did not come to that.
+	// Sandbox is the id of the sandbox that the call ran in, the last one if there were several. If the function certainly did not
+	// begin, it is the sandbox that refused the call or lost it; empty if it did not come to that.
 	Sandbox string
 	// Attempt counts the runs from 1; 0 if the function certainly did not begin.
 	Attempt int

@@ -69,7 +69,7 @@ func (sb *Sandbox) Create(ctx context.Context, name string) (*File, error) {
 // OpenFile is the general form, with the flags of package os but os.O_SYNC.
 func (sb *Sandbox) OpenFile(ctx context.Context, name string, flag int, mode fs.FileMode) (*File, error) {
 	open := &wirepb.Open{
-		Path: name, Mode: uint32(mode.Perm()),
+		Path: []byte(name), Mode: uint32(mode.Perm()),
 		Read: flag&(os.O_WRONLY|os.O_RDWR) != os.O_WRONLY, Write: flag&(os.O_WRONLY|os.O_RDWR) != 0, Append: flag&os.O_APPEND != 0,
 		Create: flag&os.O_CREATE != 0, Exclusive: flag&os.O_EXCL != 0, Truncate: flag&os.O_TRUNC != 0,
 	}
@@ -80,10 +80,14 @@ func (sb *Sandbox) OpenFile(ctx context.Context, name string, flag int, mode fs.
 	return f, nil
 }
 
-// fileError is an error about a path: an *fs.PathError with the path as the caller gave it.
+// fileError is an error about a path of the sandbox: an *fs.PathError with the path as the caller gave it. One about a path of this machine stays.
 func (sb *Sandbox) fileError(op, name string, err error) error {
 	var inner *fs.PathError
-	if errors.As(err, &inner) {
+	switch {
+	case !errors.As(err, &inner):
+	case !errors.As(inner.Err, new(*sandboxFailure)):
+		return sb.fail(op, err)
+	default:
 		op, err = inner.Op, inner.Err
 	}
 	return sb.fail(op, &fs.PathError{Op: op, Path: name, Err: err})
@@ -106,14 +110,14 @@ func checkPath(name string) error {
 }
 
 func (sb *Sandbox) openFile(ctx context.Context, open *wirepb.Open) (*File, *wirepb.Info, error) {
-	if err := checkPath(open.GetPath()); err != nil {
+	if err := checkPath(string(open.GetPath())); err != nil {
 		return nil, nil, err
 	}
 	running, err := sb.started(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	f := &File{sandbox: sb, running: running, name: open.GetPath(), append: open.GetAppend(), atomic: open.GetAtomic()}
+	f := &File{sandbox: sb, running: running, name: string(open.GetPath()), append: open.GetAppend(), atomic: open.GetAtomic()}
 	f.ctx, f.end = context.WithCancel(ctx)
 	if f.stream, err = running.client().File(f.ctx); err != nil {
 		f.end()
@@ -357,6 +361,21 @@ func (f *File) write(p []byte, offset int64) (n int, err error) {
 	return n, nil
 }
 
+// extend appends to a file that is written whole. Zeros become a hole.
+func (f *File) extend(data []byte) error {
+	if !isZero(data) {
+		_, err := f.write(data, f.written)
+		return err
+	}
+	f.written += int64(len(data))
+	f.sum = crc32.Update(f.sum, castagnoli, data)
+	reply, err := f.ask(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Truncate{Truncate: f.written}})
+	if err == nil && !reply.GetDone() {
+		err = unexpected(reply)
+	}
+	return err
+}
+
 // Seek sets the place of the next Read or Write.
 func (f *File) Seek(offset int64, whence int) (int64, error) {
 	f.mu.Lock()
@@ -502,7 +521,7 @@ func (sb *Sandbox) ReadFile(ctx context.Context, name string) ([]byte, error) {
 }
 
 func (sb *Sandbox) readFile(ctx context.Context, name string) ([]byte, error) {
-	f, info, err := sb.openFile(ctx, &wirepb.Open{Path: name, Read: true})
+	f, info, err := sb.openFile(ctx, &wirepb.Open{Path: []byte(name), Read: true})
 	if err != nil {
 		return nil, err
 	}
@@ -543,7 +562,7 @@ var ErrFileTooLong = errors.New("the file is too long")
 // WriteFile writes a file whole: what is read at its path is the old content or the new one, and nothing else, also if something ends in between. A new file
 // has the mode before the sandbox's mask, 0o022; one that is there keeps its own. Links are followed.
 func (sb *Sandbox) WriteFile(ctx context.Context, name string, data []byte, mode fs.FileMode) error {
-	f, _, err := sb.openFile(ctx, &wirepb.Open{Path: name, Write: true, Atomic: true, Mode: uint32(mode.Perm())})
+	f, _, err := sb.openFile(ctx, &wirepb.Open{Path: []byte(name), Write: true, Atomic: true, Mode: uint32(mode.Perm())})
 	if err == nil {
 		defer f.end()
 		if _, err = f.write(data, 0); err == nil {
@@ -558,12 +577,12 @@ func (sb *Sandbox) WriteFile(ctx context.Context, name string, data []byte, mode
 
 // Stat describes a file or folder; what a link leads to, and not the link.
 func (sb *Sandbox) Stat(ctx context.Context, name string) (fs.FileInfo, error) {
-	return sb.statPath(ctx, "stat", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Stat{Stat: name}})
+	return sb.statPath(ctx, "stat", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Stat{Stat: []byte(name)}})
 }
 
 // Lstat is Stat, but describes a link itself.
 func (sb *Sandbox) Lstat(ctx context.Context, name string) (fs.FileInfo, error) {
-	return sb.statPath(ctx, "lstat", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Lstat{Lstat: name}})
+	return sb.statPath(ctx, "lstat", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Lstat{Lstat: []byte(name)}})
 }
 
 func (sb *Sandbox) statPath(ctx context.Context, op, name string, request *wirepb.PathRequest) (fs.FileInfo, error) {
@@ -604,46 +623,46 @@ func (sb *Sandbox) alter(ctx context.Context, op, name string, request *wirepb.P
 
 // Mkdir makes a folder.
 func (sb *Sandbox) Mkdir(ctx context.Context, name string, mode fs.FileMode) error {
-	return sb.alter(ctx, "mkdir", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_MakeDir{MakeDir: &wirepb.MakeDir{Path: name, Mode: uint32(mode.Perm())}}})
+	return sb.alter(ctx, "mkdir", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_MakeDir{MakeDir: &wirepb.MakeDir{Path: []byte(name), Mode: uint32(mode.Perm())}}})
 }
 
 // MkdirAll makes a folder and those above it that are missing. One that is there is no error.
 func (sb *Sandbox) MkdirAll(ctx context.Context, name string, mode fs.FileMode) error {
-	return sb.alter(ctx, "mkdir", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_MakeDir{MakeDir: &wirepb.MakeDir{Path: name, Mode: uint32(mode.Perm()), All: true}}})
+	return sb.alter(ctx, "mkdir", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_MakeDir{MakeDir: &wirepb.MakeDir{Path: []byte(name), Mode: uint32(mode.Perm()), All: true}}})
 }
 
 // Remove removes a file or an empty folder.
 func (sb *Sandbox) Remove(ctx context.Context, name string) error {
-	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: name}}})
+	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: []byte(name)}}})
 }
 
 // RemoveAll removes a path with all that is below it. A path that is not there is no error.
 func (sb *Sandbox) RemoveAll(ctx context.Context, name string) error {
-	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: name, All: true}}})
+	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: []byte(name), All: true}}})
 }
 
 // Rename gives a file or folder another path, within one file system of the sandbox. What is there already is replaced, if the system allows it.
 func (sb *Sandbox) Rename(ctx context.Context, from, to string) error {
-	return sb.alter(ctx, "rename", from, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Rename{Rename: &wirepb.Rename{From: from, To: to}}}, to)
+	return sb.alter(ctx, "rename", from, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Rename{Rename: &wirepb.Rename{From: []byte(from), To: []byte(to)}}}, to)
 }
 
 // Symlink makes a symbolic link at name that leads to target, which is not looked at.
 func (sb *Sandbox) Symlink(ctx context.Context, target, name string) error {
-	return sb.alter(ctx, "symlink", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Link{Link: &wirepb.Link{Target: target, Path: name}}}, target)
+	return sb.alter(ctx, "symlink", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Link{Link: &wirepb.Link{Target: []byte(target), Path: []byte(name)}}}, target)
 }
 
 // Readlink returns where a symbolic link leads. It is the sandbox's word, and means a path there.
 func (sb *Sandbox) Readlink(ctx context.Context, name string) (string, error) {
-	reply, err := sb.path(ctx, &wirepb.PathRequest{Kind: &wirepb.PathRequest_ReadLink{ReadLink: name}}, name)
+	reply, err := sb.path(ctx, &wirepb.PathRequest{Kind: &wirepb.PathRequest_ReadLink{ReadLink: []byte(name)}}, name)
 	if err != nil {
 		return "", sb.fileError("readlink", name, err)
 	}
-	return reply.GetText(), nil
+	return string(reply.GetText()), nil
 }
 
 // Chmod changes the mode of a file or folder.
 func (sb *Sandbox) Chmod(ctx context.Context, name string, mode fs.FileMode) error {
-	return sb.alter(ctx, "chmod", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Chmod{Chmod: &wirepb.Chmod{Path: name, Mode: uint32(mode)}}})
+	return sb.alter(ctx, "chmod", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Chmod{Chmod: &wirepb.Chmod{Path: []byte(name), Mode: uint32(mode)}}})
 }
 
 // ReadDir returns the entries of a folder, sorted by name. Names are the sandbox's word, but without slashes.
@@ -665,7 +684,7 @@ func (sb *Sandbox) list(ctx context.Context, name string) ([]fs.DirEntry, error)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := running.client().List(ctx, &wirepb.PathRequest{Kind: &wirepb.PathRequest_List{List: name}})
+	stream, err := running.client().List(ctx, &wirepb.PathRequest{Kind: &wirepb.PathRequest_List{List: []byte(name)}})
 	if err != nil {
 		return nil, sb.remoteError(ctx, running, err)
 	}
@@ -683,10 +702,11 @@ func (sb *Sandbox) list(ctx context.Context, name string) ([]fs.DirEntry, error)
 			return nil, fmt.Errorf("the folder has more than %d entries", maxEntries)
 		}
 		for _, entry := range listing.GetEntries() {
-			if !isName(entry.GetName()) {
-				return nil, fmt.Errorf("the sandbox sent an entry named %.100q, which can't be", entry.GetName())
+			name := string(entry.GetName())
+			if !isName(name) {
+				return nil, fmt.Errorf("the sandbox sent an entry named %.100q, which can't be", name)
 			}
-			entries = append(entries, fs.FileInfoToDirEntry(newInfo(entry, entry.GetName())))
+			entries = append(entries, fs.FileInfoToDirEntry(newInfo(entry, name)))
 		}
 	}
 }

@@ -87,7 +87,7 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 	var gate struct {
 		sync.Mutex
 		called, closed bool
-		cancel         context.CancelFunc
+		cancel         context.CancelCauseFunc
 	}
 	done := make(chan struct{}) // closed when next is done, if it was called
 	var outcome error
@@ -105,7 +105,7 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 			return callinfo.ErrNextTwice
 		}
 		gate.called = true
-		ctx, gate.cancel = context.WithCancel(ctx)
+		ctx, gate.cancel = context.WithCancelCause(ctx)
 		gate.Unlock()
 		defer close(done)
 		r.passed, r.ctx = true, ctx
@@ -120,7 +120,7 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 		called = gate.called
 		gate.Unlock()
 		if called {
-			gate.cancel()
+			gate.cancel(callinfo.ErrNextRuns)
 			<-done
 		}
 		return called

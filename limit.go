@@ -110,8 +110,13 @@ func (e *IsolationError) Error() string {
 }
 
 // Report says what the session's sandboxes hold on this machine: the level of isolation, and which limits can be held, by which
-// mechanism, or why not. It costs nothing, and answers after Close, too.
-func (s *Session) Report() Report { return s.backend.Report() }
+// mechanism, or why not. It costs nothing, and answers after Close, too. That of a session that was not opened is empty.
+func (s *Session) Report() Report {
+	if !s.opened() {
+		return Report{}
+	}
+	return s.backend.Report()
+}
 
 // accept refuses a session whose driver does not give what its options ask for.
 func (s *Session) accept() error {

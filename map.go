@@ -208,7 +208,7 @@ func (r *run) take(source func(nextFunc), ordered bool) {
 		if crash := recover(); crash != nil {
 			r.crash = crash
 		} else if !normal {
-			r.crash = "sbx: the input of a map called runtime.Goexit"
+			r.crash = "sbx: the input of a map, or a marshaler of one, called runtime.Goexit"
 		}
 	}()
 	index := 0

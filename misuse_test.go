@@ -76,7 +76,12 @@ func TestASessionThatWasNotOpened(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, 2, n)
 		assert.Zero(t, session.SandboxCount())
-		for _, err := range []error{session.Close(), session.Shutdown(t.Context()), session.Prewarm(t.Context(), 1)} {
+		assert.Zero(t, session.Stats())
+		assert.Equal(t, sbx.Report{}, session.Report())
+		assert.Equal(t, "session that was not opened", session.String())
+		assert.Equal(t, "session that was not opened", session.GoString())
+		_, profileErr := session.Profile(t.Context(), "s-1", "heap", 0)
+		for _, err := range []error{session.Close(), session.Shutdown(t.Context()), session.Prewarm(t.Context(), 1), profileErr} {
 			require.ErrorAs(t, err, &option)
 			assert.ErrorContains(t, err, "the session was not opened")
 		}

@@ -24,6 +24,9 @@ func (s *Session) Profile(ctx context.Context, sandbox, name string, duration ti
 	if ctx == nil {
 		return nil, fmt.Errorf("sbx: profile: %w", errNilContext)
 	}
+	if !s.opened() {
+		return nil, fmt.Errorf("sbx: profile: %w", errNotOpened)
+	}
 	s.mu.Lock()
 	sb, closed := s.live[sandbox], s.closed
 	s.mu.Unlock()

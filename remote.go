@@ -19,14 +19,14 @@ func remoteFailure(f *wirepb.Failure) error {
 	if f == nil {
 		return nil
 	}
-	var err error = &sandboxFailure{text: wire.Clip(f.GetText(), maxFailure), kind: f.GetKind(), errno: f.GetErrno()}
+	var err error = &sandboxFailure{text: wire.Clip(string(f.GetText()), maxFailure), kind: f.GetKind(), errno: f.GetErrno()}
 	if f.GetKind() == wirepb.Failure_KIND_CLOSED && f.GetOp() == "" {
 		err = os.ErrProcessDone
 	}
 	if f.GetOp() == "" {
 		return err
 	}
-	return &fs.PathError{Op: wire.Clip(f.GetOp(), maxFailure), Path: wire.Clip(f.GetPath(), maxFailure), Err: err}
+	return &fs.PathError{Op: wire.Clip(f.GetOp(), maxFailure), Path: wire.Clip(string(f.GetPath()), maxFailure), Err: err}
 }
 
 // sandboxFailure is an error of the system in a sandbox.

@@ -244,6 +244,9 @@ func (s *Session) Prewarm(ctx context.Context, n int, opts ...SandboxOption) err
 
 // String is the session's id and state.
 func (s *Session) String() string {
+	if !s.opened() {
+		return "session that was not opened"
+	}
 	count, state := s.SandboxCount(), "open"
 	s.mu.Lock()
 	defer s.mu.Unlock()

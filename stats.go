@@ -29,6 +29,9 @@ type Stats struct {
 
 // Stats returns the session's numbers as they are now.
 func (s *Session) Stats() Stats {
+	if !s.opened() {
+		return Stats{}
+	}
 	p := s.pool.Stats()
 	return Stats{
 		MaxSandboxes: s.config.maxSandboxes,

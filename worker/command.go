@@ -45,7 +45,8 @@ func newAttendant() (*attendant, error) {
 }
 
 // path is a path of the sandbox as the session means it.
-func (a *attendant) path(path string) string {
+func (a *attendant) path(named []byte) string {
+	path := string(named)
 	if path == "" || filepath.IsAbs(path) {
 		return path
 	}
@@ -247,13 +248,13 @@ func (s *commandStreams) feed(stream grpc.BidiStreamingServer[wirepb.CommandInpu
 
 // start starts a command.
 func (a *attendant) start(start *wirepb.Start) (_ *command, _ *commandStreams, err error) {
-	args := start.GetArgs()
+	args := texts(start.GetArgs())
 	if len(args) == 0 || args[0] == "" {
 		return nil, nil, refused("run", "", "the command has no name")
 	}
-	env := a.environ(start.GetEnv())
+	env := a.environ(texts(start.GetEnv()))
 	dir := a.folder
-	if start.GetDir() != "" {
+	if len(start.GetDir()) > 0 {
 		dir = a.path(start.GetDir())
 	}
 	info, err := os.Stat(dir)
@@ -323,6 +324,14 @@ func (a *attendant) start(start *wirepb.Start) (_ *command, _ *commandStreams, e
 	}
 	a.commands[start.GetId()] = c
 	return c, streams, nil
+}
+
+func texts(list [][]byte) []string {
+	out := make([]string, len(list))
+	for i, text := range list {
+		out[i] = string(text)
+	}
+	return out
 }
 
 func (a *attendant) forget(id uint64) {

@@ -38,13 +38,13 @@ func failure(err error) *wirepb.Failure {
 	var link *os.LinkError
 	switch {
 	case errors.As(err, &path):
-		f.Op, f.Path, f.Text = path.Op, path.Path, path.Err.Error()
+		f.Op, f.Path, f.Text = path.Op, []byte(path.Path), []byte(path.Err.Error())
 	case errors.As(err, &link):
-		f.Op, f.Path, f.Text = link.Op, link.Old, link.Err.Error()
+		f.Op, f.Path, f.Text = link.Op, []byte(link.Old), []byte(link.Err.Error())
 	default:
-		f.Text = err.Error()
+		f.Text = []byte(err.Error())
 	}
-	f.Text = wire.Clip(f.Text, maxStack)
+	f.Text = []byte(wire.Clip(string(f.Text), maxStack))
 	if errno := syscall.Errno(0); errors.As(err, &errno) {
 		f.Errno = int64(errno)
 	}
@@ -73,7 +73,7 @@ func (r refusal) Error() string { return string(r) }
 func refused(op, path, why string) error { return &fs.PathError{Op: op, Path: path, Err: refusal(why)} }
 
 func infoOf(info fs.FileInfo) *wirepb.Info {
-	return &wirepb.Info{Name: info.Name(), Size: info.Size(), Mode: uint32(info.Mode()), TimeNanos: info.ModTime().UnixNano()}
+	return &wirepb.Info{Name: []byte(info.Name()), Size: info.Size(), Mode: uint32(info.Mode()), TimeNanos: info.ModTime().UnixNano()}
 }
 
 // handle is one open file.
@@ -128,7 +128,7 @@ func (a *attendant) File(stream grpc.BidiStreamingServer[wirepb.FileRequest, wir
 				err = stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Info{Info: infoOf(info)}})
 			}
 		case *wirepb.FileRequest_Truncate:
-			if err = h.file.Truncate(kind.Truncate); err == nil {
+			if err = h.truncate(kind.Truncate); err == nil {
 				err = h.done()
 			}
 		case *wirepb.FileRequest_Sync:
@@ -309,6 +309,20 @@ func (h *handle) write(request *wirepb.Write) (err error) {
 	return err
 }
 
+// zeros are what a hole reads as.
+var zeros [filePiece]byte
+
+// truncate changes the file's size. What it adds at the end counts as written.
+func (h *handle) truncate(size int64) error {
+	if err := h.file.Truncate(size); err != nil {
+		return err
+	}
+	for h.target != "" && h.size < size {
+		h.count(zeros[:min(size-h.size, filePiece)], h.size)
+	}
+	return nil
+}
+
 // commit closes the file. One that is to be whole takes its place only if it is.
 func (h *handle) commit(commit *wirepb.Commit) error {
 	if commit.GetCheck() && (commit.GetSize() != h.size || commit.GetCrc32C() != h.sum) {
@@ -351,9 +365,11 @@ func (a *attendant) Path(_ context.Context, request *wirepb.PathRequest) (*wirep
 	case *wirepb.PathRequest_Rename:
 		err = os.Rename(a.path(kind.Rename.GetFrom()), a.path(kind.Rename.GetTo()))
 	case *wirepb.PathRequest_ReadLink:
-		reply.Text, err = os.Readlink(a.path(kind.ReadLink))
+		var text string
+		text, err = os.Readlink(a.path(kind.ReadLink))
+		reply.Text = []byte(text)
 	case *wirepb.PathRequest_Link:
-		err = os.Symlink(kind.Link.GetTarget(), a.path(kind.Link.GetPath()))
+		err = os.Symlink(string(kind.Link.GetTarget()), a.path(kind.Link.GetPath()))
 	case *wirepb.PathRequest_Chmod:
 		err = os.Chmod(a.path(kind.Chmod.GetPath()), fs.FileMode(kind.Chmod.GetMode())&(fs.ModePerm|fs.ModeSticky))
 	default:

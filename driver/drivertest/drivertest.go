@@ -67,6 +67,7 @@ func Run(t *testing.T, d driver.Driver, has Features) {
 		{"SIGTERM does not end a worker", has.Processes, (*suite).terminate},
 		{"output arrives, each stream in order", has.Processes, (*suite).output},
 		{"the environment is what the spec gives", has.Processes, (*suite).environment},
+		{"a worker starts in an empty folder of its own", has.Processes, (*suite).folder},
 		{"it is known which calls had begun", has.Processes, (*suite).begun},
 		{"a call that waits in a worker can be taken back", true, (*suite).withdraw},
 		{"a function's context ends with its call", true, (*suite).cancel},
@@ -399,6 +400,17 @@ func (s *suite) environment() {
 	assert.Equal(s, []string{"A=1 = one", "B=2", "PLUGIN_CLIENT_CERT=none"}, result[[]string](s, "environment", call(s, w, "environment", 0)))
 	w, _ = s.launch(s.create())
 	assert.Empty(s, result[[]string](s, "environment", call(s, w, "environment", 0)))
+}
+
+func (s *suite) folder() {
+	here, err := os.Getwd()
+	require.NoError(s, err)
+	for range 2 { // the second finds nothing of the first
+		w, _ := s.launch(s.create())
+		folder := result[string](s, "fillFolder", call(s, w, "fillFolder", "file"))
+		assert.NotEqual(s, here, folder)
+	}
+	assert.NoFileExists(s, "file")
 }
 
 func (s *suite) standardInput() {

@@ -26,6 +26,7 @@ func init() {
 	registry.Function(name("orphan"), orphan)
 	registry.Function(name("block"), block)
 	registry.Function(name("standardInput"), standardInput)
+	registry.Function(name("fillFolder"), fillFolder)
 	worker.Divert()
 }
 
@@ -113,6 +114,21 @@ func block(ctx context.Context, forever bool) (int, error) {
 	}
 	<-ctx.Done()
 	return 0, ctx.Err()
+}
+
+// fillFolder makes a file in the working folder, which must be empty, and returns the folder's path.
+func fillFolder(_ context.Context, file string) (string, error) {
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		return "", err
+	}
+	if len(entries) > 0 {
+		return "", fmt.Errorf("the folder has a %s", entries[0].Name())
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		return "", err
+	}
+	return os.Getwd()
 }
 
 func standardInput(context.Context, int) (int, error) {

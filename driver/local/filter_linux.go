@@ -23,7 +23,7 @@ var denied = []string{
 	"ptrace", "process_vm_readv", "process_vm_writev", "process_mrelease", // other processes' memory
 	"clone3",                                                                       // its flags are behind a pointer; libc falls back to clone on ENOSYS
 	"modify_ldt", "memfd_secret", "remap_file_pages", "uretprobe", "fanotify_mark", // attack surface that nobody needs
-	"cachestat",                                   // tells which of the host's files are in use
+	"cachestat", "mincore", // tell which of the host's files are in use; mincore, of files that are the caller's
 	"name_to_handle_at", "listmount", "statmount", // show more of mounts than a worker may know
 	"adjtimex", "clock_adjtime", // the host's clock
 	"io_setup",   // takes from a number of requests that the whole machine shares
@@ -31,7 +31,7 @@ var denied = []string{
 }
 
 // missing are denied with ENOSYS, so that libraries take the older way.
-var missing = []string{"clone3"}
+var missing = []string{"clone3", "mincore"}
 
 const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID |
 	unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
@@ -94,13 +94,15 @@ func argumentRules() []argumentRule {
 		sockets,
 		{name: "socketpair", rows: [][]test{{exactly(0, unix.AF_UNIX)}}},
 		personality,
-		{name: "ioctl", refuse: true, rows: [][]test{{exactly(1, unix.TIOCSTI)}, {exactly(1, unix.TIOCLINUX)}}},
+		// TIOCSETD has the kernel load and run one of many drivers behind a terminal.
+		{name: "ioctl", refuse: true, rows: [][]test{{exactly(1, unix.TIOCSTI)}, {exactly(1, unix.TIOCLINUX)}, {exactly(1, unix.TIOCSETD)}}},
 		// F_NOTIFY watches folders of the host, as inotify would. A lease on a file that sandboxes share, which is an ordinary
 		// user's own, has whoever opens it wait.
 		{name: "fcntl", refuse: true, rows: [][]test{{exactly(1, unix.F_NOTIFY)}, {exactly(1, unix.F_SETLEASE)}}},
-		// To drop a file of the host from the page cache, and see when it is there again, would also be to watch.
+		// To drop a file of the host from the page cache, or to read it past that, and see when it is there again, would also be to watch.
 		{name: "fadvise64", refuse: true, rows: [][]test{{exactly(3, unix.FADV_DONTNEED)}}},
-		{name: "preadv2", refuse: true, rows: [][]test{{{5, unix.RWF_NOWAIT, unix.RWF_NOWAIT}}}},
+		{name: "madvise", refuse: true, rows: [][]test{{exactly(2, unix.MADV_PAGEOUT)}}},
+		{name: "preadv2", refuse: true, rows: [][]test{{{5, unix.RWF_NOWAIT, unix.RWF_NOWAIT}}, {{5, unix.RWF_DONTCACHE, unix.RWF_DONTCACHE}}}},
 		// The host's huge pages, which are set aside for somebody.
 		{name: "mmap", refuse: true, rows: [][]test{{{3, unix.MAP_HUGETLB, unix.MAP_HUGETLB}}}},
 		{name: "memfd_create", refuse: true, rows: [][]test{{{1, unix.MFD_HUGETLB, unix.MFD_HUGETLB}}}},

@@ -67,6 +67,8 @@ func TestFilter(t *testing.T) {
 		{"ioctl", []uint64{0, unix.TIOCSTI}, refuse(unix.EPERM)},
 		{"ioctl", []uint64{0, high | unix.TIOCSTI}, refuse(unix.EPERM)},
 		{"ioctl", []uint64{0, unix.TIOCLINUX}, refuse(unix.EPERM)},
+		{"ioctl", []uint64{0, unix.TIOCSETD}, refuse(unix.EPERM)},
+		{"ioctl", []uint64{0, unix.TIOCSWINSZ}, allow},
 		{"fcntl", []uint64{0, unix.F_SETLKW}, allow},
 		{"fcntl", []uint64{0, unix.F_NOTIFY}, refuse(unix.EPERM)},
 		{"fcntl", []uint64{0, unix.F_SETLEASE, unix.F_WRLCK}, refuse(unix.EPERM)},
@@ -74,6 +76,10 @@ func TestFilter(t *testing.T) {
 		{"fadvise64", []uint64{0, 0, 0, unix.FADV_DONTNEED}, refuse(unix.EPERM)},
 		{"preadv2", []uint64{0, 0, 0, 0, 0, unix.RWF_HIPRI}, allow},
 		{"preadv2", []uint64{0, 0, 0, 0, 0, unix.RWF_HIPRI | unix.RWF_NOWAIT}, refuse(unix.EPERM)},
+		{"preadv2", []uint64{0, 0, 0, 0, 0, unix.RWF_DONTCACHE}, refuse(unix.EPERM)},
+		{"madvise", []uint64{0, 0, unix.MADV_DONTNEED}, allow},
+		{"madvise", []uint64{0, 0, unix.MADV_PAGEOUT}, refuse(unix.EPERM)},
+		{"mincore", nil, refuse(unix.ENOSYS)},
 		{"mmap", []uint64{0, 0, 0, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS}, allow},
 		{"mmap", []uint64{0, 0, 0, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_HUGETLB}, refuse(unix.EPERM)},
 		{"memfd_create", []uint64{0, unix.MFD_CLOEXEC}, allow},
@@ -106,7 +112,7 @@ func TestFilter(t *testing.T) {
 			assert.Equal(t, refuse(unix.EPERM), verdict(uint32(info.ID), number, domain, unix.SOCK_STREAM, 0), "socket domain %d", domain)
 		}
 	}
-	for _, name := range []string{"unshare", "setns", "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp",
+	for _, name := range []string{"unshare", "setns", "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "process_madvise", "cachestat",
 		"umount2", "pivot_root", "chroot", "fsopen", "fsmount", "fsconfig", "fspick", "move_mount", "open_tree", "mount_setattr",
 		"keyctl", "add_key", "request_key", "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter",
 		"io_uring_register", "open_by_handle_at", "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module",

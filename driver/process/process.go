@@ -5,6 +5,10 @@
 // leader of a process group, which ends with it; processes that leave the group are not found again. A worker exits
 // when its session's program does, even by kill -9; what the worker itself has started may outlive that.
 //
+// A worker starts in a folder of its own, which is empty, only this user's, and removed by Stop and Close. It is in the folder for
+// temporary files (TMPDIR), below one of the session named sbx-process-*. What a program that was killed has left there is removed by
+// the next session of the same user that opens; the folders of programs that run are locked.
+//
 // On Linux, driver.Exit tells a kill for lack of memory from another one by the kernel's count of such kills in the memory
 // cgroup of the session's program, or on the whole machine where that can't be read. It is wrong about a worker that
 // moved to another group, and about one that is killed otherwise while memory runs out for another process.

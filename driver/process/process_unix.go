@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -27,11 +28,22 @@ func open(ctx context.Context, spec driver.SessionSpec) (driver.Session, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &session{worker: worker, sandboxes: map[*sandbox]struct{}{}}, nil
+	if worker, err = filepath.Abs(worker); err != nil { // it starts in another folder
+		return nil, fmt.Errorf("process: open session %s: find the worker: %w", spec.ID, err)
+	}
+	folders, err := makeFolders(ctx, spec.Logger)
+	if err != nil {
+		return nil, fmt.Errorf("process: open session %s: make a folder for its workers; TMPDIR can name another place: %w", spec.ID, err)
+	}
+	return &session{worker: worker, folders: folders, sandboxes: map[*sandbox]struct{}{}}, nil
 }
 
 type session struct {
-	worker string // path of the executable
+	worker  string // path of the executable
+	folders *folders
+
+	closing sync.Mutex // while the folders are closed
+	settled bool       // they are; guarded by closing
 
 	mu        sync.Mutex
 	closed    bool
@@ -50,7 +62,11 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	if s.closed {
 		return nil, fmt.Errorf("process: create sandbox %s: session is %w", spec.ID, driver.ErrStopped)
 	}
-	sb := &sandbox{session: s, spec: spec}
+	folder, err := s.folders.make(spec.ID)
+	if err != nil {
+		return nil, fmt.Errorf("process: create sandbox %s: make its folder: %w", spec.ID, err)
+	}
+	sb := &sandbox{session: s, spec: spec, folder: folder}
 	s.sandboxes[sb] = struct{}{}
 	return sb, nil
 }
@@ -74,12 +90,28 @@ func (s *session) Close(ctx context.Context) error {
 		stops.Go(func() { errs[i] = sb.Stop(ctx) })
 	}
 	stops.Wait()
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	s.closing.Lock()
+	defer s.closing.Unlock()
+	if s.settled {
+		return nil
+	}
+	if err := s.folders.close(); err != nil {
+		return fmt.Errorf("process: close session: %w", err)
+	}
+	s.settled = true
+	return nil
 }
 
 type sandbox struct {
 	session *session
 	spec    driver.Spec
+	folder  string // the worker's working folder
+
+	removing sync.Mutex // while the folder is removed
+	removed  bool       // it is; guarded by removing
 
 	mu      sync.Mutex
 	stopped bool
@@ -98,7 +130,7 @@ func (sb *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (dri
 	case sb.process != nil:
 		return nil, fmt.Errorf("process: sandbox %s has a worker already", sb.spec.ID)
 	}
-	p, err := start(sb.session.worker, slices.Concat(sb.spec.Env, spec.Env))
+	p, err := start(sb.session.worker, sb.folder, slices.Concat(sb.spec.Env, spec.Env))
 	if err != nil {
 		return nil, fmt.Errorf("process: sandbox %s: start the worker: %w", sb.spec.ID, err)
 	}
@@ -117,6 +149,15 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 			return fmt.Errorf("process: stop sandbox %s: %w", sb.spec.ID, err)
 		}
 	}
+	sb.removing.Lock()
+	defer sb.removing.Unlock()
+	if sb.removed { // and the id may be another sandbox's
+		return nil
+	}
+	if err := sb.session.folders.remove(sb.spec.ID); err != nil {
+		return fmt.Errorf("process: stop sandbox %s: %w", sb.spec.ID, err)
+	}
+	sb.removed = true
 	sb.session.mu.Lock()
 	defer sb.session.mu.Unlock()
 	delete(sb.session.sandboxes, sb)
@@ -136,7 +177,7 @@ type process struct {
 	outOfMemory bool
 }
 
-func start(worker string, env []string) (_ *process, err error) {
+func start(worker, folder string, env []string) (_ *process, err error) {
 	var opened []io.Closer // closed if the start fails
 	defer func() {
 		if err != nil {
@@ -172,6 +213,7 @@ func start(worker string, env []string) (_ *process, err error) {
 	opened = append(opened, notes)
 
 	cmd := exec.Command(worker)
+	cmd.Dir = folder
 	cmd.Env = append([]string{}, env...) // never nil, which would mean this program's own
 	cmd.Stdout, cmd.Stderr = stdoutWriter, stderrWriter
 	cmd.ExtraFiles = []*os.File{driver.ConnFD - 3: inner, driver.HandshakeFD - 3: handshakeWriter, driver.LedgerFD - 3: notes}

@@ -20,14 +20,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// testRole makes this program a worker that does nothing; "parent", one that leaves a child behind; or, given a process id, one that
-// traces that process.
+// testRole makes this program a worker that does nothing; "parent", one that leaves a child behind; "program", the program of a session;
+// or, given a process id, one that traces that process.
 const testRole = "SBX_TEST_ROLE"
 
 func init() {
 	role := os.Getenv(testRole)
 	if role == "" {
 		return
+	}
+	if role == "program" {
+		runProgram()
 	}
 	if pid, err := strconv.Atoi(role); err == nil {
 		runtime.LockOSThread()
@@ -52,12 +55,35 @@ func init() {
 	os.Exit(0)
 }
 
-// startRole starts this program as a worker in a session and a sandbox of its own.
-func startRole(ctx context.Context, t *testing.T, role string) (driver.Session, driver.Sandbox, driver.Process) {
-	session, err := New().Open(ctx, driver.SessionSpec{
+// runProgram opens a session, prints a worker's folder, and goes on until it is killed or has no more input.
+func runProgram() {
+	ctx := context.Background()
+	session, err := New().Open(ctx, sessionSpec())
+	if err == nil {
+		var sb driver.Sandbox
+		if sb, err = session.Create(ctx, driver.Spec{ID: "one"}); err == nil {
+			fmt.Println(sb.(*sandbox).folder)
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			err = session.Close(ctx)
+		}
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func sessionSpec() driver.SessionSpec {
+	return driver.SessionSpec{
 		ID: "one", Logger: slog.New(slog.DiscardHandler),
 		Worker: func(context.Context, driver.Platform) (string, error) { return "/proc/self/exe", nil },
-	})
+	}
+}
+
+// startRole starts this program as a worker in a session and a sandbox of its own.
+func startRole(ctx context.Context, t *testing.T, role string) (driver.Session, driver.Sandbox, driver.Process) {
+	session, err := New().Open(ctx, sessionSpec())
 	require.NoError(t, err)
 	sandbox, err := session.Create(ctx, driver.Spec{ID: "one", Env: []string{testRole + "=" + role, "PATH=" + os.Getenv("PATH")}})
 	require.NoError(t, err)

@@ -57,7 +57,7 @@ var (
 	ErrNextTwice = errors.New("an interceptor called next twice, or after it had returned")
 	// ErrNextMissed is the error of an interceptor that has none.
 	ErrNextMissed = errors.New("an interceptor returned no error, but did not call next")
-	// ErrNextRuns is the error of one that returns none while next runs.
+	// ErrNextRuns is the error of one that returns none while next runs, and the cause of the end of the call's context.
 	ErrNextRuns = errors.New("an interceptor returned before next had")
 )
 

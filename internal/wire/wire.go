@@ -22,6 +22,10 @@ const (
 	MaxFrame = 4 << 20
 	// MaxValue is the most bytes that one encoded argument or result may have.
 	MaxValue = 1 << 30
+	// MaxSandboxMessage is the most bytes that one message from the service for commands and files may have.
+	MaxSandboxMessage = 512 << 10
+	// Window is how many bytes of each stream may be on their way to a reader that does not take them. A fixed one bounds what a worker can have the session keep.
+	Window = 1 << 20
 	// chunkSize is the length of a piece of a big value. One big value delays a small message by at most one piece.
 	chunkSize = 256 << 10
 	// maxInline is the longest value that travels within its message.

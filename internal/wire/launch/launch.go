@@ -94,15 +94,17 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 	conn, err := grpc.NewClient("passthrough:///sandbox",
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // an inherited socket
 		grpc.WithContextDialer(adapter.dial),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxFrame), grpc.MaxCallSendMsgSize(wire.MaxFrame)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxFrame), grpc.MaxCallSendMsgSize(wire.MaxFrame),
+			grpc.ForceCodecV2(wire.Codec())),
 		grpc.WithMaxHeaderListSize(maxHeaders),
+		grpc.WithStaticStreamWindowSize(wire.Window),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	worker := &Worker{grpc: conn, process: adapter.process, output: adapter.output, report: adapter.report, coverage: adapter.coverage, calls: map[uint64]*Pending{}, done: make(chan struct{})}
+	worker := &Worker{grpc: conn, guard: adapter.guard, process: adapter.process, output: adapter.output, report: adapter.report, coverage: adapter.coverage, calls: map[uint64]*Pending{}, done: make(chan struct{})}
 	if err := worker.open(config); err != nil {
 		_ = conn.Close()
 		return nil, err
@@ -118,6 +120,7 @@ type processRunner struct {
 	env     []string
 
 	process  driver.Process
+	guard    *wire.Guard // over the process's connection
 	output   *output
 	report   *report
 	coverage string // the folder for it; empty if it is not wanted
@@ -145,7 +148,7 @@ func (r *processRunner) Start(context.Context) error {
 		return err
 	}
 	r.mu.Lock()
-	r.process, r.report = process, readReport(process.Handshake(), limit)
+	r.process, r.guard, r.report = process, wire.NewGuard(process.Conn()), readReport(process.Handshake(), limit)
 	r.mu.Unlock()
 	r.output = readOutput(process, r.config)
 	if r.ctx.Err() != nil {
@@ -162,7 +165,7 @@ func (r *processRunner) dial(context.Context, string) (net.Conn, error) {
 		return nil, errors.New("the sandbox's stream has ended")
 	}
 	r.dialed = true
-	return r.process.Conn(), nil
+	return r.guard, nil
 }
 
 // abandon kills the process and closes its streams, so that whoever waits for them goes on. What it may have said of its

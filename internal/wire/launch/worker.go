@@ -21,6 +21,7 @@ import (
 // A Worker is a running worker and its stream. Its methods may be called at the same time.
 type Worker struct {
 	grpc    *grpc.ClientConn
+	guard   *wire.Guard
 	process driver.Process
 	output  *output
 	report  *report
@@ -98,7 +99,7 @@ func (w *Worker) open(config Config) error {
 		return fmt.Errorf("open the stream: %w", err)
 	}
 	w.closeConn = cancel
-	w.conn = wire.NewConn(stream, w.returned)
+	w.conn = wire.NewConn(wire.NewStream(stream, w.guard), w.returned)
 	fail := func(err error) error {
 		w.conn.Close()
 		cancel()
@@ -224,7 +225,18 @@ func (w *Worker) nameOf(function uint32) string {
 }
 
 // Sandbox is the worker's service for commands and files.
-func (w *Worker) Sandbox() wirepb.SandboxClient { return wirepb.NewSandboxClient(w.grpc) }
+func (w *Worker) Sandbox() wirepb.SandboxClient { return wirepb.NewSandboxClient(bounded{w.grpc}) }
+
+// bounded is a connection that takes no longer messages than the service for commands and files sends: decoded they may take many times their length.
+type bounded struct{ grpc.ClientConnInterface }
+
+func (b bounded) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	return b.ClientConnInterface.Invoke(ctx, method, args, reply, append(opts, grpc.MaxCallRecvMsgSize(wire.MaxSandboxMessage))...)
+}
+
+func (b bounded) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return b.ClientConnInterface.NewStream(ctx, desc, method, append(opts, grpc.MaxCallRecvMsgSize(wire.MaxSandboxMessage))...)
+}
 
 // Done is closed when the worker is lost; then Lost says why.
 func (w *Worker) Done() <-chan struct{} { return w.done }

@@ -1,0 +1,437 @@
+package sbx
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
+)
+
+const (
+	// MaxCopy is how many bytes one CopyFrom takes from a sandbox at most, holes in files included.
+	MaxCopy = 64 << 30
+	// maxDepth bounds how deep a tree may be that is copied.
+	maxDepth = 200
+	// copyPiece is how much is on its way at a time when a file is copied.
+	copyPiece = 1 << 20
+)
+
+// CopyTo copies a file or a whole folder of this machine into the sandbox: target becomes the copy. Folders that are there are
+// kept, and files in them replaced if they have the same name, each as a whole, as [Sandbox.WriteFile] does; nothing is removed. Permissions are copied, owners and times are not.
+//
+// Symbolic links within a folder are made again as they are and never followed, so nothing from outside of the folder gets into the sandbox; source itself may be one.
+// Devices, sockets and pipes are refused: the rest is copied, and the error wraps [ErrRefused] for each.
+func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
+	fail := func(err error) error { return sb.fail("copy to the sandbox", err) }
+	info, err := os.Stat(source)
+	if err != nil {
+		return fail(err)
+	}
+	if !info.IsDir() {
+		file, err := openPlain(source)
+		if err != nil {
+			return fail(err)
+		}
+		defer file.Close()
+		if err := sb.upload(ctx, file, target); err != nil {
+			return sb.fileError("copy", target, err)
+		}
+		return nil
+	}
+	root, err := os.OpenRoot(source)
+	if err != nil {
+		return fail(err)
+	}
+	defer root.Close()
+	up := &upload{sb: sb, root: root, target: target}
+	err = sb.MkdirAll(ctx, target, 0o777)
+	if err == nil {
+		err = errors.Join(up.folder(ctx, ".", 0), errors.Join(up.refused...))
+	}
+	if err != nil && !errors.As(err, new(*SandboxError)) {
+		err = fail(err)
+	}
+	return err
+}
+
+// openPlain opens a regular file, and nothing else.
+func openPlain(name string) (*os.File, error) {
+	info, err := os.Stat(name)
+	if err == nil && !info.Mode().IsRegular() {
+		err = refusal("open", name, info.Mode())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.Open(name)
+}
+
+func refusal(op, name string, mode fs.FileMode) error {
+	return &fs.PathError{Op: op, Path: name, Err: fmt.Errorf("%w: it is no regular file, folder or link (%v)", ErrRefused, mode.Type())}
+}
+
+// upload is one CopyTo of a folder.
+type upload struct {
+	sb      *Sandbox
+	root    *os.Root
+	target  string
+	refused []error
+}
+
+func (u *upload) folder(ctx context.Context, name string, depth int) error {
+	if depth > maxDepth {
+		return &fs.PathError{Op: "copy", Path: name, Err: fmt.Errorf("more than %d folders deep", maxDepth)}
+	}
+	folder, err := u.root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	for {
+		entries, err := folder.ReadDir(1000)
+		for _, entry := range entries {
+			if err := u.entry(ctx, path.Join(name, entry.Name()), depth); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+func (u *upload) entry(ctx context.Context, name string, depth int) error {
+	info, err := u.root.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // it is gone
+	case err != nil:
+		return err
+	}
+	target := path.Join(u.target, filepath.ToSlash(name))
+	switch info.Mode().Type() {
+	case fs.ModeDir:
+		if err := u.sb.Mkdir(ctx, target, info.Mode().Perm()|0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if err := u.folder(ctx, name, depth+1); err != nil {
+			return err
+		}
+		return u.sb.Chmod(ctx, target, info.Mode().Perm())
+	case fs.ModeSymlink:
+		link, err := u.root.Readlink(name)
+		if err != nil {
+			return err
+		}
+		err = u.sb.Symlink(ctx, filepath.ToSlash(link), target)
+		if errors.Is(err, fs.ErrExist) { // a link is replaced, and nothing else
+			if there, statErr := u.sb.Lstat(ctx, target); statErr == nil && there.Mode().Type() == fs.ModeSymlink {
+				if err = u.sb.Remove(ctx, target); err == nil {
+					err = u.sb.Symlink(ctx, filepath.ToSlash(link), target)
+				}
+			}
+		}
+		return err
+	case 0:
+		// Root follows links that stay in it, should it be one by now; and what it opens may be another by now, too.
+		file, err := u.root.OpenFile(name, os.O_RDONLY|nonblock, 0)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if info, err = file.Stat(); err != nil {
+			return err
+		}
+		if info.Mode().IsRegular() {
+			if err := u.sb.upload(ctx, file, target); err != nil {
+				return u.sb.fileError("copy", target, err)
+			}
+			return nil
+		}
+	}
+	u.refused = append(u.refused, refusal("copy", name, info.Mode()))
+	return nil
+}
+
+// upload writes a file whole.
+func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) error {
+	info, err := from.Stat()
+	if err != nil {
+		return err
+	}
+	f, _, err := sb.openFile(ctx, &wirepb.Open{Path: []byte(target), Write: true, Atomic: true, Mode: uint32(info.Mode().Perm())})
+	if err != nil {
+		return err
+	}
+	defer f.end()
+	buffer := make([]byte, filePiece)
+	for {
+		n, err := io.ReadFull(from, buffer)
+		if n > 0 {
+			if err := f.extend(buffer[:n]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			_, err = f.commit(true)
+			return err
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// CopyFrom copies a file or a whole folder out of the sandbox to this machine: target becomes the copy, as with [Sandbox.CopyTo]. Permissions are copied, but not set-user-id and the like; owners and times are not. What
+// is written is checked against size and checksum, and takes its place only when it is whole. Runs of zeros become holes.
+//
+// Nothing is written outside of target, whatever the sandbox says: a link that leads out of the tree, or could, is refused, as devices, sockets and pipes
+// are. The rest is copied then, and the error wraps [ErrRefused] for each. At most [MaxCopy] bytes are copied. Use what comes from untrusted code as such: the copy may hold any names and contents.
+func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
+	fail := func(err error) error { return sb.fail("copy from the sandbox", err) }
+	info, err := sb.Stat(ctx, source)
+	if err != nil {
+		return err
+	}
+	target = filepath.Clean(target)
+	if !info.IsDir() {
+		root, err := os.OpenRoot(filepath.Dir(target))
+		if err != nil {
+			return fail(err)
+		}
+		defer root.Close()
+		down := &download{sb: sb, root: root, source: path.Dir(source), rest: MaxCopy}
+		if err := down.file(ctx, source, filepath.Base(target)); err != nil {
+			return sb.fileError("copy", source, err)
+		}
+		return nil
+	}
+	if err := os.MkdirAll(target, 0o777); err != nil {
+		return fail(err)
+	}
+	root, err := os.OpenRoot(target)
+	if err != nil {
+		return fail(err)
+	}
+	defer root.Close()
+	down := &download{sb: sb, root: root, source: source, rest: MaxCopy}
+	err = down.folder(ctx, ".", 0)
+	// Last, so that nothing is written through them.
+	for _, link := range down.links {
+		if err != nil {
+			break
+		}
+		err = down.link(link)
+	}
+	for i := len(down.modes) - 1; i >= 0; i-- { // the innermost first
+		if chmodErr := root.Chmod(down.modes[i].name, down.modes[i].mode); err == nil {
+			err = chmodErr
+		}
+	}
+	if err = errors.Join(err, errors.Join(down.refused...)); err != nil && !errors.As(err, new(*SandboxError)) {
+		err = fail(err)
+	}
+	return err
+}
+
+// download is one CopyFrom.
+type download struct {
+	sb      *Sandbox
+	root    *os.Root
+	source  string
+	rest    int64 // of MaxCopy
+	entries int
+	serial  int
+	links   []link
+	modes   []folderMode
+	refused []error
+}
+
+type link struct{ name, to string }
+
+type folderMode struct {
+	name string
+	mode fs.FileMode
+}
+
+func (d *download) folder(ctx context.Context, name string, depth int) error {
+	if depth > maxDepth {
+		return &fs.PathError{Op: "copy", Path: name, Err: fmt.Errorf("more than %d folders deep", maxDepth)}
+	}
+	entries, err := d.sb.ReadDir(ctx, path.Join(d.source, name))
+	if err != nil {
+		return err
+	}
+	if d.entries += len(entries); d.entries > maxEntries {
+		return &fs.PathError{Op: "copy", Path: name, Err: fmt.Errorf("more than %d files", maxEntries)}
+	}
+	for _, entry := range entries {
+		if err := d.entry(ctx, path.Join(name, entry.Name()), entry, depth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *download) entry(ctx context.Context, name string, entry fs.DirEntry, depth int) error {
+	switch entry.Type() {
+	case fs.ModeDir:
+		// A folder here must be one, and no link: what is below it would be elsewhere.
+		if err := d.root.Mkdir(name, 0o700); err != nil {
+			info, statErr := d.root.Lstat(name)
+			if statErr != nil || !info.IsDir() {
+				return cmp.Or(statErr, err)
+			}
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		d.modes = append(d.modes, folderMode{name, info.Mode().Perm()})
+		return d.folder(ctx, name, depth+1)
+	case fs.ModeSymlink:
+		to, err := d.sb.Readlink(ctx, path.Join(d.source, name))
+		if err != nil {
+			return err
+		}
+		if why := leadsOut(name, to); why != "" {
+			d.refused = append(d.refused, &fs.PathError{Op: "copy", Path: name, Err: fmt.Errorf("%w: it is a link that %s", ErrRefused, why)})
+			return nil
+		}
+		d.links = append(d.links, link{name, to})
+		return nil
+	case 0:
+		err := d.file(ctx, path.Join(d.source, name), name)
+		if err != nil && !errors.Is(err, ErrRefused) {
+			return d.sb.fileError("copy", path.Join(d.source, name), err)
+		}
+		if err != nil { // it is another by now
+			d.refused = append(d.refused, err)
+		}
+		return nil
+	}
+	d.refused = append(d.refused, refusal("copy", name, entry.Type()))
+	return nil
+}
+
+// leadsOut says why a link could lead out of the tree in which it has the name; empty if it can't. All folders of the tree are real ones.
+func leadsOut(name, to string) string {
+	switch {
+	case to == "" || len(to) >= maxPathLength || strings.Contains(to, "\x00"):
+		return "leads nowhere"
+	case path.IsAbs(to) || filepath.IsAbs(to) || filepath.VolumeName(to) != "" || strings.Contains(to, `\`):
+		return fmt.Sprintf("leads to %.100q, which is no relative path", to)
+	}
+	depth := strings.Count(name, "/") // of the folder that the link is in
+	down := false
+	for part := range strings.SplitSeq(to, "/") {
+		switch part {
+		case "", ".":
+		case "..":
+			if down { // what is before may be a link to a place that is less deep
+				return fmt.Sprintf("leads to %.100q, with \"..\" behind a name", to)
+			}
+			if depth--; depth < 0 {
+				return fmt.Sprintf("leads to %.100q, outside of the folder", to)
+			}
+		default:
+			down = true
+		}
+	}
+	return ""
+}
+
+// link makes a link; one that is there is replaced, and nothing else.
+func (d *download) link(l link) error {
+	if info, err := d.root.Lstat(l.name); err == nil && info.Mode().Type() == fs.ModeSymlink {
+		if err := d.root.Remove(l.name); err != nil {
+			return err
+		}
+	}
+	return d.root.Symlink(l.to, l.name)
+}
+
+// file copies one file to a name that it takes when it is whole.
+func (d *download) file(ctx context.Context, source, name string) (err error) {
+	f, info, err := d.sb.openFile(ctx, &wirepb.Open{Path: []byte(source), Read: true})
+	if err != nil {
+		return err
+	}
+	defer f.end()
+	var to *os.File
+	temporary := ""
+	for to == nil {
+		d.serial++
+		temporary = filepath.Join(filepath.Dir(name), fmt.Sprintf(".sbx-%d-%d", os.Getpid(), d.serial))
+		to, err = d.root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	defer func() {
+		if err != nil {
+			_, _ = to.Close(), d.root.Remove(temporary)
+		}
+	}()
+	if err := d.content(f, to); err != nil {
+		return err
+	}
+	if err := to.Chmod(fs.FileMode(info.GetMode()).Perm()); err != nil {
+		return err
+	}
+	if err := to.Close(); err != nil {
+		return err
+	}
+	return d.root.Rename(temporary, name)
+}
+
+// content copies what is in a file, and leaves holes for zeros.
+func (d *download) content(from *File, to *os.File) error {
+	buffer := make([]byte, copyPiece)
+	size, sum := int64(0), uint32(0)
+	for {
+		n, err := from.read(buffer)
+		data := buffer[:n]
+		if d.rest -= int64(n); d.rest < 0 {
+			return fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooLong, int64(MaxCopy))
+		}
+		if n > 0 && !isZero(data) {
+			if _, err := to.WriteAt(data, size); err != nil {
+				return err
+			}
+		}
+		size += int64(n)
+		sum = crc32.Update(sum, castagnoli, data)
+		switch {
+		case errors.Is(err, io.EOF):
+			closed, err := from.commit(false)
+			if err == nil {
+				err = compare(closed, size, sum)
+			}
+			if err != nil {
+				return err
+			}
+			return to.Truncate(size) // it may end in a hole
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// isZero reports whether all bytes are 0.
+func isZero(data []byte) bool {
+	return len(data) == 0 || data[0] == 0 && bytes.Equal(data[1:], data[:len(data)-1])
+}

@@ -1,0 +1,157 @@
+//go:build linux
+
+package sbx_test
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/sandboxfn/sbx"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// makeTree makes a folder with most of what there is.
+func makeTree(t *testing.T) string {
+	dir := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "a", "b"), 0o755))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "closed"), 0o750))
+	for name, mode := range map[string]fs.FileMode{"a/plain": 0o644, "a/b/run": 0o755, "closed/secret": 0o600, "empty": 0o644, "odd \n name é \xff": 0o644, "-rf": 0o644} {
+		content := name
+		if name == "empty" {
+			content = ""
+		}
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
+		require.NoError(t, os.Chmod(filepath.Join(dir, name), mode))
+	}
+	require.NoError(t, os.Symlink("../plain", filepath.Join(dir, "a", "b", "link")))
+	sparse, err := os.Create(filepath.Join(dir, "sparse"))
+	require.NoError(t, err)
+	_, err = sparse.WriteAt([]byte("end"), 300<<20)
+	require.NoError(t, err)
+	require.NoError(t, sparse.Truncate(301<<20))
+	require.NoError(t, sparse.Close())
+	return dir
+}
+
+func TestATreeGoesInAndOut(t *testing.T) {
+	sb := openLocal(t, sbx.Limit(sbx.Resources{DiskMiB: 16})).Sandbox()
+	dir := makeTree(t)
+	require.NoError(t, sb.CopyTo(t.Context(), dir, "tree"))
+	require.NoError(t, sb.CopyTo(t.Context(), dir, "tree"), "again, over itself")
+	back := filepath.Join(t.TempDir(), "new", "tree")
+	require.NoError(t, sb.CopyFrom(t.Context(), "tree", back))
+	require.NoError(t, sb.CopyFrom(t.Context(), "tree", back), "again, over itself")
+	for _, args := range [][]string{{"diff", "-r", "--no-dereference", dir, back}} {
+		output, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+		require.NoError(t, err, string(output))
+	}
+	list := func(dir string) string {
+		cmd := exec.Command("find", ".", "-type", "f", "-printf", "%p %m %s\n", "-o", "-mindepth", "1", "-printf", "%p %m %l\n")
+		cmd.Dir = dir
+		output, err := cmd.Output()
+		require.NoError(t, err)
+		lines := strings.Split(string(output), "\n")
+		return strings.Join(sorted(lines), "\n")
+	}
+	assert.Equal(t, list(dir), list(back))
+	var stat syscall.Stat_t
+	require.NoError(t, syscall.Stat(filepath.Join(back, "sparse"), &stat))
+	assert.Less(t, stat.Blocks*512, int64(8<<20), "holes are holes")
+}
+
+func sorted(lines []string) []string {
+	out := append([]string{}, lines...)
+	for i := range out {
+		for j := i + 1; j < len(out); j++ {
+			if out[j] < out[i] {
+				out[i], out[j] = out[j], out[i]
+			}
+		}
+	}
+	return out
+}
+
+func TestNothingLeavesATree(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	out := t.TempDir()
+	outside := filepath.Join(out, "outside")
+	require.NoError(t, os.WriteFile(outside, []byte("before"), 0o644))
+	target := filepath.Join(out, "target")
+	require.NoError(t, os.Mkdir(target, 0o755))
+	// What was there before leads out, too.
+	require.NoError(t, os.Symlink(out, filepath.Join(target, "folder")))
+	require.NoError(t, os.Symlink(outside, filepath.Join(target, "file")))
+	require.NoError(t, sb.Command("sh", "-c", `mkdir tree && cd tree && ln -s /etc/passwd absolute && ln -s ../outside up && mkdir deep &&
+		ln -s ../x/../../outside deep/around && ln -s .. deep/fine && mkfifo pipe && mkdir folder && echo bad > folder/outside && echo bad > file && echo good > good`).Run())
+	err := sb.CopyFrom(t.Context(), "tree", target)
+	require.Error(t, err, "a folder can't be where a link is")
+	data, readErr := os.ReadFile(outside)
+	require.NoError(t, readErr)
+	assert.Equal(t, "before", string(data))
+
+	require.NoError(t, os.Remove(filepath.Join(target, "folder")))
+	err = sb.CopyFrom(t.Context(), "tree", target)
+	require.ErrorIs(t, err, sbx.ErrRefused)
+	for _, name := range []string{"absolute", "up", "deep/around", "pipe"} {
+		assert.ErrorContains(t, err, name)
+		_, statErr := os.Lstat(filepath.Join(target, name))
+		require.ErrorIs(t, statErr, fs.ErrNotExist)
+	}
+	data, readErr = os.ReadFile(outside)
+	require.NoError(t, readErr)
+	assert.Equal(t, "before", string(data), "the link is replaced, not followed")
+	for name, content := range map[string]string{"good": "good\n", "file": "bad\n", "folder/outside": "bad\n"} {
+		data, readErr := os.ReadFile(filepath.Join(target, name))
+		require.NoError(t, readErr)
+		assert.Equal(t, content, string(data))
+	}
+	link, readErr := os.Readlink(filepath.Join(target, "deep/fine"))
+	require.NoError(t, readErr)
+	assert.Equal(t, "..", link)
+}
+
+func TestNothingFromOutsideOfATreeGoesIn(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "secret"), []byte("secret"), 0o600))
+	tree := filepath.Join(dir, "tree")
+	require.NoError(t, os.Mkdir(tree, 0o755))
+	require.NoError(t, os.Symlink(filepath.Join(dir, "secret"), filepath.Join(tree, "link")))
+	require.NoError(t, os.Symlink(dir, filepath.Join(tree, "folder")))
+	require.NoError(t, syscall.Mkfifo(filepath.Join(tree, "pipe"), 0o644))
+	err := sb.CopyTo(t.Context(), tree, "tree")
+	require.ErrorIs(t, err, sbx.ErrRefused)
+	require.ErrorContains(t, err, "pipe")
+	output, err := sb.Command("sh", "-c", "find / -xdev -name secret 2>/dev/null; cat tree/link tree/folder/secret; ls tree").Output()
+	require.NoError(t, err)
+	assert.Equal(t, "folder\nlink\n", string(output))
+	require.ErrorIs(t, sb.CopyTo(t.Context(), filepath.Join(tree, "pipe"), "pipe"), sbx.ErrRefused)
+	_, err = sb.ReadFile(t.Context(), "pipe")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+func TestOneFileGoesInAndOut(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	out := filepath.Join(t.TempDir(), "out")
+	require.NoError(t, os.WriteFile(out+".in", []byte("content"), 0o750))
+	require.NoError(t, sb.CopyTo(t.Context(), out+".in", "file"))
+	require.NoError(t, sb.CopyFrom(t.Context(), "file", out))
+	data, err := os.ReadFile(out)
+	require.NoError(t, err)
+	assert.Equal(t, "content", string(data))
+	info, err := os.Stat(out)
+	require.NoError(t, err)
+	assert.Equal(t, fs.FileMode(0o750), info.Mode())
+	err = sb.CopyFrom(t.Context(), "nothing", out)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	err = sb.CopyFrom(t.Context(), "file", filepath.Join(out, "below-a-file"))
+	require.ErrorContains(t, err, out)
+	err = sb.CopyTo(t.Context(), out+".missing", "file")
+	require.ErrorContains(t, err, out+".missing")
+}
