@@ -36,6 +36,8 @@ func (s *Session) List(ctx context.Context, tags ...string) ([]*Sandbox, error) 
 		return nil, fmt.Errorf("sbx: list sandboxes: %w", errNotOpened)
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("sbx: list sandboxes: %w", contextError(ctx))
+	case !s.isOpen():
+		return nil, fmt.Errorf("sbx: list sandboxes: %w", ErrClosed)
 	case slices.Contains(tags, ""):
 		return nil, fmt.Errorf("sbx: list sandboxes: %w", &OptionError{Option: "a tag", Reason: "is empty; leave it out"})
 	}
@@ -72,6 +74,8 @@ func (s *Session) FromID(ctx context.Context, id string) (*Sandbox, error) {
 		return fail(errNotOpened)
 	case ctx.Err() != nil:
 		return fail(contextError(ctx))
+	case !s.isOpen():
+		return fail(ErrClosed)
 	}
 	published.Lock()
 	sb := published.byID[id]

@@ -25,8 +25,8 @@ type FunctionOption interface{ applyFunction(*functionConfig) }
 
 // SandboxOption describes a sandbox. It may be given to [Open] and to [Session.Function] and its siblings.
 //
-// Values merge by these rules: tags append, environment variables merge by key, limits merge by field, everything else replaces; the
-// later value wins.
+// Values merge by these rules: tags append, environment variables merge by key, secrets merge by name and must not conflict, limits merge by field,
+// everything else replaces; the later value wins.
 type SandboxOption interface {
 	OpenOption
 	FunctionOption
@@ -76,6 +76,7 @@ type mapConfig struct {
 // spec describes a sandbox, and how it is used.
 type spec struct {
 	env         map[string]string
+	secrets     secrets
 	tags        []string
 	concurrency int // 0 is one
 	maxUses     int
@@ -105,6 +106,7 @@ type class struct {
 	// spec holds the environment and the tags: no part of them has a NUL, which ends each part here, or is empty, which
 	// separates the two lists.
 	spec         string
+	secrets      secrets
 	limits       pool.Limits
 	must, should Resources
 }
@@ -123,7 +125,7 @@ func (s spec) class() class {
 		text.WriteByte(0)
 	}
 	concurrency := max(s.concurrency, 1)
-	return class{text.String(), pool.Limits{
+	return class{text.String(), s.secrets, pool.Limits{
 		Concurrency: concurrency, Ahead: min(aheadOfEach*concurrency, maxAhead),
 		Uses: s.maxUses, Age: s.maxAge, Idle: s.idleTime,
 	}, s.limits, s.soft}
@@ -216,14 +218,14 @@ func Lease(d time.Duration) OpenOption {
 // PATH nor HOME: name programs by their paths ("/bin/sh"), or set what they need.
 func Env(key, value string) SandboxOption {
 	return sandboxOption(func(s *spec) error {
-		switch {
-		case key == "" || strings.ContainsAny(key, "=\x00"):
-			name, _, _ := strings.Cut(key, "=") // what follows may be a value, and secret
-			return &OptionError{Option: "Env", Reason: fmt.Sprintf("key %q… is not the name of a variable; give Env(key, value)", name)}
-		case strings.HasPrefix(key, "SBX_"):
-			return &OptionError{Option: "Env", Reason: fmt.Sprintf("key %q: names that begin with SBX_ are kept for sbx itself", key)}
-		case strings.Contains(value, "\x00"):
+		if err := checkVariable("Env", key); err != nil {
+			return err
+		}
+		if strings.Contains(value, "\x00") {
 			return &OptionError{Option: "Env", Reason: fmt.Sprintf("key %q: its value holds a NUL byte", key)} // and may be secret
+		}
+		if source, found := s.secrets.find(key); found {
+			return secretConflict(key, source.String(), "sbx.Env")
 		}
 		if s.env == nil {
 			s.env = map[string]string{}
@@ -231,6 +233,18 @@ func Env(key, value string) SandboxOption {
 		s.env[key] = value
 		return nil
 	})
+}
+
+// checkVariable refuses what is no name of a variable.
+func checkVariable(option, key string) error {
+	switch {
+	case key == "" || strings.ContainsAny(key, "=\x00"):
+		name, _, _ := strings.Cut(key, "=") // what follows may be a value, and secret
+		return &OptionError{Option: option, Reason: fmt.Sprintf("key %q… is not the name of a variable; give it and the value apart", name)}
+	case strings.HasPrefix(key, "SBX_"):
+		return &OptionError{Option: option, Reason: fmt.Sprintf("key %q: names that begin with SBX_ are kept for sbx itself", key)}
+	}
+	return nil
 }
 
 // Tags adds tags to the sandbox. Drivers that keep sandboxes find them by tag.

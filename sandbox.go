@@ -89,7 +89,8 @@ type Sandbox struct {
 	startErr error         // of the last start
 	stopErr  error         // of the last stop
 	cancel   context.CancelFunc
-	cause    error         // how it ended
+	cause    error         // how it ended, or is to end
+	end      Status        // Stopped or Lost, if cause is set
 	ended    chan struct{} // closed when it is Stopped or Lost
 	adopters []*Session
 	serial   uint64 // of commands
@@ -286,8 +287,9 @@ func (sb *Sandbox) start(ctx context.Context) {
 		sb.status, sb.running = Running, running
 		publish(sb)
 		sb.session.guards.Go(func() { sb.watch(running) })
-	case running != nil: // something is left of it
+	case running != nil: // something is left of it, which a stop is to try again
 		sb.status, sb.running, sb.stopErr = Stopping, running, err
+		sb.cause, sb.end = err, Lost
 	default:
 		sb.status, sb.startErr = Unstarted, err
 	}
@@ -348,7 +350,8 @@ func (sb *Sandbox) stop(ctx context.Context, status Status, cause error) error {
 		now, change := sb.status, sb.change
 		switch now {
 		case Unstarted:
-			sb.settle(status, cause)
+			sb.cause, sb.end = cause, status
+			sb.settle()
 			sb.mu.Unlock()
 			sb.forget()
 			return nil
@@ -385,14 +388,15 @@ func (sb *Sandbox) beginStop(status Status, cause error) chan struct{} {
 	change := make(chan struct{})
 	running := sb.running
 	sb.status, sb.change, sb.stopErr = Stopping, change, nil
-	if sb.cause == nil {
-		sb.cause = cause
+	if sb.cause == nil { // else it is another try
+		sb.cause, sb.end = cause, status
 	}
+	withdraw(sb)
 	sb.session.guards.Go(func() {
 		err := sb.session.stopSandbox(running)
 		sb.mu.Lock()
 		if err == nil {
-			sb.settle(status, cause)
+			sb.settle()
 		} else {
 			sb.stopErr = err
 		}
@@ -409,10 +413,8 @@ func (sb *Sandbox) beginStop(status Status, cause error) chan struct{} {
 }
 
 // settle notes the end. Callers hold mu.
-func (sb *Sandbox) settle(status Status, cause error) {
-	sb.status, sb.running = status, nil
-	sb.cause = cmp.Or(sb.cause, cause)
-	withdraw(sb)
+func (sb *Sandbox) settle() {
+	sb.status, sb.running = sb.end, nil
 	close(sb.ended)
 }
 

@@ -100,6 +100,13 @@ var errNotOpened = &OptionError{Option: "the session", Reason: "was not opened; 
 // opened reports whether Open made the session.
 func (s *Session) opened() bool { return s != nil && s.pool != nil }
 
+// isOpen reports whether Close has not begun.
+func (s *Session) isOpen() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.closed
+}
+
 func newID() string { return "s-" + strings.ToLower(rand.Text()[:12]) }
 
 // SandboxCount returns how many sandboxes the session has: those of its pool, those of [Session.Sandbox] whether they were started or not, and
@@ -280,6 +287,11 @@ func (s *Session) nextID() string {
 func (s *Session) start(ctx context.Context, id string, class class) (*sandbox, error) {
 	s.warnOfLimits(class.should)
 	environ, tags := class.parse()
+	secret, err := class.secrets.environ(ctx)
+	if err != nil {
+		return nil, err
+	}
+	environ = append(environ, secret...)
 	sb, err := startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ, Limits: class.must, Soft: class.should}, launch.Config{
 		Session: s.id, Sandbox: id, Divert: worker.Diverts(), Concurrency: class.limits.Concurrency, Lease: s.config.lease,
 		Logs: s.logs, Output: s.config.writers(id),
