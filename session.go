@@ -276,8 +276,8 @@ func (s *Session) nextID() string {
 // start is openSandbox for a sandbox that has an id.
 func (s *Session) start(ctx context.Context, id string, class class) (*sandbox, error) {
 	s.warnOfLimits(class.should)
-	environ, tags := class.parse()
-	sb, err := startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ, Limits: class.must, Soft: class.should}, launch.Config{
+	environ, tags, mounts := class.parse()
+	sb, err := startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ, Mounts: mounts, Limits: class.must, Soft: class.should}, launch.Config{
 		Session: s.id, Sandbox: id, Divert: worker.Diverts(), Concurrency: class.limits.Concurrency, Lease: s.config.lease,
 		Logs: s.logs, Output: s.config.writers(id),
 	})
