@@ -13,7 +13,7 @@ import (
 
 // SandboxLostError says that the sandbox ended while the function may have been running in it. Whether the function did
 // its work is not known. What ended the sandbox is wrapped, as far as it is known: a [*PanicError] with Elsewhere for a
-// panic in a goroutine that the function started, or [ErrExited], [ErrOutOfMemory] or [ErrStackOverflow].
+// panic in a goroutine that it, or another call in the sandbox, started, or [ErrExited], [ErrOutOfMemory] or [ErrStackOverflow].
 type SandboxLostError struct {
 	// Exit is how the worker's process ended; nil if that is not known.
 	Exit *driver.Exit
@@ -159,7 +159,7 @@ func crashed(crash *launch.Crash) ending {
 	switch crash.Kind {
 	case launch.CrashPanic:
 		headline, more, _ := strings.Cut(message, "\n")
-		e.what = "panic in a goroutine that the function started: " + headline
+		e.what = "panic in a goroutine that the function, or another call in its sandbox, started: " + headline
 		if more != "" {
 			e.stack = strings.Trim(more, "\n") + "\n\n" + e.stack
 		}
