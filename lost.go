@@ -124,7 +124,7 @@ func endingOf(lost *launch.LostError) ending {
 	case lost.Decided == wire.LeaseEnded:
 		return ending{
 			what:   "the worker ended itself, because this program gave no sign of life for as long as sbx.Lease says",
-			advice: "this happens when the program is stopped, or gets no time to run",
+			advice: "this happens when the program is stopped, or it or the worker gets no time to run",
 		}
 	case lost.Decided == wire.FunctionHeld:
 		return ending{what: "the worker ended itself, because a function in it did not return when its context ended"}
