@@ -32,6 +32,7 @@ type Session struct {
 	logs    *launch.Logs
 	log     *slog.Logger // for messages of the session's own; never waits
 	workers *workers
+	counts  counts
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelCauseFunc
