@@ -9,6 +9,7 @@ import (
 	"github.com/sandboxfn/sbx/driver/local"
 	"github.com/sandboxfn/sbx/driver/process"
 	"github.com/sandboxfn/sbx/sbxtest"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -36,4 +37,24 @@ func TestBusyProgramIsAlive(t *testing.T) {
 	require.NoError(t, err)
 	_, err = call.Result(t.Context())
 	require.NoError(t, err)
+}
+
+func TestAnIdleSandboxOfABusyProgramIsAlive(t *testing.T) {
+	if testing.Short() {
+		t.Skip("keeps all processors busy")
+	}
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(1))
+	double := session.Function(Double)
+	_, err := double.Call(t.Context(), 1)
+	require.NoError(t, err)
+	time.Sleep(1100 * time.Millisecond) // it is asked for a sign of life before it is used again
+	call := make(chan error)
+	time.AfterFunc(time.Second, func() {
+		_, err := double.Call(t.Context(), 1)
+		call <- err
+	})
+	_, err = Spin(t.Context(), tooMany, 10*time.Second)
+	require.NoError(t, err)
+	require.NoError(t, <-call)
+	assert.Zero(t, session.Stats().Lost)
 }

@@ -4,9 +4,13 @@ package sbx_test
 
 import (
 	"bytes"
+	"context"
 	crand "crypto/rand"
 	"io"
 	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/fstest"
@@ -79,4 +83,125 @@ func TestASandboxIsAFileSystem(t *testing.T) {
 	require.NoError(t, sb.WriteFile(t.Context(), "tree/d", nil, 0o644))
 	require.NoError(t, sb.Symlink(t.Context(), "d", "tree/link"))
 	require.NoError(t, fstest.TestFS(sb.FS(t.Context(), "tree"), "a/b/c", "d", "link"))
+}
+
+func TestWhatIsNotWholeIsNotThere(t *testing.T) {
+	sb := openLocal(t, sbx.Limit(sbx.Resources{DiskMiB: 8})).Sandbox()
+	require.NoError(t, sb.WriteFile(t.Context(), "f", []byte("old"), 0o644))
+	err := sb.WriteFile(t.Context(), "f", make([]byte, 16<<20), 0o644)
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	data, err := sb.ReadFile(t.Context(), "f")
+	require.NoError(t, err)
+	assert.Equal(t, "old", string(data))
+	ctx, cancel := context.WithCancel(t.Context())
+	f, err := sb.Create(ctx, "g")
+	require.NoError(t, err)
+	cancel()
+	_, err = f.Write(make([]byte, 1<<20))
+	require.ErrorIs(t, err, context.Canceled)
+	require.Error(t, f.Close())
+	entries, err := sb.ReadDir(t.Context(), ".")
+	require.NoError(t, err)
+	assert.Len(t, entries, 2, "f, g, and nothing half-made")
+
+	// A file that is here stays as it was, too.
+	dir := t.TempDir()
+	target := filepath.Join(dir, "target")
+	require.NoError(t, os.WriteFile(target, []byte("old"), 0o644))
+	require.NoError(t, sb.Command("sh", "-c", "head -c 6000000 /dev/urandom > big").Run())
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, sb.CopyFrom(ctx, "big", target), context.Canceled)
+	for range 20 { // at some place in between
+		ctx, cancel = context.WithCancel(t.Context())
+		stop := make(chan struct{})
+		go func() {
+			defer close(stop)
+			for ctx.Err() == nil {
+				if entries, _ := os.ReadDir(dir); len(entries) > 1 {
+					cancel()
+				}
+			}
+		}()
+		err = sb.CopyFrom(ctx, "big", target)
+		cancel()
+		<-stop
+		entries, readErr := os.ReadDir(dir)
+		require.NoError(t, readErr)
+		require.Len(t, entries, 1)
+		if err != nil {
+			require.ErrorIs(t, err, context.Canceled)
+			break
+		}
+	}
+	require.ErrorIs(t, err, context.Canceled, "it was never caught in between")
+	data, err = os.ReadFile(target)
+	require.NoError(t, err)
+	if len(data) != 6_000_000 { // by a copy that was done before
+		assert.Equal(t, "old", string(data))
+	}
+}
+
+func TestALongFileIsRefusedWhole(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.Command("sh", "-c", "truncate -s 64M exact; truncate -s 67108865 long").Run())
+	data, err := sb.ReadFile(t.Context(), "exact")
+	require.NoError(t, err)
+	assert.Len(t, data, sbx.MaxReadFile)
+	_, err = sb.ReadFile(t.Context(), "long")
+	require.ErrorIs(t, err, sbx.ErrFileTooLong)
+	f, err := sb.Open(t.Context(), "long")
+	require.NoError(t, err)
+	n, err := io.Copy(io.Discard, f)
+	require.NoError(t, err)
+	assert.EqualValues(t, sbx.MaxReadFile+1, n)
+	require.NoError(t, f.Close())
+}
+
+func TestFilesOfTheSystemCanBeRead(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	data, err := sb.ReadFile(t.Context(), "/proc/self/status") // says that it has no bytes
+	require.NoError(t, err)
+	assert.Contains(t, string(data), "Name:")
+	data, err = sb.ReadFile(t.Context(), "/etc/hostname")
+	require.NoError(t, err)
+	assert.Equal(t, "sandbox\n", string(data))
+}
+
+func TestPathsAreChanged(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	ctx := t.Context()
+	require.NoError(t, sb.MkdirAll(ctx, "a/b", 0o755))
+	require.NoError(t, sb.MkdirAll(ctx, "a/b", 0o755))
+	require.ErrorIs(t, sb.Mkdir(ctx, "a", 0o755), fs.ErrExist)
+	require.NoError(t, sb.WriteFile(ctx, "a/b/c", nil, 0o644))
+	require.Error(t, sb.Remove(ctx, "a"))
+	require.NoError(t, sb.Chmod(ctx, "a/b/c", 0o600))
+	require.NoError(t, sb.Symlink(ctx, "c", "a/b/l"))
+	link, err := sb.Readlink(ctx, "a/b/l")
+	require.NoError(t, err)
+	assert.Equal(t, "c", link)
+	info, err := sb.Lstat(ctx, "a/b/l")
+	require.NoError(t, err)
+	assert.Equal(t, fs.ModeSymlink, info.Mode().Type())
+	info, err = sb.Stat(ctx, "a/b/l")
+	require.NoError(t, err)
+	assert.Equal(t, fs.FileMode(0o600), info.Mode())
+	require.NoError(t, sb.Rename(ctx, "a/b", "d"))
+	entries, err := sb.ReadDir(ctx, "d")
+	require.NoError(t, err)
+	require.Len(t, entries, 2)
+	assert.Equal(t, "c", entries[0].Name())
+	require.NoError(t, sb.RemoveAll(ctx, "d"))
+	require.NoError(t, sb.RemoveAll(ctx, "d"))
+	_, err = sb.ReadDir(ctx, "d")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	for _, bad := range []string{"", "a\x00b", strings.Repeat("x", 5000)} {
+		_, err = sb.Stat(ctx, bad)
+		require.Error(t, err)
+	}
+	require.NoError(t, sb.Stop(ctx))
+	_, err = sb.ReadFile(ctx, "x")
+	require.ErrorIs(t, err, sbx.ErrNotRunning)
+	require.ErrorIs(t, sb.CopyFrom(ctx, "x", t.TempDir()), sbx.ErrNotRunning)
 }

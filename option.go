@@ -25,8 +25,8 @@ type FunctionOption interface{ applyFunction(*functionConfig) }
 
 // SandboxOption describes a sandbox. It may be given to [Open] and to [Session.Function] and its siblings.
 //
-// Values merge by these rules: tags append, environment variables merge by key, secrets merge by name and must not conflict, limits merge by field,
-// everything else replaces; the later value wins.
+// Values merge by these rules: tags append, environment variables merge by key, secrets merge by name and must not conflict, mounts merge by target,
+// limits by field, everything else replaces; the later value wins.
 type SandboxOption interface {
 	OpenOption
 	FunctionOption
@@ -78,7 +78,8 @@ type spec struct {
 	env         map[string]string
 	secrets     secrets
 	tags        []string
-	concurrency int // 0 is one
+	mounts      map[string]driver.Mount // by target
+	concurrency int                     // 0 is one
 	maxUses     int
 	maxAge      time.Duration
 	idleTime    time.Duration
@@ -87,7 +88,7 @@ type spec struct {
 }
 
 func (s spec) clone() spec {
-	s.env, s.tags = maps.Clone(s.env), slices.Clone(s.tags)
+	s.env, s.tags, s.mounts = maps.Clone(s.env), slices.Clone(s.tags), maps.Clone(s.mounts)
 	return s
 }
 
@@ -103,8 +104,8 @@ func (s spec) environ() []string {
 
 // class stands for a spec, and is equal for specs that describe the same sandbox.
 type class struct {
-	// spec holds the environment and the tags: no part of them has a NUL, which ends each part here, or is empty, which
-	// separates the two lists.
+	// spec holds the environment, the tags, and of each mount the target and the source: no part of them has a NUL, which ends each part
+	// here, or is empty, which separates the lists.
 	spec         string
 	secrets      secrets
 	limits       pool.Limits
@@ -120,7 +121,7 @@ const (
 
 func (s spec) class() class {
 	var text strings.Builder
-	for _, part := range slices.Concat(s.environ(), []string{""}, s.tags) {
+	for _, part := range slices.Concat(s.environ(), []string{""}, s.tags, []string{""}, s.mountParts()) {
 		text.WriteString(part)
 		text.WriteByte(0)
 	}
@@ -131,11 +132,12 @@ func (s spec) class() class {
 	}, s.limits, s.soft}
 }
 
-// parse returns the environment and the tags.
-func (c class) parse() (environ, tags []string) {
+// parse returns the environment, the tags and the mounts.
+func (c class) parse() (environ, tags []string, mounts []driver.Mount) {
 	parts := strings.Split(strings.TrimSuffix(c.spec, "\x00"), "\x00")
-	separator := slices.Index(parts, "")
-	return parts[:separator:separator], parts[separator+1:]
+	first := slices.Index(parts, "")
+	second := first + 1 + slices.Index(parts[first+1:], "")
+	return parts[:first:first], parts[first+1 : second : second], parseMounts(parts[second+1:])
 }
 
 type openOption func(*openConfig)

@@ -287,13 +287,13 @@ func (s *Session) nextID() string {
 // start is openSandbox for a sandbox that has an id.
 func (s *Session) start(ctx context.Context, id string, class class) (*sandbox, error) {
 	s.warnOfLimits(class.should)
-	environ, tags := class.parse()
+	environ, tags, mounts := class.parse()
 	secret, err := class.secrets.environ(ctx)
 	if err != nil {
 		return nil, err
 	}
 	environ = append(environ, secret...)
-	sb, err := startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ, Limits: class.must, Soft: class.should}, launch.Config{
+	sb, err := startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ, Mounts: mounts, Limits: class.must, Soft: class.should}, launch.Config{
 		Session: s.id, Sandbox: id, Divert: worker.Diverts(), Concurrency: class.limits.Concurrency, Lease: s.config.lease,
 		Logs: s.logs, Output: s.config.writers(id),
 	})

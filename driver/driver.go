@@ -79,6 +79,9 @@ type Spec struct {
 	Tags []string
 	// Env is the whole environment of the sandbox's processes, as "KEY=VALUE". Nothing of the host's is added.
 	Env []string
+	// Mounts are what the sandbox shows of this machine. Their targets don't nest. A driver that can't mount one of them returns a
+	// [*MountError] here; see [NoMounts].
+	Mounts []Mount
 	// Limits must be held: where one can't be, there is no sandbox.
 	Limits Resources
 	// Soft are limits that are held where that is possible; where not, [Session.Report] says why. What Limits sets counts.

@@ -43,6 +43,8 @@ type Features struct {
 	// Isolation says that nothing escapes a sandbox's end, whatever process group or session it is in. The driver's report says
 	// that its level is above driver.NoIsolation then, and only then.
 	Isolation bool
+	// Mounts says that sandboxes can show what this machine has, and WritableMounts that they can change it.
+	Mounts, WritableMounts bool
 }
 
 // Run runs the suite against d.
@@ -79,6 +81,9 @@ func Run(t *testing.T, d driver.Driver, has Features) {
 		{"orphans end with the sandbox", has.Processes && has.Isolation, (*suite).orphan},
 		{"the report is whole", true, (*suite).report},
 		{"a limit is held or refused", true, (*suite).limits},
+		{"a mount is shown or refused", true, (*suite).mounts},
+		{"a writable mount is written to or refused", true, (*suite).writableMounts},
+		{"a mount that makes no sense is refused", has.Mounts, (*suite).badMounts},
 		{"a worker that does not start is an error", has.Processes, (*suite).badWorker},
 	}
 	for _, clause := range clauses {

@@ -27,6 +27,9 @@ func init() {
 	registry.Function(name("block"), block)
 	registry.Function(name("standardInput"), standardInput)
 	registry.Function(name("fillFolder"), fillFolder)
+	registry.Function(name("readFile"), readFile)
+	registry.Function(name("writeFile"), writeFile)
+	registry.Function(name("find"), find)
 	worker.Divert()
 }
 
@@ -129,6 +132,27 @@ func fillFolder(_ context.Context, file string) (string, error) {
 		return "", err
 	}
 	return os.Getwd()
+}
+
+func readFile(_ context.Context, path string) (string, error) {
+	content, err := os.ReadFile(path)
+	return string(content), err
+}
+
+// writeFile writes a file and returns why it could not.
+func writeFile(_ context.Context, path string) (string, error) {
+	if err := os.WriteFile(path, []byte("written"), 0o644); err != nil {
+		return err.Error(), nil
+	}
+	return "", nil
+}
+
+// find returns why there is nothing at path.
+func find(_ context.Context, path string) (string, error) {
+	if _, err := os.Lstat(path); err != nil {
+		return err.Error(), nil
+	}
+	return "", nil
 }
 
 func standardInput(context.Context, int) (int, error) {

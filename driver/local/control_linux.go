@@ -41,6 +41,8 @@ type request struct {
 	// Limits must be held; Soft are tried.
 	Limits driver.Resources `json:"limits,omitzero"`
 	Soft   driver.Resources `json:"soft,omitzero"`
+	// Mounts are the sandbox's; with opMount, the one that is passed.
+	Mounts []placed `json:"mounts,omitempty"`
 	// These come with opOpen; Defaults are for all that Limits and Soft don't set, Runsc is the path of gVisor's program, if
 	// it is to be used, and OwnIDs is as in launcher.
 	Session  string           `json:"session,omitempty"`
@@ -53,6 +55,7 @@ const (
 	opOpen  = "open"  // once, first; passes the program and the worker
 	opStart = "start" // passes the worker's descriptors 3, 4, 1 and 2
 	opKill  = "kill"
+	opMount = "mount" // passes a detached mount
 )
 
 // event goes from init and agent to the launcher, and from the launcher to the client.
@@ -89,6 +92,7 @@ const (
 // preparation goes from the launcher to init, first: what init can do before it is known what the sandbox is for.
 type preparation struct {
 	Resources driver.Resources `json:"resources"`
+	Mounts    []placed         `json:"mounts,omitempty"`
 	// Filter is the seccomp program, made once by the launcher.
 	Filter []unix.SockFilter `json:"filter"`
 	// Probe ends init after set-up, before any worker.

@@ -9,13 +9,14 @@ import (
 )
 
 // roleVariable tells a re-executed program which role to take. It is the only variable in the environment of the
-// launcher, of init and of the agent, and never in a worker's.
+// launcher, of init, of the agent and of the fetcher, and never in a worker's.
 const roleVariable = "SBX_LOCAL"
 
 const (
 	roleLauncher = "launcher"
 	roleInit     = "init"
 	roleAgent    = "agent"
+	roleFetcher  = "fetcher"
 	// In gVisor:
 	roleProbe         = "probe" // ends at once: it could be started
 	roleStart         = "start" // becomes the worker
@@ -36,6 +37,8 @@ func init() {
 		err = runInit()
 	case roleAgent:
 		err = runAgent()
+	case roleFetcher:
+		err = runFetcher()
 	case roleProbe:
 	case roleStart, roleStartHomeless:
 		err = startInGVisor(role == roleStartHomeless)

@@ -8,5 +8,5 @@ import (
 )
 
 func TestDriver(t *testing.T) {
-	drivertest.Run(t, local.New(nil), drivertest.Features{Processes: true, Isolation: true})
+	drivertest.Run(t, local.New(nil), drivertest.Features{Processes: true, Isolation: true, Mounts: true, WritableMounts: true})
 }

@@ -96,6 +96,12 @@ func argumentRules() []argumentRule {
 		personality,
 		// TIOCSETD has the kernel load and run one of many drivers behind a terminal.
 		{name: "ioctl", refuse: true, rows: [][]test{{exactly(1, unix.TIOCSTI)}, {exactly(1, unix.TIOCLINUX)}, {exactly(1, unix.TIOCSETD)}}},
+		// A socket that lingers has whoever closes it last wait: the session, if a worker passes it on the connection and nobody receives it.
+		{name: "setsockopt", refuse: true, rows: [][]test{{exactly(1, unix.SOL_SOCKET), exactly(2, unix.SO_LINGER)}}},
+		// Urgent data is attack surface that nobody needs: on Unix sockets, where it is young, it has been a way into the kernel.
+		{name: "sendto", refuse: true, rows: [][]test{{{3, unix.MSG_OOB, unix.MSG_OOB}}}},
+		{name: "sendmsg", refuse: true, rows: [][]test{{{2, unix.MSG_OOB, unix.MSG_OOB}}}},
+		{name: "sendmmsg", refuse: true, rows: [][]test{{{3, unix.MSG_OOB, unix.MSG_OOB}}}},
 		// F_NOTIFY watches folders of the host, as inotify would. A lease on a file that sandboxes share, which is an ordinary
 		// user's own, has whoever opens it wait.
 		{name: "fcntl", refuse: true, rows: [][]test{{exactly(1, unix.F_NOTIFY)}, {exactly(1, unix.F_SETLEASE)}}},

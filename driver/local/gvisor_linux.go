@@ -58,7 +58,7 @@ func gvisorStageSteps(base string, runsc *os.File) []step {
 
 // gvisorSteps turn the copy of the launcher's mounts into a place for runsc.
 func gvisorSteps(p preparation, o orders) []step {
-	return []step{
+	steps := []step{
 		{"make a cgroup namespace", func() error { return unix.Unshare(unix.CLONE_NEWCGROUP) }},
 		{"return to the launcher's root", func() error { return unix.Chroot(".") }},
 		{"change to root", func() error { return os.Chdir("/") }},
@@ -66,7 +66,12 @@ func gvisorSteps(p preparation, o orders) []step {
 		tmpfs("tmp", 0o700, 16, 1<<10),
 		tmpfs(gvisorRun[1:], 0o700, 16, 1<<10),
 		makeDir(gvisorState),
-		{"write gVisor's orders", func() error {
+	}
+	if len(p.Mounts) > 0 {
+		steps = append(steps, ownRootSteps(p.Mounts)...)
+	}
+	return append(steps,
+		step{"write gVisor's orders", func() error {
 			content, err := json.Marshal(bundle(p, o))
 			if err != nil {
 				return err
@@ -78,7 +83,7 @@ func gvisorSteps(p preparation, o orders) []step {
 		}},
 		coreDumps.step(),
 		rlimit{"processes", unix.RLIMIT_NPROC, gvisorTasks}.step(),
-	}
+	)
 }
 
 // becomeGVisor replaces this process by runsc. The control socket goes on to it, for its end is the sandbox's.
@@ -176,10 +181,21 @@ func bundle(p preparation, o orders) map[string]any {
 	for _, kind := range []string{"pid", "network", "ipc", "uts", "mount"} {
 		namespaces = append(namespaces, map[string]string{"type": kind})
 	}
+	mounts := []map[string]any{
+		{"destination": "/proc", "type": "proc", "source": "proc"},
+		scratch("/tmp", "1777", p.Resources.DiskMiB), scratch(workFolder, "0700", p.Resources.DiskMiB), scratch("/dev/shm", "1777", min(64, p.Resources.DiskMiB)),
+	}
+	root := stageRoot
+	for _, m := range p.Mounts { // all are for reading
+		root = ownRoot
+		mounts = append(mounts, map[string]any{
+			"destination": m.Target, "type": "bind", "source": mountPath(m.Number), "options": []string{"rbind", "ro", "nosuid", "nodev"},
+		})
+	}
 	return map[string]any{
 		"ociVersion": "1.0.0",
 		"hostname":   hostName,
-		"root":       map[string]any{"path": stageRoot, "readonly": true},
+		"root":       map[string]any{"path": root, "readonly": true},
 		"process": map[string]any{
 			"user":            map[string]int{"uid": innerID, "gid": innerID},
 			"args":            []string{agentPath},
@@ -189,10 +205,7 @@ func bundle(p preparation, o orders) map[string]any {
 			"capabilities":    map[string]any{},
 			"rlimits":         rlimits,
 		},
-		"mounts": []map[string]any{
-			{"destination": "/proc", "type": "proc", "source": "proc"},
-			scratch("/tmp", "1777", p.Resources.DiskMiB), scratch(workFolder, "0700", p.Resources.DiskMiB), scratch("/dev/shm", "1777", min(64, p.Resources.DiskMiB)),
-		},
-		"linux": map[string]any{"namespaces": namespaces},
+		"mounts": mounts,
+		"linux":  map[string]any{"namespaces": namespaces},
 	}
 }

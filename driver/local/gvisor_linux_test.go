@@ -33,7 +33,7 @@ var inGVisor = local.New(&local.Options{GVisor: true})
 
 func TestGVisor(t *testing.T) {
 	needRunsc(t)
-	drivertest.Run(t, inGVisor, drivertest.Features{Processes: true, Isolation: true})
+	drivertest.Run(t, inGVisor, drivertest.Features{Processes: true, Isolation: true, Mounts: true})
 }
 
 // runscs are the processes of a session's sandboxes.

@@ -99,6 +99,9 @@ func TestHostileProcess1(t *testing.T) {
 		"oversized":          {[][]byte{started, bytes.Repeat([]byte{' '}, maxEvent+1), exited}, []event{begun, {Kind: eventEnded, Sandbox: "one"}}},
 		"not JSON":           {[][]byte{started, {'{'}, exited}, []event{begun, {Kind: eventEnded, Sandbox: "one"}}},
 		"of another shape":   {[][]byte{started, []byte(`{"exit":-1}`), exited}, []event{begun, {Kind: eventEnded, Sandbox: "one"}}},
+		"deep":               {[][]byte{started, bytes.Repeat([]byte{'['}, maxEvent), exited}, []event{begun, {Kind: eventEnded, Sandbox: "one"}}},
+		"deep and of use":    {[][]byte{started, []byte(`{"kind":"exited","exited":true,"exit":1792,"x":` + strings.Repeat("[", 4000) + strings.Repeat("]", 4000) + `}`)}, []event{begun, ended}},
+		"too big a status":   {[][]byte{started, []byte(`{"kind":"exited","exited":true,"exit":4294967296}`), exited}, []event{begun, {Kind: eventEnded, Sandbox: "one"}}},
 		"empty":              {[][]byte{started, {}, exited}, []event{begun, {Kind: eventEnded, Sandbox: "one"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -111,6 +114,9 @@ func TestHostileProcess1(t *testing.T) {
 		assert.Equal(t, before, descriptors(t))
 		// More than a control message has room for.
 		hostile(t, 2*maxPassed, started, exited)
+		assert.Equal(t, before, descriptors(t))
+		const most = 253 // of a message
+		hostile(t, most, started, exited)
 		assert.Equal(t, before, descriptors(t))
 	})
 	t.Run("its text grows where it is passed on", func(t *testing.T) {

@@ -40,7 +40,7 @@ func runInit() error {
 		return err
 	}
 	if !p.GVisor {
-		steps := append(rootSteps(p.Resources), privilegeSteps(p.Resources, p.Filter)...)
+		steps := append(rootSteps(p.Resources, p.Mounts), privilegeSteps(p)...)
 		if failed, err := run(steps); err != nil {
 			return send(conn, failure("", failed, err))
 		}
@@ -93,14 +93,22 @@ var hiddenInProc = []string{
 }
 
 // rootSteps turn the copy of the launcher's mounts into this sandbox's own root.
-func rootSteps(r driver.Resources) []step {
+func rootSteps(r driver.Resources, mounts []placed) []step {
 	steps := []step{
 		// Not at birth: init may have been put into its group since.
 		{"make a cgroup namespace", func() error { return unix.Unshare(unix.CLONE_NEWCGROUP) }},
 		{"return to the launcher's root", func() error { return unix.Chroot(".") }},
+	}
+	root := stageRoot
+	if len(mounts) > 0 {
+		root = ownRoot
+		steps = append(steps, ownRootSteps(mounts)...)
+	} else {
 		// What was copied from the launcher is locked in place, and a root must not be.
-		bind(stageRoot, stageRoot),
-		{"change to " + stageRoot, func() error { return os.Chdir(stageRoot) }},
+		steps = append(steps, bind(stageRoot, stageRoot))
+	}
+	steps = append(steps,
+		step{"change to " + root, func() error { return os.Chdir(root) }},
 		// hidepid: nothing is to be seen of the agent, which is not dumpable.
 		mount("proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "hidepid=2"),
 		tmpfs("tmp", 0o1777, r.DiskMiB, r.Inodes),
@@ -108,10 +116,13 @@ func rootSteps(r driver.Resources) []step {
 		tmpfs("dev/shm", 0o1777, min(64, r.DiskMiB), min(1<<10, r.Inodes)),
 		// Whoever opens a terminal owns it. The kernel has 4096 for the whole machine, of which it keeps 1024 for the host's own.
 		mount("devpts", terminals[1:], unix.MS_NOSUID|unix.MS_NOEXEC, fmt.Sprintf("newinstance,ptmxmode=0666,mode=0600,max=%d", maxTerminals)),
-		{"forbid namespaces", forbidNamespaces},
+		step{"forbid namespaces", forbidNamespaces},
 		bind("proc/sys", "proc/sys"),
 		restrict("proc/sys", readOnly|unix.MOUNT_ATTR_NOEXEC),
-		{"hide parts of /proc", hideProc},
+		step{"hide parts of /proc", hideProc},
+	)
+	if len(mounts) > 0 {
+		steps = append(steps, mountSteps(mounts)...)
 	}
 	steps = append(steps, enterRoot(".")...)
 	return append(steps,
@@ -204,9 +215,9 @@ func rlimits(r driver.Resources) []rlimit {
 }
 
 // privilegeSteps leave this thread, and what it starts, without any privilege. No step undoes or needs a later one.
-func privilegeSteps(r driver.Resources, filter []unix.SockFilter) []step {
+func privilegeSteps(p preparation) []step {
 	var steps []step
-	for _, limit := range rlimits(r) {
+	for _, limit := range rlimits(p.Resources) {
 		steps = append(steps, limit.step())
 	}
 	return append(steps,
@@ -236,8 +247,8 @@ func privilegeSteps(r driver.Resources, filter []unix.SockFilter) []step {
 			return unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
 		}},
 		step{"set no_new_privs", func() error { return prctl(unix.PR_SET_NO_NEW_PRIVS, 1) }},
-		step{"enter a Landlock domain", func() error { return landlock(landlockVersion(), writable) }},
-		step{"filter system calls", func() error { return filterCalls(filter) }},
+		step{"enter a Landlock domain", func() error { return landlock(landlockVersion(), writableBelow(p.Mounts)) }},
+		step{"filter system calls", func() error { return filterCalls(p.Filter) }},
 	)
 }
 

@@ -10,8 +10,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
-
-	"github.com/sandboxfn/sbx/driver"
 )
 
 // What the domain refuses by itself, without the mounts, the filter and the namespaces that hold the same.
@@ -145,7 +143,7 @@ func TestNewSessionKeyring(t *testing.T) {
 		runtime.LockOSThread()
 		var ids [2]int
 		ids[0], _ = unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, true)
-		for _, s := range privilegeSteps(driver.Resources{}, []unix.SockFilter{{}}) {
+		for _, s := range privilegeSteps(preparation{Filter: []unix.SockFilter{{}}}) {
 			if s.name == "join a new session keyring" {
 				_ = s.do()
 			}

@@ -38,6 +38,7 @@ type launcher struct {
 	mu        sync.Mutex
 	closing   bool
 	sandboxes map[string]*launched
+	mounts    map[int]error // by number: that it is there, or why not
 }
 
 // launched is a sandbox from its request on.
@@ -53,6 +54,7 @@ type startRequest struct {
 	sandbox      *launched
 	env          []byte
 	limits, soft driver.Resources
+	mounts       []placed
 	files        []int
 }
 
@@ -77,7 +79,7 @@ func runLauncher() error {
 	if err != nil {
 		return err
 	}
-	l := &launcher{client: client, sandboxes: map[string]*launched{}}
+	l := &launcher{client: client, sandboxes: map[string]*launched{}, mounts: map[int]error{}}
 	if failed, err := l.open(); err != nil {
 		return send(client, failure("", failed, err))
 	}
@@ -88,8 +90,8 @@ func runLauncher() error {
 	go l.read(starts)
 	for start := range starts {
 		l.start(start)
-		// A spare has the limits that are the default. Who asks for others may do so always.
-		if len(starts) == 0 && start.resources(l.defaults) == l.defaults {
+		// A spare has the limits that are the default, and no mounts. Who asks for others may do so always.
+		if len(starts) == 0 && start.resources(l.defaults) == l.defaults && len(start.mounts) == 0 {
 			l.prepare()
 		}
 	}
@@ -144,7 +146,7 @@ func (l *launcher) open() (failed string, err error) {
 }
 
 func (l *launcher) probe() (failed string, err error) {
-	p, err := l.fork(l.defaults, nil, true)
+	p, err := l.fork(l.defaults, nil, nil, true)
 	if err != nil {
 		return "start a process in new namespaces", err
 	}
@@ -184,7 +186,9 @@ func (l *launcher) read(starts chan<- startRequest) {
 			l.mu.Lock()
 			l.sandboxes[r.Sandbox] = sandbox
 			l.mu.Unlock()
-			starts <- startRequest{sandbox: sandbox, env: r.Env, limits: r.Limits, soft: r.Soft, files: files}
+			starts <- startRequest{sandbox: sandbox, env: r.Env, limits: r.Limits, soft: r.Soft, mounts: r.Mounts, files: files}
+		case opMount:
+			l.attach(r, files)
 		case opKill:
 			closeAll(files)
 			l.mu.Lock()
@@ -228,6 +232,10 @@ func (l *launcher) start(r startRequest) {
 		l.ended(r.sandbox, failure(r.sandbox.id, "receive the start request", fmt.Errorf("got %d descriptors", len(r.files))))
 		return
 	}
+	if target, err := l.missing(r.mounts); err != nil {
+		l.ended(r.sandbox, failure(r.sandbox.id, "mount "+target, err))
+		return
+	}
 	resources := r.resources(l.defaults)
 	group, failed := l.groups.make(l.session, r.sandbox.id, resources)
 	unheld := map[string]string{}
@@ -241,7 +249,7 @@ func (l *launcher) start(r startRequest) {
 		}
 		unheld[limit] = err.Error()
 	}
-	p, err := l.instruct(resources, l.orders(r, unheld), r.files, group)
+	p, err := l.instruct(resources, r.mounts, l.orders(r, unheld), r.files, group)
 	if err != nil && group != nil { // it may be that it can't be entered
 		group.remove()
 		for _, limit := range group.limits {
@@ -254,7 +262,7 @@ func (l *launcher) start(r startRequest) {
 			unheld[limit] = err.Error()
 		}
 		group = nil
-		p, err = l.instruct(resources, l.orders(r, unheld), r.files, nil)
+		p, err = l.instruct(resources, r.mounts, l.orders(r, unheld), r.files, nil)
 	}
 	if err != nil {
 		l.ended(r.sandbox, failure(r.sandbox.id, "start a process in new namespaces", err))
@@ -357,20 +365,20 @@ func (l *launcher) prepare() {
 	closing := l.closing
 	l.mu.Unlock()
 	if l.spare == nil && !closing {
-		l.spare, _ = l.fork(l.defaults, nil, false)
+		l.spare, _ = l.fork(l.defaults, nil, nil, false)
 	}
 }
 
-// instruct gives orders to the spare, or to a new process 1 if there is none or if the sandbox is to have other limits.
-func (l *launcher) instruct(resources driver.Resources, o orders, files []int, group *group) (*born, error) {
-	if spare := l.spare; spare != nil && group == nil && resources == l.defaults {
+// instruct gives orders to the spare, or to a new process 1 if there is none or if the sandbox is to have other limits, or mounts.
+func (l *launcher) instruct(resources driver.Resources, mounts []placed, o orders, files []int, group *group) (*born, error) {
+	if spare := l.spare; spare != nil && group == nil && resources == l.defaults && len(mounts) == 0 {
 		l.spare = nil
 		if send(spare.conn, o, files...) == nil {
 			return spare, nil
 		}
 		spare.end() // something has killed it
 	}
-	p, err := l.fork(resources, group, false)
+	p, err := l.fork(resources, mounts, group, false)
 	if err != nil {
 		return nil, err
 	}
@@ -382,7 +390,7 @@ func (l *launcher) instruct(resources driver.Resources, o orders, files []int, g
 }
 
 // fork starts init in new namespaces and in its group, and has it prepare the sandbox.
-func (l *launcher) fork(resources driver.Resources, group *group, probe bool) (_ *born, err error) {
+func (l *launcher) fork(resources driver.Resources, mounts []placed, group *group, probe bool) (_ *born, err error) {
 	hostID := l.hostID()
 	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
@@ -427,7 +435,7 @@ func (l *launcher) fork(resources driver.Resources, group *group, probe bool) (_
 	}
 	// Before anything else: it is to see its group as the top of all.
 	if err = group.join(p.pid); err == nil {
-		err = send(conn, preparation{Resources: resources, Filter: l.filter, GVisor: l.gvisor, Probe: probe})
+		err = send(conn, preparation{Resources: resources, Mounts: mounts, Filter: l.filter, GVisor: l.gvisor, Probe: probe})
 	}
 	if err != nil {
 		p.end()

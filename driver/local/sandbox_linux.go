@@ -29,6 +29,7 @@ const answerTime = 2 * time.Second
 type sandbox struct {
 	session *session
 	spec    driver.Spec
+	mounts  []placed
 	started chan struct{} // closed when the worker runs
 	ended   chan struct{} // closed when every process of the sandbox is dead
 
@@ -148,7 +149,7 @@ func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 		b.abandon()
 		return nil, fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, err)
 	}
-	err = send(b.session.control, request{Op: opStart, Sandbox: b.spec.ID, Env: env, Limits: b.spec.Limits, Soft: b.spec.Soft}, append(passed.fds(), int(streams.ledger.Fd()))...)
+	err = send(b.session.control, request{Op: opStart, Sandbox: b.spec.ID, Env: env, Limits: b.spec.Limits, Soft: b.spec.Soft, Mounts: b.mounts}, append(passed.fds(), int(streams.ledger.Fd()))...)
 	passed.close()
 	if err != nil {
 		// The launcher is gone, or going: what it did not get it can't have started.

@@ -27,6 +27,8 @@ type session struct {
 	stderr   *tail
 	logger   *slog.Logger
 	report   driver.Report
+	gvisor   bool
+	mounts   mounts
 	done     chan struct{} // closed when the launcher and all sandboxes are dead
 
 	mu        sync.Mutex
@@ -68,7 +70,7 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 		}
 	}
 
-	s := &session{id: spec.ID, stderr: &tail{}, logger: spec.Logger, done: make(chan struct{}), sandboxes: map[string]*sandbox{}}
+	s := &session{id: spec.ID, gvisor: d.gvisor, stderr: &tail{}, logger: spec.Logger, done: make(chan struct{}), sandboxes: map[string]*sandbox{}, mounts: mounts{numbers: map[mountKey]int{}}}
 	attributes, ownIDs, err := launcherAttributes()
 	if err != nil {
 		return nil, unavailable(err)
@@ -212,21 +214,42 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 			spec.Soft = spec.Soft.Without(limit)
 		}
 	}
-	b := &sandbox{session: s, spec: spec, started: make(chan struct{}), ended: make(chan struct{}), pidfd: -1}
+	if err := s.refusal(spec.ID); err != nil {
+		return nil, err
+	}
+	mounts, err := s.fetch(ctx, spec.Mounts)
+	if err != nil {
+		return nil, fmt.Errorf("local: create sandbox %s: %w", spec.ID, err)
+	}
+	b := &sandbox{session: s, spec: spec, mounts: mounts, started: make(chan struct{}), ended: make(chan struct{}), pidfd: -1}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.cause != nil && !errors.Is(s.cause, driver.ErrStopped):
-		return nil, fmt.Errorf("local: create sandbox %s: %w; open a new session", spec.ID, s.cause)
-	case s.closed:
-		return nil, fmt.Errorf("local: create sandbox %s: session is %w", spec.ID, driver.ErrStopped)
-	case spec.ID == "":
-		return nil, errors.New("local: create sandbox: it has no id")
-	case s.sandboxes[spec.ID] != nil:
-		return nil, fmt.Errorf("local: create sandbox %s: the id is taken", spec.ID)
+	if err := s.refusalLocked(spec.ID); err != nil {
+		return nil, err
 	}
 	s.sandboxes[spec.ID] = b
 	return b, nil
+}
+
+// refusal says why there can be no sandbox of that id, or none any more.
+func (s *session) refusal(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refusalLocked(id)
+}
+
+func (s *session) refusalLocked(id string) error {
+	switch {
+	case s.cause != nil && !errors.Is(s.cause, driver.ErrStopped):
+		return fmt.Errorf("local: create sandbox %s: %w; open a new session", id, s.cause)
+	case s.closed:
+		return fmt.Errorf("local: create sandbox %s: session is %w", id, driver.ErrStopped)
+	case id == "":
+		return errors.New("local: create sandbox: it has no id")
+	case s.sandboxes[id] != nil:
+		return fmt.Errorf("local: create sandbox %s: the id is taken", id)
+	}
+	return nil
 }
 
 // Report is as it was when the session was opened.

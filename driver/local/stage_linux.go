@@ -14,6 +14,7 @@ import (
 //	/            a tmpfs: all that the launcher keeps of the host is /proc
 //	/proc        the host's, for the uid maps, and because a user namespace may mount a proc only where one is visible
 //	/sandbox     the root of every sandbox, read-only
+//	/mounts      what sandboxes have mounted of the host, by numbers; root_linux.go says how they get it
 //
 // Each sandbox begins with a copy of these mounts. Its user namespace is below the launcher's, so the kernel locks
 // their attributes: even a sandbox's init, with all its capabilities, can't make them writable or look beneath.
@@ -39,7 +40,8 @@ func stageSteps(program, worker, runsc *os.File) []step {
 
 	steps := []step{
 		{"make mounts private", func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") }},
-		tmpfs(base, 0o755, 1, 64),
+		tmpfs(base, 0o755, 1, 4096), // for some thousand mounts
+		makeDir(base + mountsFolder), makeDir(base + ownRoot),
 		makeDir(base + "/proc"),
 		bind("/proc", base+"/proc"),
 		makeDir(root),
@@ -98,13 +100,7 @@ func stageSteps(program, worker, runsc *os.File) []step {
 	if runsc != nil {
 		steps = append(steps, gvisorStageSteps(base, runsc)...)
 	}
-	steps = append(steps, step{"make the sandbox root read-only", func() error {
-		const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
-		if err := unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_BIND|flags, ""); err != nil { // the mount
-			return err
-		}
-		return unix.Mount("", root, "", unix.MS_REMOUNT|flags, "") // and the file system behind it
-	}})
+	steps = append(steps, step{"make the sandbox root read-only", func() error { return makeReadOnly(root) }})
 	return append(steps, enterRoot(base)...)
 }
 

@@ -53,6 +53,7 @@ var workers = map[string]func() int{
 	"zombies":  workerZombies,
 	"signals":  workerSignals,
 	"terminal": workerTerminal,
+	"lingers":  workerLingers,
 }
 
 func ready() { fmt.Fprintln(os.NewFile(driver.HandshakeFD, "handshake"), "ready") }

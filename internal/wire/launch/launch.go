@@ -34,7 +34,7 @@ const startTimeout = time.Minute
 // maxHeaders bounds the headers that a worker sends, which say no more than how the stream ended.
 const maxHeaders = 64 << 10
 
-var errSlow = fmt.Errorf("the worker was not ready within %v; package variables and init functions run in the sandbox too", startTimeout)
+var errSlow = fmt.Errorf("the worker was not ready within %v; package variables and init functions run in the sandbox too, and all of it takes longer where this program or the machine is busy", startTimeout)
 
 // Config is what Start needs beside the sandbox.
 type Config struct {

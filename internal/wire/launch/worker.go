@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -204,11 +205,34 @@ func (w *Worker) Check(ctx context.Context) error {
 	case <-w.done:
 		return w.lost
 	case <-ctx.Done():
+		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) && w.answersLate(answer) {
+			return nil
+		}
 		w.mu.Lock()
 		w.asked = slices.DeleteFunc(w.asked, func(other chan struct{}) bool { return other == answer })
 		w.mu.Unlock()
 		return fmt.Errorf("%w: %w", ErrSilent, context.Cause(ctx))
 	}
+}
+
+// lateTurns is half as many turns as a sign of life may have to wait for on its way, and some more.
+const lateTurns = 5
+
+// answersLate gives an answer the time that it needs in a program which is crowded with goroutines: there it waits its turn, several
+// times. Elsewhere a turn takes no time.
+func (w *Worker) answersLate(answer <-chan struct{}) bool {
+	for range lateTurns {
+		sent := time.Now()
+		runtime.Gosched()
+		select {
+		case <-answer:
+			return true
+		case <-w.done:
+			return false
+		case <-time.After(time.Since(sent)):
+		}
+	}
+	return false
 }
 
 // Function returns the worker's function of that name.

@@ -1,0 +1,258 @@
+package local
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver"
+)
+
+// The launcher has let go of the host's files when it is known what is to be mounted, and what this program has open is of no use: the
+// kernel binds only what is of the caller's own mount namespace. So a short-lived process, the fetcher, takes copies of mounts, as
+// the launcher would at its start, and hands them over detached from everything (fetch_linux.go). The launcher attaches each
+// below mountsFolder, where the sandbox root does not reach, and process 1 of a sandbox binds from there those that are its own.
+
+// mounts are what the session's sandboxes have been shown of the host.
+type mounts struct {
+	mu      sync.Mutex // held while the fetcher runs
+	numbers map[mountKey]int
+}
+
+// mountKey tells mounts apart. The file stays the same one while it is mounted: its number can't be given to another.
+type mountKey struct {
+	source   string
+	file     fileID
+	writable bool
+}
+
+type fileID struct{ Device, Inode uint64 }
+
+// placed is a mount as the launcher and process 1 know it.
+type placed struct {
+	Number   int    `json:"number"`
+	Target   string `json:"target"`
+	Folder   bool   `json:"folder,omitempty"`
+	Writable bool   `json:"writable,omitempty"`
+}
+
+// fetch has the launcher attach what it does not have yet.
+func (s *session) fetch(ctx context.Context, asked []driver.Mount) ([]placed, error) {
+	if err := driver.CheckMounts(driverName, asked); err != nil || len(asked) == 0 {
+		return nil, err
+	}
+	s.mounts.mu.Lock()
+	defer s.mounts.mu.Unlock()
+	var fetcher *fetcher
+	defer func() {
+		if fetcher != nil {
+			fetcher.end()
+		}
+	}()
+	var all []placed
+	for _, m := range asked {
+		refuse := func(err error) ([]placed, error) {
+			return nil, &driver.MountError{Driver: driverName, Mount: m, Err: err, Remedies: mountRemedies(err)}
+		}
+		if s.gvisor && m.Writable {
+			return refuse(errGVisor)
+		}
+		info, err := os.Stat(m.Source)
+		if err != nil {
+			return refuse(err)
+		}
+		if !info.IsDir() && !info.Mode().IsRegular() {
+			return refuse(errKind)
+		}
+		file, err := identify(info)
+		if err != nil {
+			return refuse(err)
+		}
+		key := mountKey{m.Source, file, m.Writable}
+		number, known := s.mounts.numbers[key]
+		if !known {
+			if fetcher == nil {
+				if fetcher, err = s.startFetcher(ctx); err != nil {
+					return refuse(err)
+				}
+			}
+			number = len(s.mounts.numbers) + 1
+			if err := fetcher.pass(s.control, number, m, file); err != nil {
+				return refuse(cmp.Or(ctx.Err(), err))
+			}
+			s.mounts.numbers[key] = number
+		}
+		all = append(all, placed{Number: number, Target: m.Target, Folder: info.IsDir(), Writable: m.Writable})
+	}
+	return all, nil
+}
+
+var (
+	errKind     = errors.New("it is neither a folder nor a regular file")
+	errReplaced = errors.New("it was replaced at this moment")
+	errReadOnly = errors.New("it is on a file system that is read-only here")
+	errGVisor   = errors.New("gVisor would give new files to a user that its process does not have on this machine, and fails")
+)
+
+func mountRemedies(err error) []string {
+	switch remedy := driver.ShortageRemedy(err); {
+	case remedy != "":
+		return []string{remedy}
+	case errors.Is(err, os.ErrNotExist):
+		return []string{"make it first"}
+	case errors.Is(err, os.ErrPermission):
+		return []string{"let this program's user read it"}
+	case errors.Is(err, errKind):
+		return []string{"mount the folder that it is in"}
+	case errors.Is(err, errReplaced):
+		return []string{"try again"}
+	case errors.Is(err, errGVisor):
+		return []string{"mount it for reading, with sbx.Mount", "use the driver without gVisor"}
+	case errors.Is(err, errReadOnly):
+		return []string{"mount it for reading, with sbx.Mount"}
+	}
+	return nil
+}
+
+func identify(info os.FileInfo) (fileID, error) {
+	status, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fileID{}, fmt.Errorf("the system says nothing of which file it is: %T", info.Sys())
+	}
+	return fileID{status.Dev, status.Ino}, nil
+}
+
+// A fetcher's process can mount, as the launcher at its start can.
+type fetcher struct {
+	cmd     *exec.Cmd
+	control *net.UnixConn
+	stderr  *tail
+	stop    func() bool // of what kills it when its context ends
+}
+
+func (s *session) startFetcher(ctx context.Context) (*fetcher, error) {
+	attributes, _, err := launcherAttributes()
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	f := &fetcher{stderr: &tail{}}
+	if f.control, err = asConn(ours); err != nil {
+		return nil, err
+	}
+	attributes.Setsid = true
+	f.cmd = &exec.Cmd{
+		Path: "/proc/self/exe", Args: []string{"sbx-fetcher", s.id}, Env: []string{roleVariable + "=" + roleFetcher}, Dir: "/",
+		Stderr: f.stderr, ExtraFiles: []*os.File{theirs}, SysProcAttr: attributes,
+	}
+	if err := f.cmd.Start(); err != nil {
+		_ = f.control.Close()
+		return nil, &SetupError{Step: "start a process that mounts", Err: err}
+	}
+	f.stop = context.AfterFunc(ctx, func() { _ = f.cmd.Process.Kill() })
+	return f, nil
+}
+
+func (f *fetcher) end() {
+	f.stop()
+	_ = f.control.Close()
+	_ = f.cmd.Process.Kill() // it has nothing left to do
+	_ = f.cmd.Wait()
+}
+
+// pass has a mount taken and passes it on to the launcher.
+func (f *fetcher) pass(launcher *net.UnixConn, number int, m driver.Mount, file fileID) error {
+	if err := send(f.control, fetchRequest{Source: m.Source, File: file, Writable: m.Writable}); err != nil {
+		return err
+	}
+	var e event
+	files, err := receive(f.control, &e, maxEvent)
+	defer closeAll(files)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the process that mounts has ended: %w%s", err, f.stderr)
+	case e.Kind == eventFailed:
+		return fetchError(e)
+	case len(files) != 1:
+		return syscall.EMFILE // this process has no more
+	}
+	return send(launcher, request{Op: opMount, Mounts: []placed{{Number: number}}}, files[0])
+}
+
+// fetchError is the failure that a fetcher reports.
+func fetchError(e event) error {
+	for _, known := range []error{errKind, errReplaced, errReadOnly} {
+		if e.Text == known.Error() {
+			return known
+		}
+	}
+	if e.Errno != 0 {
+		return fmt.Errorf("%s: %w", e.Step, e.Errno)
+	}
+	return errors.New(e.Text)
+}
+
+// attach takes a detached mount into the launcher's folder of mounts. What goes wrong is the error of each start that needs the mount.
+func (l *launcher) attach(r request, files []int) {
+	defer closeAll(files)
+	if len(r.Mounts) != 1 {
+		return
+	}
+	err := error(syscall.EMFILE) // this process has no more
+	if len(files) == 1 {
+		err = attach(files[0], mountPath(r.Mounts[0].Number))
+	}
+	l.mu.Lock()
+	l.mounts[r.Mounts[0].Number] = err
+	l.mu.Unlock()
+}
+
+func attach(mount int, path string) error {
+	var status unix.Stat_t
+	if err := unix.Fstat(mount, &status); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if err := makePoint(path, status.Mode&unix.S_IFMT == unix.S_IFDIR); err != nil {
+		return err
+	}
+	return os.NewSyscallError("move_mount", unix.MoveMount(mount, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
+
+// missing says what is wrong with the first of mounts that the launcher does not have.
+func (l *launcher) missing(mounts []placed) (target string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, m := range mounts {
+		if err, known := l.mounts[m.Number]; err != nil || !known {
+			return m.Target, cmp.Or(err, error(syscall.ENOENT))
+		}
+	}
+	return "", nil
+}
+
+// writableBelow is what Landlock allows in a sandbox with mounts.
+func writableBelow(mounts []placed) map[string]uint64 {
+	paths := maps.Clone(writable)
+	for _, m := range mounts {
+		switch {
+		case m.Writable && m.Folder:
+			paths[m.Target] = writes
+		case m.Writable:
+			paths[m.Target] = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
+		}
+	}
+	return paths
+}
