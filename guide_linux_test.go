@@ -179,13 +179,13 @@ func Example_guideErrors() {
 		if err := sandbox.Start(ctx); err != nil {
 			return nil, err
 		}
-		return sandbox, errors.New("something went wrong!")
+		return sandbox, errors.New("something went wrong")
 	}
 	sandbox, err := work()
 	fmt.Println(err)
 	fmt.Println(sandbox.Status()) // it is cleaned up all the same, and so it is after a panic
 	// Output:
-	// something went wrong!
+	// something went wrong
 	// stopped
 }
 

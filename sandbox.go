@@ -23,8 +23,11 @@ type Status int
 const (
 	// Unstarted is a sandbox that was not used yet, or whose start failed: it is started when it is used.
 	Unstarted Status = iota
+	// Starting is a sandbox that is being started.
 	Starting
+	// Running is a sandbox that can be used.
 	Running
+	// Stopping is a sandbox that is being stopped, or whose last stop failed.
 	Stopping
 	// Stopped is a sandbox that was stopped: by [Sandbox.Stop], or with its session.
 	Stopped

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"runtime"
 	"strings"
 	"testing"
@@ -61,6 +60,6 @@ func TestRunAll(t *testing.T) {
 	var exit *sbx.ExitError
 	jobs = []Job{{Script: "exit 3"}}
 	RunAll(t.Context(), session, 1, jobs)
-	require.True(t, errors.As(jobs[0].Err, &exit))
+	require.ErrorAs(t, jobs[0].Err, &exit)
 	assert.Equal(t, 3, exit.Exit.Code)
 }
