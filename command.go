@@ -219,6 +219,7 @@ func (c *Cmd) Start() error {
 	c.running, c.id = running, c.sandbox.nextCommand()
 	if err := c.begin(); err != nil {
 		c.end()
+		c.sandbox.session.counts.count(func(_ *OwnStats, commands *CommandStats) { commands.NotStarted++ })
 		c.sandbox.session.leave()
 		return c.fail(err)
 	}
@@ -283,6 +284,7 @@ func sameWriter(a, b io.Writer) bool {
 // receive takes output until the stream ends.
 func (c *Cmd) receive() {
 	defer close(c.done)
+	defer func() { c.sandbox.session.counts.ended(c.exited) }()
 	defer func() {
 		for _, pipe := range c.pipes {
 			pipe.end()

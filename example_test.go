@@ -2,7 +2,9 @@ package sbx_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"expvar"
 	"fmt"
 	"log"
 	"log/slog"
@@ -195,6 +197,24 @@ func ExampleSession_Prewarm() {
 	stats := session.Stats()
 	fmt.Println(stats.Idle, "sandboxes are ready")
 	// Output: 2 sandboxes are ready
+}
+
+// A session's numbers among those that the program serves as /debug/vars. OpenTelemetry's observable instruments read the same function.
+func ExampleSession_Stats() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+	expvar.Publish("sandboxes", expvar.Func(func() any { return session.Stats() }))
+
+	if err := session.Sandbox().Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	var numbers struct{ Own struct{ Made, Started int } }
+	if err := json.Unmarshal([]byte(expvar.Get("sandboxes").String()), &numbers); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%+v\n", numbers.Own)
+	// Output: {Made:1 Started:1}
 }
 
 func ExampleSession_Shutdown() {

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestREADME runs the first program as the README prints it, in a new module outside of this one.
+// TestREADME runs the programs as the README prints them, in a new module outside of this one.
 func TestREADME(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the README's program uses local sandboxes, which are Linux's")
@@ -55,6 +55,12 @@ func TestREADME(t *testing.T) {
 	} {
 		assert.Contains(t, output, want)
 	}
+
+	second := regexp.MustCompile("(?s)## Commands and files\n.*?\n```go\n(.*?)```").FindSubmatch(readme)
+	require.NotNil(t, second, "README.md has a program with commands and files")
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "commands"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "commands", "main.go"), second[1], 0o600))
+	assert.Equal(t, "hello me\nhello you\n<nil>\n", command("go", "run", "./commands"))
 }
 
 // TestGuaranteesNameTestsThatExist looks for each test that docs/guarantees.md names.

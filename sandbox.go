@@ -23,8 +23,11 @@ type Status int
 const (
 	// Unstarted is a sandbox that was not used yet, or whose start failed: it is started when it is used.
 	Unstarted Status = iota
+	// Starting is a sandbox that is being started.
 	Starting
+	// Running is a sandbox that can be used.
 	Running
+	// Stopping is a sandbox that is being stopped, or whose last stop failed.
 	Stopping
 	// Stopped is a sandbox that was stopped: by [Sandbox.Stop], or with its session.
 	Stopped
@@ -127,6 +130,7 @@ func (s *Session) Sandbox(opts ...SandboxOption) *Sandbox {
 		sb.misuse = ErrClosed
 	default:
 		s.own[sb] = struct{}{}
+		s.counts.count(func(own *OwnStats, _ *CommandStats) { own.Made++ })
 	}
 	return sb
 }
@@ -272,13 +276,19 @@ func (sb *Sandbox) begin() error {
 }
 
 func (sb *Sandbox) start(ctx context.Context) {
+	begin := time.Now()
 	running, err := sb.session.start(ctx, sb.ID(), sb.class)
 	switch {
 	case err == nil:
+		sb.session.counts.count(func(own *OwnStats, _ *CommandStats) {
+			own.Started++
+			own.StartTime += time.Since(begin)
+		})
 	case ctx.Err() != nil: // stopped, or closed with its session
 		err = fmt.Errorf("%w: %w", ErrNotRunning, cmp.Or(context.Cause(sb.session.ctx), errStopped))
 	default:
 		err = startError(err)
+		sb.session.counts.count(func(own *OwnStats, _ *CommandStats) { own.StartsFailed++ })
 	}
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
@@ -390,6 +400,9 @@ func (sb *Sandbox) beginStop(status Status, cause error) chan struct{} {
 	sb.status, sb.change, sb.stopErr = Stopping, change, nil
 	if sb.cause == nil { // else it is another try
 		sb.cause, sb.end = cause, status
+		if status == Lost {
+			sb.session.counts.count(func(own *OwnStats, _ *CommandStats) { own.Lost++ })
+		}
 	}
 	withdraw(sb)
 	sb.session.guards.Go(func() {

@@ -524,3 +524,38 @@ func TestASandboxHasTheSessionsDefaults(t *testing.T) {
 	assert.Equal(t, 2, session.SandboxCount(), "what is wrong is no sandbox")
 	require.ErrorAs(t, session.Adopt(bad), &option)
 }
+
+// Acceptance 70.
+func TestNothingIsDoneInASandboxThatDoesNotRun(t *testing.T) {
+	stuck := errors.New("the disk is busy")
+	var fail atomic.Bool
+	session := sbxtest.Open(t, sbx.Driver(watch(nil, func(context.Context, string) error {
+		if fail.Load() {
+			return stuck
+		}
+		return nil
+	})))
+	stopped, stopping := session.Sandbox(), session.Sandbox()
+	for _, sb := range []*sbx.Sandbox{stopped, stopping} {
+		require.NoError(t, sb.Start(t.Context()))
+	}
+	require.NoError(t, stopped.Stop(t.Context()))
+	fail.Store(true)
+	require.ErrorIs(t, stopping.Stop(t.Context()), stuck)
+	defer fail.Store(false)
+	for _, sb := range []*sbx.Sandbox{stopped, stopping} {
+		require.ErrorIs(t, sb.Start(t.Context()), sbx.ErrNotRunning)
+		require.ErrorIs(t, sb.Command("true").Run(), sbx.ErrNotRunning)
+		_, err := sb.ReadFile(t.Context(), "a")
+		require.ErrorIs(t, err, sbx.ErrNotRunning)
+		require.ErrorIs(t, sb.WriteFile(t.Context(), "a", nil, 0o600), sbx.ErrNotRunning)
+		_, err = sb.Open(t.Context(), "a")
+		require.ErrorIs(t, err, sbx.ErrNotRunning)
+		require.ErrorIs(t, sb.Remove(t.Context(), "a"), sbx.ErrNotRunning)
+		_, err = sb.ReadDir(t.Context(), ".")
+		require.ErrorIs(t, err, sbx.ErrNotRunning)
+		_, err = session.Function(Double).In(sb).Call(t.Context(), 1)
+		require.ErrorIs(t, err, sbx.ErrNotRunning)
+		assert.ErrorContains(t, err, "it was stopped")
+	}
+}

@@ -5,7 +5,6 @@ package sbx_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"strings"
 	"syscall"
@@ -129,7 +128,7 @@ func TestFunctionsRunInAGivenSandbox(t *testing.T) {
 	require.NoError(t, sb.Stop(t.Context()))
 	_, err = double.Call(t.Context(), 21)
 	require.ErrorIs(t, err, sbx.ErrNotRunning)
-	assert.False(t, errors.Is(err, sbx.ErrClosed))
+	assert.NotErrorIs(t, err, sbx.ErrClosed)
 }
 
 func TestSandboxesAreFoundAndAdopted(t *testing.T) {

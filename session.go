@@ -22,8 +22,9 @@ const stopTime = 10 * time.Second
 // Session keeps sandboxes, and wraps the functions that run in them. Its methods may be called at the same time.
 //
 // Goroutines: those of its pool, one for each call that was spawned or is part of a map, one for a map's input, one for each call whose
-// context ended before the call did, and one that calls the logger's handler. Close waits for all that it can end: not for a
-// handler, an input or user code of a call that block.
+// context ended before the call did, one for each start and stop of a sandbox of [Session.Sandbox] and one that waits for its end, one for a
+// secret that is read, and one that calls the logger's handler. Close waits for all that it can end: not for a
+// handler, an input, a secret's source or user code of a call that block.
 type Session struct {
 	id      string
 	config  openConfig
@@ -32,6 +33,7 @@ type Session struct {
 	logs    *launch.Logs
 	log     *slog.Logger // for messages of the session's own; never waits
 	workers *workers
+	counts  counts
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelCauseFunc

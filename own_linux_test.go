@@ -1,0 +1,137 @@
+package sbx_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sandboxfn/sbx"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Acceptance 3, 30.
+func TestASandboxOverridesByKey(t *testing.T) {
+	session := openLocal(t, sbx.Env("A", "session"), sbx.Env("B", "session"), sbx.Limit(sbx.Resources{OpenFiles: 100, Processes: 100}), sbx.Secret("C", constant("session")))
+	environ := func(sb *sbx.Sandbox) string {
+		output, err := sb.Command("sh", "-c", "echo $A $B $C $D $(ulimit -n)").Output()
+		require.NoError(t, err)
+		return strings.TrimSpace(string(output))
+	}
+	assert.Equal(t, "session session session 100", environ(session.Sandbox()))
+	other := session.Sandbox(sbx.Env("B", "own"), sbx.Secret("D", constant("own")), sbx.Limit(sbx.Resources{OpenFiles: 200}))
+	assert.Equal(t, "session own session own 200", environ(other))
+	assert.Equal(t, "session session session 100", environ(session.Sandbox()), "and changes no other's")
+}
+
+// Acceptance 57.
+func TestAShortCommandIsNoticedAtOnce(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.Start(t.Context()))
+	fastest := time.Hour
+	for range 20 {
+		begin := time.Now()
+		require.NoError(t, sb.Command("true").Run())
+		fastest = min(fastest, time.Since(begin))
+	}
+	assert.Less(t, fastest, 200*time.Millisecond)
+}
+
+// TestSignalHelper is a program with a session, for the test below.
+func TestSignalHelper(t *testing.T) {
+	how := os.Getenv("SIGNAL_HELPER")
+	if how == "" {
+		t.Skip("it is run by TestSignals")
+	}
+	ctx := context.Background()
+	if how != "no handler" { // as in the guide
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		context.AfterFunc(ctx, stop)
+	}
+	session, err := sbx.Open(ctx, sbx.Logger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	if how == "slow" {
+		session, err = sbx.Open(ctx, sbx.Driver(watch(nil, func(ctx context.Context, _ string) error {
+			fmt.Println("stopping")
+			<-ctx.Done() // after ten seconds
+			return ctx.Err()
+		})))
+		require.NoError(t, err)
+		require.NoError(t, session.Sandbox().Start(ctx))
+		fmt.Println("running")
+		<-ctx.Done()
+	} else {
+		cmd := session.Sandbox().CommandContext(ctx, "sh", "-c", "echo running; exec sleep 1000")
+		cmd.Stdout = os.Stdout
+		require.ErrorIs(t, cmd.Run(), context.Canceled)
+	}
+	assert.NoError(t, session.Close())
+	fmt.Println("closed")
+}
+
+// Acceptance 27, 28, 29: sbx installs no handler, and the guide's lines end a program in order by the first signal and at once by the second.
+func TestSignals(t *testing.T) {
+	for _, number := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		for how, want := range map[string]struct {
+			lines  []string // the signal is sent after each
+			killed bool
+		}{
+			"first":      {[]string{"running"}, false},
+			"slow":       {[]string{"running", "stopping"}, true},
+			"no handler": {[]string{"running"}, true},
+		} {
+			t.Run(number.String()+", "+how, func(t *testing.T) {
+				program := exec.Command(os.Args[0], "-test.run=^TestSignalHelper$")
+				program.Env = append(os.Environ(), "SIGNAL_HELPER="+how)
+				stdout, err := program.StdoutPipe()
+				require.NoError(t, err)
+				require.NoError(t, program.Start())
+				lines := bufio.NewScanner(stdout)
+				for _, line := range want.lines {
+					require.True(t, lines.Scan())
+					assert.Equal(t, line, lines.Text())
+					require.NoError(t, program.Process.Signal(number))
+				}
+				begin, rest := time.Now(), ""
+				ended, again := make(chan struct{}), sync.WaitGroup{}
+				again.Go(func() { // for the handler is gone a moment later
+					for want.killed {
+						select {
+						case <-ended:
+							return
+						case <-time.After(20 * time.Millisecond):
+							_ = program.Process.Signal(number)
+						}
+					}
+				})
+				for lines.Scan() {
+					rest += lines.Text() + "\n"
+				}
+				close(ended)
+				again.Wait()
+				err = program.Wait()
+				assert.Less(t, time.Since(begin), 9*time.Second)
+				status, ok := program.ProcessState.Sys().(syscall.WaitStatus)
+				require.True(t, ok)
+				if want.killed {
+					assert.Equal(t, number, status.Signal(), "%v", status)
+					assert.NotContains(t, rest, "closed")
+				} else {
+					require.NoError(t, err, rest)
+					assert.Contains(t, rest, "closed")
+				}
+			})
+		}
+	}
+}
