@@ -2,14 +2,17 @@ package local_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -305,4 +308,43 @@ func workerList() int {
 	}
 	fmt.Println(names)
 	return 0
+}
+
+// Creates that are cut short, wherever they are, leave nothing, and the session makes other sandboxes.
+func TestMountsCutShort(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir()) // other programs use the common one
+	sources := t.TempDir()
+	before := count(t)
+	session, err := local.New(nil).Open(testContext(t), spec(t))
+	require.NoError(t, err)
+	var group sync.WaitGroup
+	failed := 0
+	for i := range 20 {
+		source := filepath.Join(sources, fmt.Sprint(i))
+		require.NoError(t, os.Mkdir(source, 0o755))
+		ctx, cancel := context.WithTimeout(testContext(t), time.Duration(i)*2*time.Millisecond)
+		sandbox, err := session.Create(ctx, driver.Spec{ID: fmt.Sprint(i), Mounts: []driver.Mount{{Source: source, Target: "/data"}}})
+		if err != nil {
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			failed++
+		} else {
+			group.Go(func() { assert.NoError(t, sandbox.Stop(testContext(t))) })
+		}
+		cancel()
+	}
+	group.Wait()
+	t.Logf("%d of 20 were cut short", failed)
+	sandbox, err := session.Create(testContext(t), driver.Spec{
+		ID: "last", Env: []string{testWorker + "=list", "FOLDER=/data"}, Mounts: []driver.Mount{{Source: sources, Target: "/data"}},
+	})
+	require.NoError(t, err)
+	p, err := sandbox.StartWorker(testContext(t), driver.WorkerSpec{})
+	require.NoError(t, err)
+	stdout, _, _ := output(t, p)
+	closeStreams(p)
+	assert.Contains(t, stdout, "19")
+	require.NoError(t, session.Close(testContext(t)))
+	assert.Equal(t, before, count(t), "after Close")
+	_, err = session.Create(testContext(t), driver.Spec{ID: "closed", Mounts: []driver.Mount{{Source: sources, Target: "/data"}}})
+	assert.ErrorIs(t, err, driver.ErrStopped)
 }
