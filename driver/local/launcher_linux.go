@@ -68,7 +68,7 @@ const exitGrace = 5 * time.Second
 
 // runLauncher serves the client on controlFD until it is gone.
 func runLauncher() error {
-	if err := closeOnExecFrom(controlFD); err != nil {
+	if err := closeOnExec(); err != nil {
 		return err
 	}
 	// A service manager that ends the program may send this to all of its processes. When to end is the program's to say.
