@@ -47,7 +47,7 @@ func TestFilter(t *testing.T) {
 	verdict := verdictsOf(t, false)
 	info, err := arch.GetInfo("")
 	require.NoError(t, err)
-	const allow, high = allowed, uint64(7)<<32
+	const allow, high = allowed, uint64(7) << 32
 	refuse := failWith
 	for _, test := range []struct {
 		name      string
