@@ -33,7 +33,7 @@
 // at once. The user inside is this program's, and may do what that user may (but nothing where the mount is for reading); for root it is, as said below, a user
 // that owns nothing, so that files can be read if everybody may read them, and a folder can be written to if everybody may, and new
 // files there belong to that user's number. All other users' files seem to be nobody's. A source is looked up when a sandbox is made; while the
-// session is open what it has mounted stays in use, as by an open file.
+// session is open what it has mounted stays in use, as by an open file. DiskMiB and Inodes bound nothing in a writable mount.
 //
 // Mounts are without setuid and devices, and what is mounted below a source can only be read. Links in them are followed within the
 // sandbox. A sandbox with a writable mount can't make setuid or setgid files and folders, nor use openat2. With gVisor mounts are for
