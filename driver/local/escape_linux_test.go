@@ -85,8 +85,9 @@ var uncontrolled = map[string]string{
 	"enter the namespaces of the session's program through its connection": "needs Linux 6.9",
 	"quotactl":               "needs a kernel with quotas",
 	"swapon":                 "needs a kernel with swap",
-	"TIOCSTI":                "needs a pseudo terminal",
-	"TIOCSTI with high bits": "needs a pseudo terminal",
+	"TIOCSTI":                "needs a kernel that has it for root",
+	"TIOCSTI with high bits": "needs a kernel that has it for root",
+	"use a console":          "needs a console",
 }
 
 // unheld are the attempts that succeed inside. docs/security.md says the same.

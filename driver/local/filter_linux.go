@@ -94,7 +94,8 @@ func argumentRules() []argumentRule {
 		sockets,
 		{name: "socketpair", rows: [][]test{{exactly(0, unix.AF_UNIX)}}},
 		personality,
-		{name: "ioctl", refuse: true, rows: [][]test{{exactly(1, unix.TIOCSTI)}, {exactly(1, unix.TIOCLINUX)}}},
+		// TIOCSETD has the kernel load and run one of many drivers behind a terminal.
+		{name: "ioctl", refuse: true, rows: [][]test{{exactly(1, unix.TIOCSTI)}, {exactly(1, unix.TIOCLINUX)}, {exactly(1, unix.TIOCSETD)}}},
 		// F_NOTIFY watches folders of the host, as inotify would. A lease on a file that sandboxes share, which is an ordinary
 		// user's own, has whoever opens it wait.
 		{name: "fcntl", refuse: true, rows: [][]test{{exactly(1, unix.F_NOTIFY)}, {exactly(1, unix.F_SETLEASE)}}},

@@ -67,6 +67,8 @@ func TestFilter(t *testing.T) {
 		{"ioctl", []uint64{0, unix.TIOCSTI}, refuse(unix.EPERM)},
 		{"ioctl", []uint64{0, high | unix.TIOCSTI}, refuse(unix.EPERM)},
 		{"ioctl", []uint64{0, unix.TIOCLINUX}, refuse(unix.EPERM)},
+		{"ioctl", []uint64{0, unix.TIOCSETD}, refuse(unix.EPERM)},
+		{"ioctl", []uint64{0, unix.TIOCSWINSZ}, allow},
 		{"fcntl", []uint64{0, unix.F_SETLKW}, allow},
 		{"fcntl", []uint64{0, unix.F_NOTIFY}, refuse(unix.EPERM)},
 		{"fcntl", []uint64{0, unix.F_SETLEASE, unix.F_WRLCK}, refuse(unix.EPERM)},

@@ -195,6 +195,19 @@ var unheldInGVisor = map[string]string{
 	"descriptors in flight":                      "it is memory",
 	"inode bomb":                                 "it is memory",
 	"pipe bomb":                                  "it is memory",
+	"terminal bomb":                              "it is memory",
 	"message queue bomb":                         "it is memory",
 	"memory bomb":                                "memory is not limited",
+}
+
+func TestGVisorTerminal(t *testing.T) {
+	needRunsc(t)
+	session, err := inGVisor.Open(testContext(t), spec(t))
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, session.Close(testContext(t))) })
+	_, p := start(t, session, "one", "terminal")
+	stdout, stderr, exit := output(t, p)
+	assert.Equal(t, terminalOutput, stdout)
+	assert.Empty(t, stderr)
+	assert.Equal(t, driver.Exit{}, exit)
 }

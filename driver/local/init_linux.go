@@ -106,6 +106,8 @@ func rootSteps(r driver.Resources) []step {
 		tmpfs("tmp", 0o1777, r.DiskMiB, r.Inodes),
 		tmpfs(workFolder[1:], 0o700, r.DiskMiB, r.Inodes),
 		tmpfs("dev/shm", 0o1777, min(64, r.DiskMiB), min(1<<10, r.Inodes)),
+		// Whoever opens a terminal owns it. The kernel has 4096 for the whole machine, of which it keeps 1024 for the host's own.
+		mount("devpts", terminals[1:], unix.MS_NOSUID|unix.MS_NOEXEC, fmt.Sprintf("newinstance,ptmxmode=0666,mode=0600,max=%d", maxTerminals)),
 		{"forbid namespaces", forbidNamespaces},
 		bind("proc/sys", "proc/sys"),
 		restrict("proc/sys", readOnly|unix.MOUNT_ATTR_NOEXEC),
@@ -133,6 +135,9 @@ func forbidNamespaces() error {
 	}
 	return nil
 }
+
+// maxTerminals is how many pseudo terminals a sandbox has at a time.
+const maxTerminals = 128
 
 func hideProc() error {
 	for _, name := range hiddenInProc {

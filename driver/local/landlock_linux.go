@@ -9,7 +9,8 @@ import (
 
 // A sandbox's processes are in a Landlock domain as well, where the kernel has it. It holds again, by means of its own,
 // what read-only mounts, the filter and the namespaces hold: writes only where a worker has business, no changes of
-// mounts, no abstract sockets and signals beyond the sandbox. It alone holds commands to devices. go-landlock is not used:
+// mounts, no abstract sockets and signals beyond the sandbox. It alone holds commands to devices other than
+// terminals. go-landlock is not used:
 // it restricts all threads of a process, and what is restricted here is the one that starts the worker.
 
 // writes are the rights to change something in a file system. Reading is left alone: what is not to be read isn't there.
@@ -18,11 +19,14 @@ const writes = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUN
 	unix.LANDLOCK_ACCESS_FS_MAKE_DIR | unix.LANDLOCK_ACCESS_FS_MAKE_REG | unix.LANDLOCK_ACCESS_FS_MAKE_SOCK |
 	unix.LANDLOCK_ACCESS_FS_MAKE_FIFO | unix.LANDLOCK_ACCESS_FS_MAKE_BLOCK | unix.LANDLOCK_ACCESS_FS_MAKE_SYM
 
-// writable are the folders below which a worker may write, and how. /dev and /proc have files that exist already.
+// writable are the places at and below which a worker may write, and how. /dev and /proc have files that exist already.
 var writable = map[string]uint64{
 	"/tmp": writes, workFolder: writes, "/dev/shm": writes,
 	"/dev":  unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE,
 	"/proc": unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE,
+	// Terminals are the sandbox's own, and what works with them gives them commands.
+	terminals:  unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV,
+	"/dev/tty": unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV,
 }
 
 // landlockDevices is the version from which on commands to devices can be refused.
@@ -37,8 +41,8 @@ func landlockVersion() int {
 	return int(version)
 }
 
-// landlock puts the calling thread, and what it starts, into a domain in which only the folders can be written to.
-func landlock(version int, folders map[string]uint64) error {
+// landlock puts the calling thread, and what it starts, into a domain in which only the paths, with what is below, can be changed.
+func landlock(version int, paths map[string]uint64) error {
 	if version < 2 {
 		return nil // version 1 would forbid to rename from one folder into another
 	}
@@ -58,7 +62,7 @@ func landlock(version int, folders map[string]uint64) error {
 		return os.NewSyscallError("landlock_create_ruleset", errno)
 	}
 	defer unix.Close(int(ruleset))
-	for path, allowed := range folders {
+	for path, allowed := range paths {
 		if err := allowBelow(int(ruleset), path, allowed&handled); err != nil {
 			return err
 		}
@@ -70,12 +74,12 @@ func landlock(version int, folders map[string]uint64) error {
 }
 
 func allowBelow(ruleset int, path string, allowed uint64) error {
-	folder, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	place, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer unix.Close(folder)
-	rule := unix.LandlockPathBeneathAttr{Allowed_access: allowed, Parent_fd: int32(folder)}
+	defer unix.Close(place)
+	rule := unix.LandlockPathBeneathAttr{Allowed_access: allowed, Parent_fd: int32(place)}
 	_, _, errno := unix.RawSyscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(ruleset), unix.LANDLOCK_RULE_PATH_BENEATH,
 		uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
 	if errno != 0 {

@@ -23,8 +23,9 @@
 //
 // Descriptors 0 to 5 of package driver and nothing else. Exactly the environment of its spec. User and group 1000, no
 // capabilities, host name "sandbox". A read-only root with the host's /usr (and /bin, /sbin, /lib*), a few entries in
-// /etc, /proc of its own, /dev with null, zero, full, random and urandom. It starts in /work, which, like /tmp, is
-// empty, writable, private, and limited in size and inodes; $HOME is set only by the spec.
+// /etc, /proc of its own, /dev with null, zero, full, random and urandom, and pseudo terminals of its own (/dev/ptmx, 128 at a
+// time). It starts in /work, which, like /tmp, is empty, writable, private, and limited in size and inodes; $HOME is set only
+// by the spec.
 //
 // # What is held
 //
@@ -34,7 +35,7 @@
 // them: in most containers it is a caller as others are. No new
 // privileges, an empty bounding set, locked securebits, a list of allowed system calls (no namespaces, mounts, ptrace,
 // keyrings, io_uring, AIO, bpf, perf, userfaultfd, POSIX message queues, huge pages, leases, raw, packet, vsock or AF_ALG
-// sockets, TIOCSTI, 32-bit or x32 calls). Files can't be watched (inotify), since those in /usr are the host's. Where the
+// sockets, TIOCSTI, line disciplines, 32-bit or x32 calls). Files can't be watched (inotify), since those in /usr are the host's. Where the
 // kernel has Landlock, a worker may write to /tmp, /work and /dev/shm only even if the mounts let it.
 // Everything dies with the program, kill -9 included: the launcher sees its socket close, and sandboxes die with the
 // launcher (by parent-death signal and because their own socket closes).

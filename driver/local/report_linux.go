@@ -18,7 +18,7 @@ func report(ready event) driver.Report {
 		{Name: "network", Held: true, By: "a network namespace with loopback only"},
 		{Name: "privileges", Held: true, By: "a user namespace, no capabilities, no_new_privs"},
 		{Name: "system calls", Held: true, By: "a seccomp filter that lists what is allowed"},
-		{Name: "commands to devices", Held: true, By: "a Landlock domain"},
+		{Name: "commands to devices", Held: true, By: "a Landlock domain, but to the sandbox's own terminals"},
 	}}
 	if landlockVersion() < landlockDevices {
 		c := &r.Capabilities[len(r.Capabilities)-1]

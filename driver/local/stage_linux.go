@@ -24,6 +24,7 @@ const (
 	workerPath  = "/.sbx/worker" // the session's worker
 	emptyFolder = "/.sbx/empty"  // covers folders that a sandbox must not see
 	workFolder  = "/work"
+	terminals   = "/dev/pts" // the sandbox's own pseudo terminals
 	hostName    = "sandbox"
 	innerID     = 1000 // user and group inside
 )
@@ -67,8 +68,10 @@ func stageSteps(program, worker, runsc *os.File) []step {
 		makeLink("/proc/self/fd/0", in("/dev/stdin")),
 		makeLink("/proc/self/fd/1", in("/dev/stdout")),
 		makeLink("/proc/self/fd/2", in("/dev/stderr")),
+		makeDir(in(terminals)), makeLink("pts/ptmx", in("/dev/ptmx")), // each sandbox mounts its own there
 	}
-	for _, name := range []string{"null", "zero", "full", "random", "urandom"} {
+	// tty is, for whoever opens it, the own terminal.
+	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
 		steps = append(steps,
 			makeFile(in("/dev/"+name), ""),
 			bind("/dev/"+name, in("/dev/"+name)),

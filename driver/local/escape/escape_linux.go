@@ -28,7 +28,7 @@ type Attempt struct {
 var errNotThere = errors.New("nothing there")
 
 // Attempts are all that this package knows.
-var Attempts = slices.Concat(files, processes, mounts, network, kernel, abi, bombs, neighbours)
+var Attempts = slices.Concat(files, processes, mounts, network, kernel, terminals, abi, bombs, neighbours)
 
 func contains(path, text string) error {
 	content, err := os.ReadFile(path)
@@ -171,30 +171,6 @@ func bytesOf(text string) uintptr {
 	return uintptr(unsafe.Pointer(unsafe.StringData(text)))
 }
 
-// pushInput puts a character into a terminal's input.
-func pushInput(request uintptr) error {
-	terminal := uintptr(0)
-	if master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err == nil {
-		defer master.Close()
-		fd := int(master.Fd())
-		number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-		if err != nil {
-			return err
-		}
-		if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-			return err
-		}
-		slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-		if err != nil {
-			return err
-		}
-		defer slave.Close()
-		terminal = slave.Fd()
-	}
-	character := byte('x')
-	return errnoOf(unix.SYS_IOCTL, terminal, request, uintptr(unsafe.Pointer(&character)))
-}
-
 // controls make, outside and in the attempt's own process, what an attempt needs to succeed.
 var controls = map[string]func(*Targets) error{
 	"connect to the metadata service":                                      serveMetadata,
@@ -203,6 +179,7 @@ var controls = map[string]func(*Targets) error{
 	"signal the session's program through its connection":                  connectSelf,
 	"enter the namespaces of the session's program through its connection": connectSelf,
 	"inode bomb":                    mountScratch,
+	"find a terminal of the host":   keepTerminal,
 	"find a key":                    addKey,
 	"request_key":                   addKey,
 	"end process 1":                 startVictim,

@@ -84,8 +84,6 @@ var kernel = []Attempt{
 		}
 		return unix.Sethostname([]byte(name))
 	}},
-	{"TIOCSTI", func(Targets) error { return pushInput(unix.TIOCSTI) }},
-	{"TIOCSTI with high bits", func(Targets) error { return pushInput(unix.TIOCSTI | 1<<32) }},
 	{"io_uring", func(Targets) error {
 		var params [120]byte
 		return errnoOf(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&params)))
