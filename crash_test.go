@@ -44,6 +44,17 @@ func TestPanicsInTheCall(t *testing.T) {
 	})
 }
 
+func TestAPanicElsewhereIsNotBlamedOnItsNeighbour(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(1), sbx.Concurrency(2))
+	neighbour := session.Function2(Count).Spawn(t.Context(), t.Name(), time.Minute)
+	require.Eventually(t, func() bool { return session.Stats().Running == 1 }, 10*time.Second, time.Millisecond)
+	_, err := session.Function2(Crash).Call(t.Context(), "", "elsewhere: panic")
+	require.ErrorAs(t, err, new(*sbx.PanicError))
+	_, err = neighbour.Result(t.Context())
+	require.ErrorAs(t, err, new(*sbx.PanicError))
+	assert.Contains(t, firstLine(err), "in a goroutine that the function, or another call in its sandbox, started: boom")
+}
+
 func TestPanicsElsewhere(t *testing.T) {
 	apart(t, func(t *testing.T, on sbx.OpenOption) {
 		session := sbxtest.Open(t, on)

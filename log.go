@@ -76,7 +76,7 @@ func LogLevel(level slog.Leveler) OpenOption {
 // "sandbox" of records; it may be called by several goroutines at a time. A writer that is nil drops what is printed.
 // Each is called by one goroutine at a time, also if one is both stdout and stderr of a sandbox; whether sandboxes share
 // writers is up to writers. A Write that blocks makes functions wait that print, and nothing else. After its first
-// error a writer is not used again, and a record says so. Writers are not closed; none is called after [Session.Close] has
+// error, or when it calls runtime.Goexit, a writer is not used again, and a record says so. Writers are not closed; none is called after [Session.Close] has
 // returned, unless its Write took longer than half a second. A sandbox's start waits for writers, and Close for the start: writers must
 // not call Close, nor wait for a call.
 func Output(writers func(sandbox string) (stdout, stderr io.Writer)) OpenOption {

@@ -483,6 +483,29 @@ func TestAWriterThatFailsIsNotUsedAgain(t *testing.T) {
 	assert.Equal(t, errFull, attrs(failed[0])["error"].Any())
 }
 
+// quitting is a writer that ends the goroutine, as one does that calls FailNow of a test.
+type quitting struct{ writes atomic.Int32 }
+
+func (q *quitting) Write([]byte) (int, error) {
+	q.writes.Add(1)
+	runtime.Goexit()
+	return 0, nil
+}
+
+func TestAWriterThatEndsItsGoroutineKillsNobody(t *testing.T) {
+	var out quitting
+	handler := &recorder{}
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.Logger(slog.New(handler)), sbx.Output(func(string) (stdout, stderr io.Writer) { return &out, nil }))
+	n, err := session.Function(Gush).Call(t.Context(), 1_000_000)
+	require.NoError(t, err)
+	assert.Equal(t, 1_000_000, n)
+	require.NoError(t, session.Close())
+	assert.EqualValues(t, 1, out.writes.Load())
+	failed := handler.of("sbx: a writer of sbx.Output failed; what else is printed is dropped")
+	require.Len(t, failed, 1)
+	assert.Equal(t, "stdout", attrs(failed[0])["stream"].String())
+}
+
 func TestBadLogOptions(t *testing.T) {
 	var option *sbx.OptionError
 	for _, bad := range []sbx.OpenOption{sbx.LogLevel(nil), sbx.Output(nil)} {

@@ -13,7 +13,7 @@ import (
 
 // SandboxLostError says that the sandbox ended while the function may have been running in it. Whether the function did
 // its work is not known. What ended the sandbox is wrapped, as far as it is known: a [*PanicError] with Elsewhere for a
-// panic in a goroutine that the function started, or [ErrExited], [ErrOutOfMemory] or [ErrStackOverflow].
+// panic in a goroutine that it, or another call in the sandbox, started, or [ErrExited], [ErrOutOfMemory] or [ErrStackOverflow].
 type SandboxLostError struct {
 	// Exit is how the worker's process ended; nil if that is not known.
 	Exit *driver.Exit
@@ -124,7 +124,7 @@ func endingOf(lost *launch.LostError) ending {
 	case lost.Decided == wire.LeaseEnded:
 		return ending{
 			what:   "the worker ended itself, because this program gave no sign of life for as long as sbx.Lease says",
-			advice: "this happens when the program is stopped, or gets no time to run",
+			advice: "this happens when the program is stopped, or it or the worker gets no time to run",
 		}
 	case lost.Decided == wire.FunctionHeld:
 		return ending{what: "the worker ended itself, because a function in it did not return when its context ended"}
@@ -159,7 +159,7 @@ func crashed(crash *launch.Crash) ending {
 	switch crash.Kind {
 	case launch.CrashPanic:
 		headline, more, _ := strings.Cut(message, "\n")
-		e.what = "panic in a goroutine that the function started: " + headline
+		e.what = "panic in a goroutine that the function, or another call in its sandbox, started: " + headline
 		if more != "" {
 			e.stack = strings.Trim(more, "\n") + "\n\n" + e.stack
 		}

@@ -24,7 +24,7 @@ func runAgent() error {
 	if err := prctl(unix.PR_SET_DUMPABLE, 0); err != nil {
 		return os.NewSyscallError("prctl", err)
 	}
-	if err := closeOnExecFrom(controlFD); err != nil {
+	if err := closeOnExec(); err != nil {
 		return err
 	}
 	if err := ignoreSignals(); err != nil {

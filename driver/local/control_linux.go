@@ -93,7 +93,7 @@ const (
 type preparation struct {
 	Resources driver.Resources `json:"resources"`
 	Mounts    []placed         `json:"mounts,omitempty"`
-	// Filter is the seccomp program, made once by the launcher.
+	// Filter is a seccomp program, made once by the launcher.
 	Filter []unix.SockFilter `json:"filter"`
 	// Probe ends init after set-up, before any worker.
 	Probe bool `json:"probe,omitempty"`

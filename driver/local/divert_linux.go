@@ -56,10 +56,9 @@ func init() {
 // controlFD is the socket by which a role is told what to do, and by which it reports.
 const controlFD = 3
 
-// closeOnExecFrom keeps every descriptor from first on out of the programs that this process executes, whoever
-// opened it.
-func closeOnExecFrom(first int) error {
-	if err := unix.CloseRange(uint(first), ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+// closeOnExec keeps every descriptor but the standard three out of the programs that this process executes, whoever opened it.
+func closeOnExec() error {
+	if err := unix.CloseRange(controlFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return os.NewSyscallError("close_range", err)
 	}
 	return nil

@@ -25,7 +25,7 @@ const eventFetched = "fetched"
 
 // runFetcher takes mounts for the client until the client has no more requests. It has mounts of its own, a copy of the program's.
 func runFetcher() error {
-	if err := closeOnExecFrom(controlFD); err != nil {
+	if err := closeOnExec(); err != nil {
 		return err
 	}
 	conn, err := asConn(os.NewFile(controlFD, "control"))

@@ -116,6 +116,30 @@ func argumentRules() []argumentRule {
 	}
 }
 
+// setIDRules are for sandboxes that can change folders of the host. A file there that is set to its user's or group's id would let others
+// on the host, who need not be trusted by the sandbox's user, act as that user.
+func setIDRules() []argumentRule {
+	const temporaryFile = 0o20000000 // the part of O_TMPFILE that is not O_DIRECTORY
+	var rules []argumentRule
+	for name, mode := range map[string]uint32{
+		"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "mkdir": 1, "mkdirat": 2, "mknod": 1, "mknodat": 2, "creat": 1, "open": 2, "openat": 3,
+	} {
+		rule := argumentRule{name: name, refuse: true}
+		for _, bit := range []uint32{unix.S_ISUID, unix.S_ISGID} {
+			has := test{mode, bit, bit}
+			if name != "open" && name != "openat" {
+				rule.rows = append(rule.rows, []test{has})
+				continue
+			}
+			for _, flag := range []uint32{unix.O_CREAT, temporaryFile} { // else there is no mode
+				rule.rows = append(rule.rows, []test{{mode - 1, flag, flag}, has})
+			}
+		}
+		rules = append(rules, rule)
+	}
+	return rules
+}
+
 // allowedNames are the system calls that the profile allows whatever their arguments, on this architecture, without
 // capabilities.
 func allowedNames() []string {
@@ -132,8 +156,8 @@ func allowedNames() []string {
 	return slices.DeleteFunc(names, func(name string) bool { return slices.Contains(denied, name) })
 }
 
-// assembleFilter returns the seccomp program for this architecture.
-func assembleFilter() ([]unix.SockFilter, error) {
+// assembleFilter returns the seccomp program for this architecture; shares says that the sandbox can change folders of the host.
+func assembleFilter(shares bool) ([]unix.SockFilter, error) {
 	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
 		return nil, fmt.Errorf("no system call filter for architecture %s", runtime.GOARCH)
 	}
@@ -159,12 +183,21 @@ func assembleFilter() ([]unix.SockFilter, error) {
 		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(arch.X32.SeccompMask), SkipTrue: 1},
 		notHere.ret(), // x32
 	}
+	rules, missing := argumentRules(), missing
+	if shares {
+		for _, rule := range setIDRules() {
+			if _, ok := number(rule.name); ok { // new architectures leave out what others replace
+				rules = append(rules, rule)
+			}
+		}
+		missing = append(slices.Clone(missing), "openat2") // its mode is behind a pointer
+	}
 	for _, name := range missing {
 		if n, ok := number(name); ok {
 			program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: n, SkipTrue: 1}, notHere.ret())
 		}
 	}
-	for _, rule := range argumentRules() {
+	for _, rule := range rules {
 		n, ok := number(rule.name)
 		if !ok {
 			return nil, fmt.Errorf("system call %s has no number on %s", rule.name, info.Name)
@@ -180,7 +213,7 @@ func assembleFilter() ([]unix.SockFilter, error) {
 	}
 	var numbers []uint32
 	for _, name := range allowedNames() {
-		if n, ok := number(name); ok && !slices.ContainsFunc(argumentRules(), func(r argumentRule) bool { return r.name == name }) {
+		if n, ok := number(name); ok && !slices.ContainsFunc(rules, func(r argumentRule) bool { return r.name == name }) {
 			numbers = append(numbers, n)
 		}
 	}

@@ -11,10 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The filter is run here on made-up system calls, so that ones which this kernel lacks, and other architectures' ways
-// in, are tried, too.
-func TestFilter(t *testing.T) {
-	filter, err := assembleFilter()
+// verdictsOf runs a seccomp program.
+func verdictsOf(t *testing.T, shares bool) func(arch, number uint32, arguments ...uint64) uint32 {
+	filter, err := assembleFilter(shares)
 	require.NoError(t, err)
 	require.Less(t, len(filter), 4096, "the kernel's limit")
 	instructions := make([]bpf.Instruction, len(filter))
@@ -23,12 +22,7 @@ func TestFilter(t *testing.T) {
 	}
 	vm, err := bpf.NewVM(instructions)
 	require.NoError(t, err)
-	info, err := arch.GetInfo("")
-	require.NoError(t, err)
-
-	const allow = uint32(unix.SECCOMP_RET_ALLOW)
-	refuse := func(errno unix.Errno) uint32 { return uint32(unix.SECCOMP_RET_ERRNO) | uint32(errno) }
-	verdict := func(arch, number uint32, arguments ...uint64) uint32 {
+	return func(arch, number uint32, arguments ...uint64) uint32 {
 		// struct seccomp_data; the virtual machine reads big-endian words.
 		data := make([]byte, 64)
 		binary.BigEndian.PutUint32(data[0:], number)
@@ -41,7 +35,20 @@ func TestFilter(t *testing.T) {
 		require.NoError(t, err)
 		return uint32(result)
 	}
-	const high = uint64(7) << 32
+}
+
+const allowed = uint32(unix.SECCOMP_RET_ALLOW)
+
+func failWith(errno unix.Errno) uint32 { return uint32(unix.SECCOMP_RET_ERRNO) | uint32(errno) }
+
+// The filter is run here on made-up system calls, so that ones which this kernel lacks, and other architectures' ways
+// in, are tried, too.
+func TestFilter(t *testing.T) {
+	verdict := verdictsOf(t, false)
+	info, err := arch.GetInfo("")
+	require.NoError(t, err)
+	const allow, high = allowed, uint64(7) << 32
+	refuse := failWith
 	for _, test := range []struct {
 		name      string
 		arguments []uint64
@@ -118,7 +125,7 @@ func TestFilter(t *testing.T) {
 		case unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK:
 		default:
 			number := uint32(info.SyscallNames["socket"])
-			assert.Equal(t, refuse(unix.EPERM), verdict(uint32(info.ID), number, domain, unix.SOCK_STREAM, 0), "socket domain %d", domain)
+			assert.Equal(t, failWith(unix.EPERM), verdict(uint32(info.ID), number, domain, unix.SOCK_STREAM, 0), "socket domain %d", domain)
 		}
 	}
 	for _, name := range []string{"unshare", "setns", "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "process_madvise", "cachestat",
@@ -128,9 +135,52 @@ func TestFilter(t *testing.T) {
 		"reboot", "swapon", "swapoff", "quotactl", "syslog", "acct", "settimeofday", "clock_settime", "sethostname", "setdomainname"} {
 		number, ok := info.SyscallNames[name]
 		require.True(t, ok, name)
-		assert.Equal(t, refuse(unix.EPERM), verdict(uint32(info.ID), uint32(number)), name)
+		assert.Equal(t, failWith(unix.EPERM), verdict(uint32(info.ID), uint32(number)), name)
 	}
 	// The same numbers by way of int 0x80 and x32.
-	assert.Equal(t, refuse(unix.EPERM), verdict(uint32(arch.I386.ID), 3))
-	assert.Equal(t, refuse(unix.ENOSYS), verdict(uint32(info.ID), 0x40000000|1))
+	assert.Equal(t, failWith(unix.EPERM), verdict(uint32(arch.I386.ID), 3))
+	assert.Equal(t, failWith(unix.ENOSYS), verdict(uint32(info.ID), 0x40000000|1))
+}
+
+// A sandbox that can change folders of the host makes no file that others could run as its user.
+func TestFilterOfSetIDs(t *testing.T) {
+	info, err := arch.GetInfo("")
+	require.NoError(t, err)
+	usual, shares := verdictsOf(t, false), verdictsOf(t, true)
+	for _, test := range []struct {
+		name      string
+		arguments []uint64
+		want      uint32
+	}{
+		{"chmod", []uint64{0, 0o777}, allowed},
+		{"chmod", []uint64{0, 0o4755}, failWith(unix.EPERM)},
+		{"fchmod", []uint64{0, 0o2755}, failWith(unix.EPERM)},
+		{"fchmodat", []uint64{0, 0, 0o1777}, allowed},
+		{"fchmodat", []uint64{0, 0, 0o6777}, failWith(unix.EPERM)},
+		{"fchmodat2", []uint64{0, 0, 0o4000}, failWith(unix.EPERM)},
+		{"mkdir", []uint64{0, 0o2755}, failWith(unix.EPERM)},
+		{"mkdirat", []uint64{0, 0, 0o755}, allowed},
+		{"mknod", []uint64{0, unix.S_IFREG | 0o4755}, failWith(unix.EPERM)},
+		{"mknodat", []uint64{0, 0, unix.S_IFREG | 0o4755}, failWith(unix.EPERM)},
+		{"creat", []uint64{0, 0o4755}, failWith(unix.EPERM)},
+		{"open", []uint64{0, unix.O_RDWR | unix.O_CREAT, 0o4755}, failWith(unix.EPERM)},
+		{"open", []uint64{0, unix.O_RDWR | unix.O_TMPFILE, 0o4755}, failWith(unix.EPERM)},
+		{"open", []uint64{0, unix.O_RDWR | unix.O_DIRECTORY, 0o4755}, allowed}, // the last is whatever was there
+		{"openat", []uint64{0, 0, unix.O_CREAT, 0o2644}, failWith(unix.EPERM)},
+		{"openat", []uint64{0, 0, unix.O_CREAT, 0o666}, allowed},
+		{"openat", []uint64{0, 0, unix.O_RDONLY, 0o6666}, allowed},
+		{"openat2", nil, failWith(unix.ENOSYS)},
+		{"ioctl", []uint64{0, unix.TIOCSTI}, failWith(unix.EPERM)},
+		{"mount", nil, failWith(unix.EPERM)},
+		{"read", nil, allowed},
+	} {
+		number, ok := info.SyscallNames[test.name]
+		if !ok {
+			continue // not on this architecture
+		}
+		assert.Equal(t, test.want, shares(uint32(info.ID), uint32(number), test.arguments...), "%s %#o", test.name, test.arguments)
+		if test.name != "ioctl" && test.name != "mount" {
+			assert.Equal(t, allowed, usual(uint32(info.ID), uint32(number), test.arguments...), "%s %#o, where nothing is shared", test.name, test.arguments)
+		}
+	}
 }

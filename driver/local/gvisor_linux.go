@@ -125,7 +125,7 @@ func startInGVisor(homeless bool) error {
 	env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		return strings.HasPrefix(entry, roleVariable+"=") || homeless && isHome(entry)
 	})
-	filter, err := assembleFilter()
+	filter, err := assembleFilter(false)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ const (
 func runInit() error {
 	// What a service manager sends to all processes is for the program. As in the launcher.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	if err := closeOnExecFrom(controlFD); err != nil {
+	if err := closeOnExec(); err != nil {
 		return err
 	}
 	conn, err := asConn(os.NewFile(controlFD, "control"))

@@ -29,7 +29,7 @@ type launcher struct {
 	gvisor   bool
 	// ownIDs says that each sandbox has a user and a group of its own outside; else all are the caller.
 	ownIDs   bool
-	filter   []unix.SockFilter
+	filters  map[bool][]unix.SockFilter // by whether the sandbox can change folders of the host
 	groups   *groups
 	watchers sync.WaitGroup
 	// spare is a process 1 that waits for the next sandbox's orders, nil if there is none. It belongs to the main thread.
@@ -68,7 +68,7 @@ const exitGrace = 5 * time.Second
 
 // runLauncher serves the client on controlFD until it is gone.
 func runLauncher() error {
-	if err := closeOnExecFrom(controlFD); err != nil {
+	if err := closeOnExec(); err != nil {
 		return err
 	}
 	// A service manager that ends the program may send this to all of its processes. When to end is the program's to say.
@@ -135,8 +135,11 @@ func (l *launcher) open() (failed string, err error) {
 			return "drop supplementary groups", err
 		}
 	}
-	if l.filter, err = assembleFilter(); err != nil {
-		return "assemble the system call filter", err
+	l.filters = map[bool][]unix.SockFilter{}
+	for _, shares := range []bool{false, true} {
+		if l.filters[shares], err = assembleFilter(shares); err != nil {
+			return "assemble the system call filter", err
+		}
 	}
 	l.groups = findGroups()
 	if failed, err := run(stageSteps(program, worker, runsc)); err != nil {
@@ -435,7 +438,7 @@ func (l *launcher) fork(resources driver.Resources, mounts []placed, group *grou
 	}
 	// Before anything else: it is to see its group as the top of all.
 	if err = group.join(p.pid); err == nil {
-		err = send(conn, preparation{Resources: resources, Mounts: mounts, Filter: l.filter, GVisor: l.gvisor, Probe: probe})
+		err = send(conn, preparation{Resources: resources, Mounts: mounts, Filter: l.filters[slices.ContainsFunc(mounts, func(m placed) bool { return m.Writable })], GVisor: l.gvisor, Probe: probe})
 	}
 	if err != nil {
 		p.end()

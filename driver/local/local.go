@@ -27,6 +27,21 @@
 // time). It starts in /work, which, like /tmp, is empty, writable, private, and limited in size and inodes; $HOME is set only
 // by the spec.
 //
+// # Mounts
+//
+// What a spec mounts is shown by the kernel as it is: files belong to whom they belong to, and what happens to them on this machine shows
+// at once. The user inside is this program's, and may do what that user may (but nothing where the mount is for reading); for root it is, as said below, a user
+// that owns nothing, so that files can be read if everybody may read them, and a folder can be written to if everybody may, and new
+// files there belong to that user's number. All other users' files seem to be nobody's. A source is looked up when a sandbox is made; while the
+// session is open what it has mounted stays in use, as by an open file. DiskMiB and Inodes bound nothing in a writable mount.
+//
+// Mounts are without setuid and devices, and what is mounted below a source can only be read. Links in them are followed within the
+// sandbox. A sandbox with a writable mount can't make setuid or setgid files and folders, nor use openat2. With gVisor mounts are for
+// reading only.
+//
+// A socket or named pipe in a mounted folder connects the sandbox with whoever serves it, also where the mount is for reading: mount no
+// folder with the sockets of services. What a sandbox leaves in a writable mount is not to be trusted: programs, links, and files that programs obey.
+//
 // # What is held
 //
 // Files, processes, signals, environment, IPC, abstract sockets and the network of the host and of other sandboxes are

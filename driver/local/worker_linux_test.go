@@ -54,6 +54,8 @@ var workers = map[string]func() int{
 	"signals":  workerSignals,
 	"terminal": workerTerminal,
 	"lingers":  workerLingers,
+	"mounts":   workerMounts,
+	"list":     workerList,
 }
 
 func ready() { fmt.Fprintln(os.NewFile(driver.HandshakeFD, "handshake"), "ready") }

@@ -2,6 +2,7 @@ package launch
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"log/slog"
 	"reflect"
@@ -51,8 +52,8 @@ func readOutput(process driver.Process, config Config) *output {
 	}
 	stdout, stderr := newSinks(config.Output)
 	var readers sync.WaitGroup
-	readers.Go(func() { o.read("stdout", process.Stdout(), stdout) })
-	readers.Go(func() { o.read("stderr", process.Stderr(), stderr) })
+	o.follow(&readers, "stdout", process.Stdout(), &splitter{}, stdout)
+	o.follow(&readers, "stderr", process.Stderr(), &splitter{}, stderr)
 	go func() {
 		readers.Wait()
 		close(o.ended)
@@ -60,17 +61,38 @@ func readOutput(process driver.Process, config Config) *output {
 	return o
 }
 
+// follow reads a stream to its end on a goroutine of its own, and on another one if a writer ends that, as a test's FailNow does: what
+// prints would be killed otherwise.
+func (o *output) follow(readers *sync.WaitGroup, stream string, from io.ReadCloser, lines *splitter, to *sink) {
+	readers.Go(func() {
+		ended := false
+		defer func() {
+			if !ended {
+				o.failed(stream, errWriterGoexit)
+				o.follow(readers, stream, from, lines, to)
+			}
+		}()
+		o.read(stream, from, lines, to)
+		_ = from.Close()
+		ended = true
+	})
+}
+
+var errWriterGoexit = errors.New("it called runtime.Goexit")
+
+func (o *output) failed(stream string, err error) {
+	o.source.warn("sbx: a writer of sbx.Output failed; what else is printed is dropped", slog.String("stream", stream), slog.Any("error", err))
+}
+
 // read reads a stream to its end. If to is nil, lines become records.
-func (o *output) read(stream string, from io.ReadCloser, to *sink) {
-	defer func() { _ = from.Close() }()
-	var lines splitter
+func (o *output) read(stream string, from io.Reader, lines *splitter, to *sink) {
 	line := func(line []byte) { o.line(stream, string(line), to == nil) }
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
 		lines.split(buffer[:n], line) // first, so that a writer that blocks does not hide the last lines
 		if writeErr := to.write(buffer[:n]); writeErr != nil {
-			o.source.warn("sbx: a writer of sbx.Output failed; what else is printed is dropped", slog.String("stream", stream), slog.Any("error", writeErr))
+			o.failed(stream, writeErr)
 		}
 		if err != nil {
 			lines.end(line)
@@ -162,6 +184,7 @@ func (s *sink) write(data []byte) error {
 	}
 	s.turn.Lock()
 	defer s.turn.Unlock()
+	s.failed = true // also if it ends the goroutine
 	n, err := s.writer.Write(data)
 	if err == nil && n < len(data) {
 		err = io.ErrShortWrite

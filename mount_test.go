@@ -1,0 +1,136 @@
+package sbx_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/inprocess"
+	"github.com/sandboxfn/sbx/driver/local"
+	"github.com/sandboxfn/sbx/sbxtest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// mounting is a driver that says which mounts it was asked for.
+type mounting struct {
+	driver.Driver
+	mu    sync.Mutex
+	asked [][]driver.Mount
+}
+
+type mountingSession struct {
+	driver.Session
+	driver *mounting
+}
+
+func (d *mounting) Open(ctx context.Context, spec driver.SessionSpec) (driver.Session, error) {
+	session, err := d.Driver.Open(ctx, spec)
+	return mountingSession{session, d}, err
+}
+
+func (s mountingSession) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, error) {
+	s.driver.mu.Lock()
+	s.driver.asked = append(s.driver.asked, spec.Mounts)
+	s.driver.mu.Unlock()
+	spec.Mounts = nil
+	return s.Session.Create(ctx, spec)
+}
+
+// Mounts merge by target, and each set of mounts has sandboxes of its own.
+func TestMountsMerge(t *testing.T) {
+	d := &mounting{Driver: inprocess.New(nil)}
+	session := sbxtest.Open(t, sbx.Driver(d), sbx.MaxSandboxes(9), sbx.Mount("/a", "/data/a"), sbx.MountWritable("/b/", "/data/b"))
+	a, b := driver.Mount{Source: "/a", Target: "/data/a"}, driver.Mount{Source: "/b", Target: "/data/b", Writable: true}
+	for _, test := range []struct {
+		opts []sbx.FunctionOption
+		want []driver.Mount
+	}{
+		{nil, []driver.Mount{a, b}},
+		{[]sbx.FunctionOption{sbx.Mount("/c", "/c")}, []driver.Mount{{Source: "/c", Target: "/c"}, a, b}},
+		{[]sbx.FunctionOption{sbx.Mount("/b", "/data/b")}, []driver.Mount{a, {Source: "/b", Target: "/data/b"}}},
+		{[]sbx.FunctionOption{sbx.Mount("/x", "/data/a"), sbx.MountWritable("/w\n", "/data/a")}, []driver.Mount{{Source: "/w\n", Target: "/data/a", Writable: true}, b}},
+		{[]sbx.FunctionOption{sbx.Tags("/data/b", "w/b")}, []driver.Mount{a, b}}, // which is no mount
+	} {
+		for range 2 { // the second finds the first one's sandbox
+			_, err := session.Function(Double, test.opts...).Call(t.Context(), 1)
+			require.NoError(t, err)
+		}
+		assert.Equal(t, test.want, d.asked[len(d.asked)-1])
+	}
+	assert.Len(t, d.asked, 5)
+}
+
+func TestMountsThatMakeNoSense(t *testing.T) {
+	for _, test := range []struct {
+		source, target, want string
+	}{
+		{"", "/data", "absolute"},
+		{"data", "/data", "filepath.Abs"},
+		{"/", "/data", "machine itself"},
+		{"/..", "/data", "machine itself"},
+		{"/proc", "/data", "machine itself"},
+		{"/sys/fs/cgroup", "/data", "machine itself"},
+		{"/a/../dev/shm", "/data", "machine itself"},
+		{"/a", "", "clean absolute path"},
+		{"/a", "data", "clean absolute path"},
+		{"/a", "/data/", "clean absolute path"},
+		{"/a", "/data/../etc", "clean absolute path"},
+		{"/a", "/", "belongs to the sandbox"},
+		{"/a", "/work", "belongs to the sandbox"},
+		{"/a", "/tmp", "belongs to the sandbox"},
+		{"/a", "/usr/local/lib/x", "belongs to the sandbox"},
+		{"/a", "/lib64", "belongs to the sandbox"},
+		{"/a", "/dev/x", "belongs to the sandbox"},
+		{"/a", "/.sbx", "belongs to the sandbox"},
+		{"/a", "/kept", "not apart"},
+		{"/a", "/taken/below/more", "not apart"},
+		{"/a\x00", "/data", "NUL"},
+	} {
+		for name, option := range map[string]func(source, target string) sbx.SandboxOption{"Mount": sbx.Mount, "MountWritable": sbx.MountWritable} {
+			_, err := sbx.Open(t.Context(), sbx.Driver(inprocess.New(nil)), sbx.Mount("/a", "/kept/below"), sbx.Mount("/a", "/taken/below"), option(test.source, test.target))
+			var wrong *sbx.OptionError
+			require.ErrorAs(t, err, &wrong, "%q at %q", test.source, test.target)
+			assert.Equal(t, name, wrong.Option)
+			assert.Contains(t, wrong.Reason, test.want, "%q at %q", test.source, test.target)
+		}
+	}
+	for _, target := range []string{"/library", "/usrlocal", "/work/a", "/tmp/a", "/etc/passwd", "/home/a b", "/working"} {
+		assert.NoError(t, driver.Mount{Source: "/a", Target: target}.Check(), target)
+	}
+}
+
+func TestMountsOfOtherDrivers(t *testing.T) {
+	session := sbxtest.Open(t)
+	_, err := session.Function(Double, sbx.Mount("/a", "/data")).Call(t.Context(), 1)
+	var refused *driver.MountError
+	require.ErrorAs(t, err, &refused)
+	assert.Contains(t, err.Error(), "the inprocess driver can't mount /a at /data: its workers run in the program itself, and see its files where they are; "+
+		"to go on, use the local driver (the default) on Linux, or leave the mount out")
+}
+
+func TestMount(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the local driver is for Linux")
+	}
+	session := sbxtest.Open(t, sbx.Driver(local.New(nil)))
+	read := session.Function(ReadFile, sbx.Mount("/etc/passwd", "/data/users"))
+	want, err := os.ReadFile("/etc/passwd")
+	require.NoError(t, err)
+	got, err := read.Call(t.Context(), "/data/users")
+	require.NoError(t, err)
+	assert.True(t, slices.Equal(want, got), "%s", strings.TrimSpace(string(got)))
+
+	_, err = session.Function(ReadFile, sbx.Mount(filepath.Join(t.TempDir(), "nowhere"), "/data")).Call(t.Context(), "/data")
+	var refused *driver.MountError
+	require.ErrorAs(t, err, &refused)
+	assert.ErrorIs(t, err, os.ErrNotExist)
+	assert.ErrorContains(t, err, "make it first")
+}
