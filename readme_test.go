@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -63,10 +64,13 @@ func TestREADME(t *testing.T) {
 	assert.Equal(t, "hello me\nhello you\n<nil>\n", command("go", "run", "./commands"))
 }
 
-// TestGuaranteesNameTestsThatExist looks for each test that docs/guarantees.md names.
+// TestGuaranteesNameTestsThatExist looks for each test that docs/guarantees.md and docs/acceptance.md name.
 func TestGuaranteesNameTestsThatExist(t *testing.T) {
-	text, err := os.ReadFile("docs/guarantees.md")
+	guarantees, err := os.ReadFile("docs/guarantees.md")
 	require.NoError(t, err)
+	acceptance, err := os.ReadFile("docs/acceptance.md")
+	require.NoError(t, err)
+	text := string(guarantees) + string(acceptance)
 	var sources strings.Builder
 	require.NoError(t, filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() && strings.HasSuffix(path, ".go") {
@@ -76,12 +80,12 @@ func TestGuaranteesNameTestsThatExist(t *testing.T) {
 		}
 		return err
 	}))
-	names := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(string(text), -1)
-	clauses := regexp.MustCompile(`"([a-z][^"]+)"`).FindAllStringSubmatch(string(text), -1)
-	require.Greater(t, len(names), 50)
+	names := regexp.MustCompile("`((?:Test|Example)\\w+)`").FindAllStringSubmatch(text, -1)
+	clauses := regexp.MustCompile(`"([a-z][^"]+)"`).FindAllStringSubmatch(text, -1)
+	require.Greater(t, len(names), 100)
 	require.Greater(t, len(clauses), 5)
 	for _, name := range names {
-		if !strings.Contains(sources.String(), "func "+name[1]+"(t *testing.T)") {
+		if !strings.Contains(sources.String(), "func "+name[1]+"(") {
 			t.Errorf("there is no %s", name[1])
 		}
 	}
@@ -90,4 +94,25 @@ func TestGuaranteesNameTestsThatExist(t *testing.T) {
 			t.Errorf("there is no clause %q", clause[1])
 		}
 	}
+}
+
+// TestAcceptanceIsWhole looks for each case of the acceptance list that is about sessions and sandboxes, with what holds it, or why nothing does.
+func TestAcceptanceIsWhole(t *testing.T) {
+	text, err := os.ReadFile("docs/acceptance.md")
+	require.NoError(t, err)
+	rows := regexp.MustCompile(`(?m)^\| (\d+) \| [^|]+ \|([^|]*)\|([^|]*)\|$`).FindAllStringSubmatch(string(text), -1)
+	var numbers []int
+	for _, row := range rows {
+		number, err := strconv.Atoi(row[1])
+		require.NoError(t, err)
+		numbers = append(numbers, number)
+		assert.NotEmpty(t, strings.TrimSpace(row[2]+row[3]), "case %d", number)
+	}
+	var want []int
+	for _, area := range [][2]int{{1, 33}, {50, 58}, {60, 78}, {80, 87}} {
+		for number := area[0]; number <= area[1]; number++ {
+			want = append(want, number)
+		}
+	}
+	assert.Equal(t, want, numbers)
 }
