@@ -57,6 +57,10 @@ prove: ## try the promises about delivery: 10,000 trials of each way to end, on 
 survive: ## try the local driver's survival: 1,000 sandboxes one by one, 200 at once, every process killed at each step of set-up
 	go test -count=1 -v -timeout 1h -run 'TestNothingIsLeft|TestKilledAtEachStep|TestStoppable' ./driver/local -starts 1000 -at-once 200 -every-victim
 
+.PHONY: prove-commands
+prove-commands: ## try commands in sandboxes: 2 GiB through their pipes, 10,000 short ones
+	go test -count=1 -v -timeout 1h -run 'TestWhatGoesThroughPipesIsWhole|TestShortCommandsLeaveNothing' . -pipe-mib 2048 -short-commands 10000
+
 .PHONY: bench
 bench: ## run the benchmarks
 	$(call each_module,go test -run '^$$' -bench . -benchmem ./...)

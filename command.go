@@ -2,22 +2,17 @@ package sbx
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"reflect"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
-	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
-	"google.golang.org/grpc"
 )
 
 const (
@@ -26,10 +21,6 @@ const (
 	MaxOutput = 64 << 20
 	// maxErrorOutput is how much of standard error's end an ExitError keeps.
 	maxErrorOutput = 32 << 10
-	// inputPiece is the most that one message of a command's input has.
-	inputPiece = 128 << 10
-	// inputTime is how long Wait waits for a reader that gives nothing more to a command that has ended.
-	inputTime = 100 * time.Millisecond
 	// maxArguments bounds a command's arguments and environment, each string with its end: below what Linux allows, and what a message has room for.
 	maxArguments = 2 << 20
 )
@@ -56,7 +47,8 @@ var ErrOutputTooLong = errors.New("the command's output is too long")
 // Cmd is a command that runs in a sandbox, in the manner of os/exec: set its fields, then call Run, Output, CombinedOutput, or Start and
 // Wait, once. It runs in a session and process group of its own, with the sandbox's environment and user.
 //
-// Its methods may be called by one goroutine at a time, but Signal, Kill, Resize and what the pipes return by any.
+// Its methods may be called by one goroutine at a time, but Signal, Kill and Resize after Start, and what the pipes return, by any. A command
+// that nobody waits for ends with its sandbox at the latest; its session's Shutdown waits for it.
 type Cmd struct {
 	// Args are the command's name and its arguments. A name without a slash is looked up in the command's PATH, in the sandbox.
 	Args []string
@@ -66,15 +58,17 @@ type Cmd struct {
 	// Dir is where it starts: empty for the sandbox's work folder, to which a relative path is relative, too.
 	Dir string
 	// Stdin is what it reads; nil for nothing. When it is at its end, so is the command's input. A reader may be asked for more than the command takes, and
-	// one that blocks is left alone when the command has ended.
+	// one that blocks is left alone when the command has ended: what it gives then is lost.
 	Stdin io.Reader
 	// Stdout and Stderr take what it writes, called by one goroutine; nil drops it. If they are equal, writes keep their
-	// order. A writer that is slow makes the command wait; one that fails has it killed, and Wait returns the error.
+	// order. A writer that is slow makes the command wait, with its other output; one that fails has it killed, and Wait returns the error. A panic
+	// of one is the program's, as with os/exec.
 	Stdout, Stderr io.Writer
 	// Terminal gives it a terminal, through which all input and output go; Stderr must be nil then.
 	Terminal *Terminal
-	// WaitDelay is how long after the command's own end, or its context's, Wait waits for output that other processes hold open;
-	// 0 is until they have closed it.
+	// WaitDelay is how long after the command's own end Wait waits for output that other processes hold open;
+	// 0 is until they have closed it, or for a second if the command was killed because its context ended or a writer failed. Of those two it also bounds how
+	// long Wait then waits for a writer that blocks.
 	WaitDelay time.Duration
 
 	// Pid is the command's process id in the sandbox, set by Start.
@@ -84,24 +78,12 @@ type Cmd struct {
 
 	sandbox *Sandbox
 	ctx     context.Context // bounds the run, as in os/exec
-	id      uint64
-	running *sandbox
-	stream  grpc.BidiStreamingClient[wirepb.CommandInput, wirepb.CommandOutput]
-	end     context.CancelFunc // of the stream
-	stop    func() bool        // no longer watch ctx
 	started bool
 	waited  bool
-	pipes   []*pipe // to be closed when output has ended
+	pipes   []*pipe // of output
 	stdin   *stdinPipe
 	stderr  *tail
-
-	sending sync.Mutex    // of stream
-	fed     chan struct{} // closed when Stdin is not read any more; nil if there is none
-	feedErr error         // read after fed
-	done    chan struct{} // closed when the stream has ended; then, as they are:
-	exited  *wirepb.Exited
-	failure error // of the command, as the sandbox says, or of the stream
-	writing error // of a writer
+	run     *commandRun // what runs; nil before Start
 }
 
 // Command returns a command that is not started yet. It does no I/O.
@@ -124,7 +106,12 @@ func (c *Cmd) op() string {
 	return fmt.Sprintf("run %.200q", c.Args[0])
 }
 
-func (c *Cmd) fail(err error) error { return c.sandbox.fail(c.op(), err) }
+func (c *Cmd) fail(err error) error {
+	if c.sandbox == nil {
+		return &SandboxError{Op: c.op(), Err: err}
+	}
+	return c.sandbox.fail(c.op(), err)
+}
 
 // Run starts the command and waits for its end. The error is nil if it ended with exit status 0 and all input and output were copied; an
 // [*ExitError] is wrapped if it ended otherwise.
@@ -167,6 +154,8 @@ func (c *Cmd) CombinedOutput() ([]byte, error) {
 // check says what is wrong with the fields.
 func (c *Cmd) check() error {
 	switch {
+	case c.sandbox == nil:
+		return &OptionError{Option: "the command", Reason: "has no sandbox; make it by Sandbox.Command"}
 	case c.started:
 		return &OptionError{Option: "the command", Reason: "was started before; make another one"}
 	case c.ctx == nil:
@@ -203,230 +192,84 @@ func (c *Cmd) check() error {
 	return nil
 }
 
-// Start starts the command, and the sandbox if nothing has, and returns when it runs. Wait must follow.
+// Start starts the command, and the sandbox if nothing has, and returns when it runs. Wait should follow: it says how the command ended.
 func (c *Cmd) Start() error {
-	if err := c.check(); err != nil {
-		return c.fail(err)
+	err := c.check()
+	if err == nil {
+		c.started = true
+		c.run, err = c.begin()
 	}
-	c.started = true
-	running, err := c.sandbox.started(c.ctx)
-	if err != nil {
-		return c.fail(err)
+	if err == nil {
+		return nil
 	}
-	if !c.sandbox.session.enter() {
-		return c.fail(ErrClosed)
-	}
-	c.running, c.id = running, c.sandbox.nextCommand()
-	if err := c.begin(); err != nil {
-		c.end()
-		c.sandbox.session.counts.count(func(_ *OwnStats, commands *CommandStats) { commands.NotStarted++ })
-		c.sandbox.session.leave()
-		return c.fail(err)
-	}
-	c.done = make(chan struct{})
-	if c.Stdin != nil {
-		c.fed = make(chan struct{})
-		go c.feed()
-	}
-	go c.receive()
-	c.stop = context.AfterFunc(c.ctx, c.cancelled)
-	return nil
-}
-
-// begin opens the stream and has the worker start the command.
-func (c *Cmd) begin() error {
-	var ctx context.Context
-	ctx, c.end = context.WithCancel(context.WithoutCancel(c.ctx))
-	stop := context.AfterFunc(c.ctx, c.end) // until it runs
-	defer stop()
-	var err error
-	if c.stream, err = c.running.client().Run(ctx); err != nil {
-		return c.sandbox.remoteError(c.ctx, c.running, err)
-	}
-	start := &wirepb.Start{
-		Id: c.id, Args: asBytes(c.Args), Env: asBytes(c.Env), Dir: []byte(c.Dir),
-		Stdin: c.Stdin != nil || c.stdin != nil, Stdout: c.Stdout != nil, Stderr: c.Stderr != nil,
-		WaitDelayNanos: int64(c.WaitDelay),
-	}
-	if c.Terminal != nil {
-		start.Terminal = &wirepb.Size{Rows: uint32(c.Terminal.Rows), Columns: uint32(c.Terminal.Columns)}
-	}
-	if c.Stderr != nil && sameWriter(c.Stdout, c.Stderr) {
-		start.Stderr, start.Merge = false, true
-	}
-	// What is wrong with the stream, Recv says.
-	_ = c.stream.Send(&wirepb.CommandInput{Kind: &wirepb.CommandInput_Start{Start: start}})
-	message, err := c.stream.Recv()
-	switch {
-	case err != nil:
-		return c.sandbox.remoteError(c.ctx, c.running, err)
-	case message.GetFailure() != nil:
-		return remoteFailure(message.GetFailure())
-	case message.GetStarted() == nil:
-		return fmt.Errorf("the sandbox sent %T where a command begins", message.GetKind())
-	}
-	c.Pid = int(message.GetStarted().GetPid())
-	return nil
-}
-
-func asBytes(list []string) [][]byte {
-	out := make([][]byte, len(list))
-	for i, text := range list {
-		out[i] = []byte(text)
-	}
-	return out
-}
-
-func sameWriter(a, b io.Writer) bool {
-	return a != nil && reflect.TypeOf(a).Comparable() && reflect.TypeOf(b).Comparable() && a == b
-}
-
-// receive takes output until the stream ends.
-func (c *Cmd) receive() {
-	defer close(c.done)
-	defer func() { c.sandbox.session.counts.ended(c.exited) }()
-	defer func() {
+	err = c.fail(err)
+	if c.run == nil { // nothing comes, and nothing is taken
 		for _, pipe := range c.pipes {
-			pipe.end()
+			pipe.end(err)
 		}
-	}()
-	defer c.end()
-	for {
-		message, err := c.stream.Recv()
-		if err != nil {
-			if c.exited == nil && c.failure == nil { // it must not pass for a success
-				c.failure = c.sandbox.remoteError(c.ctx, c.running, err)
-			}
-			return
-		}
-		switch kind := message.GetKind().(type) {
-		case *wirepb.CommandOutput_Stdout:
-			c.write(c.Stdout, kind.Stdout)
-		case *wirepb.CommandOutput_Stderr:
-			c.write(c.Stderr, kind.Stderr)
-		case *wirepb.CommandOutput_Exited:
-			c.exited = kind.Exited
-			return
-		case *wirepb.CommandOutput_Failure:
-			c.failure = remoteFailure(kind.Failure)
-			return
-		default:
-			c.failure = fmt.Errorf("the sandbox sent %T while a command ran", kind)
-			return
+		if c.stdin != nil {
+			c.stdin.attach(nil)
 		}
 	}
+	return err
 }
 
-// write hands output on. When nobody takes it, the command has nothing to run for.
-func (c *Cmd) write(to io.Writer, data []byte) {
-	if to == nil || c.writing != nil {
-		return
-	}
-	if _, err := to.Write(data); err != nil {
-		c.writing = err
-		go func() { _ = c.signal(syscall.SIGKILL) }() // which must not hold up what it waits for; bounded by signalTime
-	}
-}
-
-// feed sends what Stdin has.
-func (c *Cmd) feed() {
-	defer close(c.fed)
-	buffer := make([]byte, inputPiece)
-	for {
-		n, err := c.Stdin.Read(buffer)
-		if n > 0 && c.send(&wirepb.CommandInput{Kind: &wirepb.CommandInput_Stdin{Stdin: buffer[:n]}}) != nil {
-			return // it has ended, and Wait says how
-		}
-		if err != nil {
-			if !errors.Is(err, io.EOF) {
-				c.feedErr = err
-			}
-			_ = c.send(&wirepb.CommandInput{Kind: &wirepb.CommandInput_StdinEnd{StdinEnd: true}})
-			return
-		}
-	}
-}
-
-func (c *Cmd) send(message *wirepb.CommandInput) error {
-	c.sending.Lock()
-	defer c.sending.Unlock()
-	return c.stream.Send(message)
-}
-
-// cancelled kills the command when its context has ended, and gives up on it if that does not end it.
-func (c *Cmd) cancelled() {
-	_ = c.signal(syscall.SIGKILL)
-	timer := time.NewTimer(cmp.Or(c.WaitDelay, wire.Grace))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		c.end()
-	case <-c.done:
-	}
-}
-
-// Wait waits until the command has ended and its output is copied. See Run for its error.
+// Wait waits until the command has ended and its output is copied. See Run for its error. When the command's context has ended, every process of its
+// group is dead, unless the error says that the sandbox did not answer.
 func (c *Cmd) Wait() error {
 	switch {
-	case c.done == nil:
+	case c.run == nil:
 		return c.fail(&OptionError{Option: "the command", Reason: "was not started; call Start first"})
 	case c.waited:
 		return c.fail(&OptionError{Option: "the command", Reason: "was waited for before"})
 	}
 	c.waited = true
-	<-c.done
-	defer c.sandbox.session.leave()
-	c.stop()
-	if c.fed != nil {
-		timer := time.NewTimer(inputTime)
-		defer timer.Stop()
-		select {
-		case <-c.fed:
-		case <-timer.C:
-			c.fed = nil // a reader that blocks
-		}
-	}
-	if err := c.outcome(); err != nil {
+	<-c.run.over
+	readErr := c.run.awaitInput()
+	if err := c.outcome(c.run.result(), readErr); err != nil {
 		return c.fail(err)
 	}
 	return nil
 }
 
-func (c *Cmd) outcome() error {
-	if c.exited != nil {
-		c.Exit = &driver.Exit{Code: int(c.exited.GetCode()), Signal: syscall.Signal(c.exited.GetSignal())}
-	}
+func (c *Cmd) outcome(r result, readErr error) error {
 	var err error
 	switch {
-	case c.failure != nil:
-		err = c.failure
-	case c.Exit.Code != 0 || c.Exit.Signal != 0:
-		exit := &ExitError{Name: c.Args[0], Exit: *c.Exit}
+	case r.exited == nil:
+		err = r.failure
+	case r.exited.GetCode() != 0 || r.exited.GetSignal() != 0:
+		exit := &ExitError{Name: c.Args[0], Exit: exitOf(r.exited)}
 		if c.stderr != nil {
 			exit.Stderr = c.stderr.Bytes()
 		}
 		err = exit
 	}
+	if r.exited != nil {
+		exit := exitOf(r.exited)
+		c.Exit = &exit
+	}
+	killed := r.exited == nil || c.Exit.Signal == syscall.SIGKILL
 	switch {
-	case c.writing != nil:
-		return c.writing
-	case err != nil && c.ctx.Err() != nil && !errors.Is(err, c.ctx.Err()):
+	case r.writing != nil && !errors.Is(r.writing, errPipeClosed):
+		return r.writing
+	case err != nil && killed && c.ctx.Err() != nil && !errors.Is(err, c.ctx.Err()):
 		return fmt.Errorf("%w: %w", contextError(c.ctx), err)
 	case err != nil:
 		return err
-	case c.fed != nil && c.feedErr != nil:
-		return fmt.Errorf("read Stdin: %w", c.feedErr)
-	case c.exited.GetCut():
+	case readErr != nil:
+		return fmt.Errorf("read Stdin: %w", readErr)
+	case r.exited.GetCut():
 		return fmt.Errorf("%w: other processes held the command's output open", ErrWaitDelay)
 	}
 	return nil
 }
 
+func exitOf(exited *wirepb.Exited) driver.Exit {
+	return driver.Exit{Code: int(exited.GetCode()), Signal: syscall.Signal(exited.GetSignal())}
+}
+
 // ErrWaitDelay is wrapped by the error of a command that ended well, but whose output other processes held open for longer than [Cmd.WaitDelay].
 var ErrWaitDelay = errors.New("the time of Cmd.WaitDelay has passed")
-
-// signalTime bounds how long a signal may take on its way.
-const signalTime = 5 * time.Second
 
 // Signal sends a signal to the command's process group: to the command, and what it started that did not leave the group. It is os.ErrProcessDone if the command has ended.
 func (c *Cmd) Signal(signal os.Signal) error {
@@ -434,45 +277,30 @@ func (c *Cmd) Signal(signal os.Signal) error {
 	if !ok {
 		return c.fail(&OptionError{Option: "the signal", Reason: fmt.Sprintf("is %v, which is no signal of the system", signal)})
 	}
-	if err := c.signal(number); err != nil {
-		return c.fail(err)
-	}
-	return nil
+	return c.tell(&wirepb.CommandSignal{Kind: &wirepb.CommandSignal_Signal{Signal: int32(number)}})
 }
 
 // Kill is Signal with SIGKILL, which no process can ignore.
 func (c *Cmd) Kill() error { return c.Signal(syscall.SIGKILL) }
 
-func (c *Cmd) signal(number syscall.Signal) error {
-	return c.tell(&wirepb.CommandSignal{Id: c.id, Kind: &wirepb.CommandSignal_Signal{Signal: int32(number)}})
-}
-
 // Resize tells the command's terminal its new size.
 func (c *Cmd) Resize(size Terminal) error {
-	if err := c.tell(&wirepb.CommandSignal{Id: c.id, Kind: &wirepb.CommandSignal_Size{Size: &wirepb.Size{Rows: uint32(size.Rows), Columns: uint32(size.Columns)}}}); err != nil {
-		return c.fail(err)
-	}
-	return nil
+	return c.tell(&wirepb.CommandSignal{Kind: &wirepb.CommandSignal_Size{Size: size.message()}})
+}
+
+func (t Terminal) message() *wirepb.Size {
+	return &wirepb.Size{Rows: uint32(t.Rows), Columns: uint32(t.Columns)}
 }
 
 func (c *Cmd) tell(message *wirepb.CommandSignal) error {
-	if c.running == nil {
-		return &OptionError{Option: "the command", Reason: "was not started; call Start first"}
+	err := error(&OptionError{Option: "the command", Reason: "was not started; call Start first"})
+	if c.run != nil {
+		err = c.run.tell(message)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), signalTime)
-	defer cancel()
-	done, err := c.running.client().Signal(ctx, message)
 	if err != nil {
-		return c.sandbox.remoteError(ctx, c.running, err)
+		return c.fail(err)
 	}
-	return remoteFailure(done.GetFailure())
-}
-
-func (sb *Sandbox) nextCommand() uint64 {
-	sb.mu.Lock()
-	defer sb.mu.Unlock()
-	sb.serial++
-	return sb.serial
+	return nil
 }
 
 // limited is a buffer of MaxOutput.

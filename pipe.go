@@ -4,8 +4,6 @@ import (
 	"io"
 	"os"
 	"sync"
-
-	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
 
 // maxPipe is how much output waits in a pipe of a command: more than pipes of the system hold, so that no program waits here that would not with os/exec.
@@ -16,8 +14,9 @@ type pipe struct {
 	mu     sync.Mutex
 	change sync.Cond
 	data   []byte
-	ended  bool // nothing more comes
-	closed bool // nobody reads any more
+	ended  bool  // nothing more comes
+	err    error // at the end; nil for io.EOF
+	closed bool  // nobody reads any more
 }
 
 func newPipe() *pipe {
@@ -29,11 +28,14 @@ func newPipe() *pipe {
 func (p *pipe) Write(data []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.data) > 0 && len(p.data)+len(data) > maxPipe && !p.closed {
+	for len(p.data) > 0 && len(p.data)+len(data) > maxPipe && !p.closed && !p.ended {
 		p.change.Wait()
 	}
-	if p.closed {
-		return 0, io.ErrClosedPipe
+	switch {
+	case p.closed:
+		return 0, errPipeClosed
+	case p.ended:
+		return len(data), nil // too late; the pipe's error says so
 	}
 	p.data = append(p.data, data...)
 	p.change.Broadcast()
@@ -43,12 +45,16 @@ func (p *pipe) Write(data []byte) (int, error) {
 func (p *pipe) Read(to []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.data) == 0 && !p.ended && !p.closed {
+	for len(p.data) == 0 && !p.ended && !p.closed && len(to) > 0 {
 		p.change.Wait()
 	}
 	switch {
 	case p.closed:
 		return 0, os.ErrClosed
+	case len(to) == 0:
+		return 0, nil
+	case len(p.data) == 0 && p.err != nil:
+		return 0, p.err
 	case len(p.data) == 0:
 		return 0, io.EOF
 	}
@@ -69,15 +75,19 @@ func (p *pipe) Close() error {
 	return nil
 }
 
-func (p *pipe) end() {
+// end has the pipe end after what it holds, with err or with io.EOF. The first end counts.
+func (p *pipe) end(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.ended = true
-	p.change.Broadcast()
+	if !p.ended {
+		p.ended, p.err = true, err
+		p.change.Broadcast()
+	}
 }
 
 // StdoutPipe returns a reader of the command's standard output. Unlike that of os/exec it can be read to its end after Wait, too. Of output that nobody reads
-// 256 KiB are kept; then the command waits. Closing it early has the command killed when it writes again.
+// 256 KiB are kept; then the command waits. Closing it early has the command killed when it writes again. It ends with io.EOF only if the sandbox said how the command
+// ended, and else with the error of Start or Wait.
 func (c *Cmd) StdoutPipe() (io.ReadCloser, error) { return c.outputPipe(&c.Stdout, "Stdout") }
 
 // StderrPipe is [Cmd.StdoutPipe] for standard error.
@@ -96,8 +106,8 @@ func (c *Cmd) outputPipe(field *io.Writer, name string) (io.ReadCloser, error) {
 	return p, nil
 }
 
-// StdinPipe returns a writer to the command's standard input; Close ends that. A write waits as long as the command does not read, and
-// fails with io.ErrClosedPipe when it has ended.
+// StdinPipe returns a writer to the command's standard input; Close ends that. A write waits for Start, and as long as the command does not read. It
+// fails with io.ErrClosedPipe when the command has ended, or reads no more.
 func (c *Cmd) StdinPipe() (io.WriteCloser, error) {
 	switch {
 	case c.started:
@@ -105,27 +115,62 @@ func (c *Cmd) StdinPipe() (io.WriteCloser, error) {
 	case c.Stdin != nil || c.stdin != nil:
 		return nil, c.fail(&OptionError{Option: "Cmd.Stdin", Reason: "is set already"})
 	}
-	c.stdin = &stdinPipe{cmd: c}
+	c.stdin = &stdinPipe{attached: make(chan struct{})}
 	return c.stdin, nil
 }
 
 // stdinPipe sends what is written to it.
 type stdinPipe struct {
-	cmd *Cmd
+	attached chan struct{} // closed by Start; then:
+	run      *commandRun   // nil if the command did not start
+
+	writing sync.Mutex // one write at a time
 
 	mu     sync.Mutex
+	busy   bool // a write sends: Close must not
 	closed bool
 }
 
-func (p *stdinPipe) Write(data []byte) (n int, err error) {
+// attach says what takes the input.
+func (p *stdinPipe) attach(r *commandRun) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cmd.done == nil {
-		return 0, p.cmd.fail(&OptionError{Option: "Cmd.StdinPipe", Reason: "is written to before Start"})
+	p.run = r
+	close(p.attached)
+	if p.closed && !p.busy {
+		p.finish()
 	}
+}
+
+// finish ends the input. Callers hold mu.
+func (p *stdinPipe) finish() {
+	if p.run != nil {
+		_ = p.run.stream.CloseSend() // which does not wait; if the command has ended, so has its input
+	}
+}
+
+func (p *stdinPipe) Write(data []byte) (n int, err error) {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	<-p.attached
+	p.mu.Lock()
+	if p.closed || p.run == nil {
+		p.mu.Unlock()
+		return 0, io.ErrClosedPipe
+	}
+	p.busy = true
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.busy = false
+		if p.closed {
+			p.finish()
+		}
+	}()
 	for len(data) > 0 {
 		piece := data[:min(len(data), inputPiece)]
-		if p.closed || p.cmd.send(&wirepb.CommandInput{Kind: &wirepb.CommandInput_Stdin{Stdin: piece}}) != nil {
+		if p.isClosed() || p.run.send(piece) != nil {
 			return n, io.ErrClosedPipe
 		}
 		n += len(piece)
@@ -134,15 +179,26 @@ func (p *stdinPipe) Write(data []byte) (n int, err error) {
 	return n, nil
 }
 
-// Close may be called again.
+func (p *stdinPipe) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}
+
+// Close ends the input when what was written is on its way. It does not wait, and may be called again.
 func (p *stdinPipe) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || p.cmd.done == nil {
-		p.closed = true
+	if p.closed {
 		return nil
 	}
 	p.closed = true
-	_ = p.cmd.send(&wirepb.CommandInput{Kind: &wirepb.CommandInput_StdinEnd{StdinEnd: true}}) // if it has ended, so has its input
+	select {
+	case <-p.attached:
+		if !p.busy {
+			p.finish()
+		}
+	default: // attach does it
+	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package sbx
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -19,7 +20,7 @@ func remoteFailure(f *wirepb.Failure) error {
 	if f == nil {
 		return nil
 	}
-	var err error = &sandboxFailure{text: wire.Clip(string(f.GetText()), maxFailure), kind: f.GetKind(), errno: f.GetErrno()}
+	var err error = &sandboxFailure{text: wire.Clip(cmp.Or(string(f.GetText()), "the sandbox did not say why"), maxFailure), kind: f.GetKind(), errno: f.GetErrno()}
 	if f.GetKind() == wirepb.Failure_KIND_CLOSED && f.GetOp() == "" {
 		err = os.ErrProcessDone
 	}

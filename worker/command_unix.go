@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
@@ -31,13 +32,20 @@ func signalGroup(process *os.Process, signal syscall.Signal) error {
 	return err
 }
 
+// groupLives reports whether a group has processes.
+func groupLives(group int) bool { return syscall.Kill(-group, 0) == nil }
+
 // openTerminal makes a terminal of that size.
 func openTerminal(size *wirepb.Size) (ours, theirs *os.File, err error) {
 	ours, theirs, err = pty.Open()
 	if err != nil {
 		return nil, nil, &os.PathError{Op: "open a terminal", Path: "/dev/ptmx", Err: err}
 	}
-	if err := resize(ours, size); err != nil {
+	err = resize(ours, size)
+	if err == nil { // pty has it wait in system calls, which nothing could interrupt
+		err = control(ours, func(fd int) error { return unix.SetNonblock(fd, true) })
+	}
+	if err != nil {
 		_, _ = ours.Close(), theirs.Close()
 		return nil, nil, err
 	}
@@ -48,5 +56,20 @@ func openTerminal(size *wirepb.Size) (ours, theirs *os.File, err error) {
 func controlTerminal(attributes *syscall.SysProcAttr) { attributes.Setctty, attributes.Ctty = true, 0 }
 
 func resize(terminal *os.File, size *wirepb.Size) error {
-	return pty.Setsize(terminal, &pty.Winsize{Rows: uint16(size.GetRows()), Cols: uint16(size.GetColumns())})
+	return control(terminal, func(fd int) error {
+		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(size.GetRows()), Col: uint16(size.GetColumns())})
+	})
+}
+
+// control does something with a file's descriptor, and leaves it as it is otherwise.
+func control(file *os.File, do func(fd int) error) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var doErr error
+	if err := raw.Control(func(fd uintptr) { doErr = do(int(fd)) }); err != nil {
+		return err
+	}
+	return doErr
 }

@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
 
@@ -44,7 +43,7 @@ func failure(err error) *wirepb.Failure {
 	default:
 		f.Text = []byte(err.Error())
 	}
-	f.Text = []byte(wire.Clip(string(f.Text), maxStack))
+	f.Path, f.Text = f.Path[:min(len(f.Path), maxStack)], f.Text[:min(len(f.Text), maxStack)]
 	if errno := syscall.Errno(0); errors.As(err, &errno) {
 		f.Errno = int64(errno)
 	}

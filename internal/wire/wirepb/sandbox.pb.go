@@ -217,7 +217,6 @@ type CommandInput struct {
 	//
 	//	*CommandInput_Start
 	//	*CommandInput_Stdin
-	//	*CommandInput_StdinEnd
 	Kind          isCommandInput_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -278,15 +277,6 @@ func (x *CommandInput) GetStdin() []byte {
 	return nil
 }
 
-func (x *CommandInput) GetStdinEnd() bool {
-	if x != nil {
-		if x, ok := x.Kind.(*CommandInput_StdinEnd); ok {
-			return x.StdinEnd
-		}
-	}
-	return false
-}
-
 type isCommandInput_Kind interface {
 	isCommandInput_Kind()
 }
@@ -299,16 +289,9 @@ type CommandInput_Stdin struct {
 	Stdin []byte `protobuf:"bytes,2,opt,name=stdin,proto3,oneof"`
 }
 
-type CommandInput_StdinEnd struct {
-	// stdin_end closes the command's standard input.
-	StdinEnd bool `protobuf:"varint,3,opt,name=stdin_end,json=stdinEnd,proto3,oneof"`
-}
-
 func (*CommandInput_Start) isCommandInput_Kind() {}
 
 func (*CommandInput_Stdin) isCommandInput_Kind() {}
-
-func (*CommandInput_StdinEnd) isCommandInput_Kind() {}
 
 type Start struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -495,6 +478,7 @@ type CommandOutput struct {
 	//	*CommandOutput_Stderr
 	//	*CommandOutput_Exited
 	//	*CommandOutput_Failure
+	//	*CommandOutput_StdinClosed
 	Kind          isCommandOutput_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -582,6 +566,15 @@ func (x *CommandOutput) GetFailure() *Failure {
 	return nil
 }
 
+func (x *CommandOutput) GetStdinClosed() bool {
+	if x != nil {
+		if x, ok := x.Kind.(*CommandOutput_StdinClosed); ok {
+			return x.StdinClosed
+		}
+	}
+	return false
+}
+
 type isCommandOutput_Kind interface {
 	isCommandOutput_Kind()
 }
@@ -606,6 +599,11 @@ type CommandOutput_Failure struct {
 	Failure *Failure `protobuf:"bytes,5,opt,name=failure,proto3,oneof"`
 }
 
+type CommandOutput_StdinClosed struct {
+	// stdin_closed says that the command takes no more input. What comes all the same is dropped.
+	StdinClosed bool `protobuf:"varint,6,opt,name=stdin_closed,json=stdinClosed,proto3,oneof"`
+}
+
 func (*CommandOutput_Started) isCommandOutput_Kind() {}
 
 func (*CommandOutput_Stdout) isCommandOutput_Kind() {}
@@ -615,6 +613,8 @@ func (*CommandOutput_Stderr) isCommandOutput_Kind() {}
 func (*CommandOutput_Exited) isCommandOutput_Kind() {}
 
 func (*CommandOutput_Failure) isCommandOutput_Kind() {}
+
+func (*CommandOutput_StdinClosed) isCommandOutput_Kind() {}
 
 type Started struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -729,6 +729,7 @@ type CommandSignal struct {
 	//
 	//	*CommandSignal_Signal
 	//	*CommandSignal_Size
+	//	*CommandSignal_Stop
 	Kind          isCommandSignal_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -796,6 +797,15 @@ func (x *CommandSignal) GetSize() *Size {
 	return nil
 }
 
+func (x *CommandSignal) GetStop() bool {
+	if x != nil {
+		if x, ok := x.Kind.(*CommandSignal_Stop); ok {
+			return x.Stop
+		}
+	}
+	return false
+}
+
 type isCommandSignal_Kind interface {
 	isCommandSignal_Kind()
 }
@@ -808,9 +818,17 @@ type CommandSignal_Size struct {
 	Size *Size `protobuf:"bytes,3,opt,name=size,proto3,oneof"`
 }
 
+type CommandSignal_Stop struct {
+	// stop kills the group, and is answered when the command is dead. Output that other processes hold open is cut off after
+	// wait_delay_nanos, or a second if that is 0.
+	Stop bool `protobuf:"varint,4,opt,name=stop,proto3,oneof"`
+}
+
 func (*CommandSignal_Signal) isCommandSignal_Kind() {}
 
 func (*CommandSignal_Size) isCommandSignal_Kind() {}
+
+func (*CommandSignal_Stop) isCommandSignal_Kind() {}
 
 type FileRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2171,11 +2189,10 @@ const file_sandbox_proto_rawDesc = "" +
 	"\fKIND_REFUSED\x10\x05\x12\x0f\n" +
 	"\vKIND_CLOSED\x10\x06\"6\n" +
 	"\x04Done\x12.\n" +
-	"\afailure\x18\x01 \x01(\v2\x14.sbx.wire.v1.FailureR\afailure\"y\n" +
+	"\afailure\x18\x01 \x01(\v2\x14.sbx.wire.v1.FailureR\afailure\"Z\n" +
 	"\fCommandInput\x12*\n" +
 	"\x05start\x18\x01 \x01(\v2\x12.sbx.wire.v1.StartH\x00R\x05start\x12\x16\n" +
-	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x12\x1d\n" +
-	"\tstdin_end\x18\x03 \x01(\bH\x00R\bstdinEndB\x06\n" +
+	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdinB\x06\n" +
 	"\x04kind\"\x84\x02\n" +
 	"\x05Start\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
@@ -2191,24 +2208,26 @@ const file_sandbox_proto_rawDesc = "" +
 	" \x01(\x03R\x0ewaitDelayNanos\"4\n" +
 	"\x04Size\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
-	"\acolumns\x18\x02 \x01(\rR\acolumns\"\xde\x01\n" +
+	"\acolumns\x18\x02 \x01(\rR\acolumns\"\x83\x02\n" +
 	"\rCommandOutput\x120\n" +
 	"\astarted\x18\x01 \x01(\v2\x14.sbx.wire.v1.StartedH\x00R\astarted\x12\x18\n" +
 	"\x06stdout\x18\x02 \x01(\fH\x00R\x06stdout\x12\x18\n" +
 	"\x06stderr\x18\x03 \x01(\fH\x00R\x06stderr\x12-\n" +
 	"\x06exited\x18\x04 \x01(\v2\x13.sbx.wire.v1.ExitedH\x00R\x06exited\x120\n" +
-	"\afailure\x18\x05 \x01(\v2\x14.sbx.wire.v1.FailureH\x00R\afailureB\x06\n" +
+	"\afailure\x18\x05 \x01(\v2\x14.sbx.wire.v1.FailureH\x00R\afailure\x12#\n" +
+	"\fstdin_closed\x18\x06 \x01(\bH\x00R\vstdinClosedB\x06\n" +
 	"\x04kind\"\x1b\n" +
 	"\aStarted\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x03R\x03pid\"F\n" +
 	"\x06Exited\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x10\n" +
-	"\x03cut\x18\x03 \x01(\bR\x03cut\"j\n" +
+	"\x03cut\x18\x03 \x01(\bR\x03cut\"\x80\x01\n" +
 	"\rCommandSignal\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\x06signal\x18\x02 \x01(\x05H\x00R\x06signal\x12'\n" +
-	"\x04size\x18\x03 \x01(\v2\x11.sbx.wire.v1.SizeH\x00R\x04sizeB\x06\n" +
+	"\x04size\x18\x03 \x01(\v2\x11.sbx.wire.v1.SizeH\x00R\x04size\x12\x14\n" +
+	"\x04stop\x18\x04 \x01(\bH\x00R\x04stopB\x06\n" +
 	"\x04kind\"\x8a\x02\n" +
 	"\vFileRequest\x12'\n" +
 	"\x04open\x18\x01 \x01(\v2\x11.sbx.wire.v1.OpenH\x00R\x04open\x12'\n" +
@@ -2396,7 +2415,6 @@ func file_sandbox_proto_init() {
 	file_sandbox_proto_msgTypes[2].OneofWrappers = []any{
 		(*CommandInput_Start)(nil),
 		(*CommandInput_Stdin)(nil),
-		(*CommandInput_StdinEnd)(nil),
 	}
 	file_sandbox_proto_msgTypes[5].OneofWrappers = []any{
 		(*CommandOutput_Started)(nil),
@@ -2404,10 +2422,12 @@ func file_sandbox_proto_init() {
 		(*CommandOutput_Stderr)(nil),
 		(*CommandOutput_Exited)(nil),
 		(*CommandOutput_Failure)(nil),
+		(*CommandOutput_StdinClosed)(nil),
 	}
 	file_sandbox_proto_msgTypes[8].OneofWrappers = []any{
 		(*CommandSignal_Signal)(nil),
 		(*CommandSignal_Size)(nil),
+		(*CommandSignal_Stop)(nil),
 	}
 	file_sandbox_proto_msgTypes[9].OneofWrappers = []any{
 		(*FileRequest_Open)(nil),

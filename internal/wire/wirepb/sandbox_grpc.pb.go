@@ -36,8 +36,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type SandboxClient interface {
-	// Run runs one command. The first message is a Start; the stream's last is an Exited or a Failure. When the stream ends
-	// before, the command's process group is killed.
+	// Run runs one command. The first message is a Start; the session closes its side where the command's input ends. The
+	// stream's last message is an Exited or a Failure. When the stream ends before, the command's process group is killed.
 	Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CommandInput, CommandOutput], error)
 	// Signal signals a command, or resizes its terminal. It passes input that waits in Run's stream.
 	Signal(ctx context.Context, in *CommandSignal, opts ...grpc.CallOption) (*Done, error)
@@ -127,8 +127,8 @@ type Sandbox_ListClient = grpc.ServerStreamingClient[Listing]
 // All implementations must embed UnimplementedSandboxServer
 // for forward compatibility.
 type SandboxServer interface {
-	// Run runs one command. The first message is a Start; the stream's last is an Exited or a Failure. When the stream ends
-	// before, the command's process group is killed.
+	// Run runs one command. The first message is a Start; the session closes its side where the command's input ends. The
+	// stream's last message is an Exited or a Failure. When the stream ends before, the command's process group is killed.
 	Run(grpc.BidiStreamingServer[CommandInput, CommandOutput]) error
 	// Signal signals a command, or resizes its terminal. It passes input that waits in Run's stream.
 	Signal(context.Context, *CommandSignal) (*Done, error)

@@ -1,0 +1,110 @@
+//go:build linux
+
+package sbx_test
+
+import (
+	"io"
+	"log/slog"
+	"os/exec"
+	"testing"
+
+	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local"
+	"github.com/sandboxfn/sbx/driver/process"
+)
+
+// BenchmarkCommand is a short command in a warm sandbox, beside the same one by os/exec on the host.
+func BenchmarkCommand(b *testing.B) {
+	b.Run("host", func(b *testing.B) {
+		for b.Loop() {
+			if err := exec.Command("true").Run(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	benchmarkCommands(b, func(b *testing.B, sb *sbx.Sandbox) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := sb.Command("true").Run(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkCommandOutput is 64 MiB of a command's output.
+func BenchmarkCommandOutput(b *testing.B) {
+	const size = "67108864"
+	b.Run("host", func(b *testing.B) {
+		b.SetBytes(64 << 20)
+		for b.Loop() {
+			cmd := exec.Command("head", "-c", size, "/dev/zero")
+			cmd.Stdout = struct{ io.Writer }{io.Discard}
+			if err := cmd.Run(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	benchmarkCommands(b, func(b *testing.B, sb *sbx.Sandbox) {
+		b.SetBytes(64 << 20)
+		for b.Loop() {
+			cmd := sb.Command("head", "-c", size, "/dev/zero")
+			cmd.Stdout = io.Discard
+			if err := cmd.Run(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkCommandInput is 64 MiB of a command's input.
+func BenchmarkCommandInput(b *testing.B) {
+	input := func() io.Reader { return io.LimitReader(zeros{}, 64<<20) }
+	b.Run("host", func(b *testing.B) {
+		b.SetBytes(64 << 20)
+		for b.Loop() {
+			cmd := exec.Command("tail", "-c", "1")
+			cmd.Stdin = input()
+			if err := cmd.Run(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	benchmarkCommands(b, func(b *testing.B, sb *sbx.Sandbox) {
+		b.SetBytes(64 << 20)
+		for b.Loop() {
+			cmd := sb.Command("tail", "-c", "1")
+			cmd.Stdin = input()
+			if err := cmd.Run(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+func benchmarkCommands(b *testing.B, bench func(b *testing.B, sb *sbx.Sandbox)) {
+	for _, d := range []driver.Driver{process.New(), local.New(nil)} {
+		b.Run(d.Name(), func(b *testing.B) {
+			session, err := sbx.Open(b.Context(), sbx.Driver(d), sbx.Logger(slog.New(slog.DiscardHandler)))
+			if err != nil {
+				b.Fatal(err)
+			}
+			sb := session.Sandbox()
+			if err := sb.Start(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			bench(b, sb)
+			if err := session.Close(); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}

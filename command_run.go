@@ -1,0 +1,380 @@
+package sbx
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/sandboxfn/sbx/internal/wire"
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
+)
+
+const (
+	// inputPiece is the most that one message of a command's input has.
+	inputPiece = 128 << 10
+	// inputTime is how long Wait waits for a reader that gives nothing more to a command that has ended.
+	inputTime = 100 * time.Millisecond
+	// signalTime bounds how long a signal may take on its way, and a killed command to die.
+	signalTime = 5 * time.Second
+)
+
+var (
+	// errNoStatus says that a sandbox did not keep to the protocol. It must not pass for a success.
+	errNoStatus = errors.New("the sandbox ended the command's stream and did not say how the command ended")
+	// errUnanswered is how a command ended whose sandbox did not answer.
+	errUnanswered = errors.New("the sandbox did not say in time that the command is dead; stop the sandbox to be sure")
+	errGoexit     = errors.New("the writer ended its goroutine (runtime.Goexit)")
+	errPipeClosed = fmt.Errorf("%w by its reader", io.ErrClosedPipe)
+)
+
+// commandRun is a command that was started. Its goroutines: one takes output, one watches for the end of its context, of its sandbox and of writers, and
+// one reads Stdin if there is one. They end with the command, unless a reader or writer blocks.
+type commandRun struct {
+	cmd     *Cmd
+	id      uint64
+	running *sandbox
+	stream  grpc.BidiStreamingClient[wirepb.CommandInput, wirepb.CommandOutput]
+	ctx     context.Context    // of the stream
+	end     context.CancelFunc // of the stream
+	deaf    atomic.Bool        // the command takes no more input
+	fed     chan struct{}      // closed when Stdin is not read any more; nil if there is none
+	feedErr error              // read after fed
+
+	failed chan struct{} // closed when a writer has failed
+	done   chan struct{} // closed when no more output comes
+	over   chan struct{} // closed when Wait need not wait any more
+
+	mu       sync.Mutex
+	settled  bool // over is closed
+	received result
+}
+
+// result is what is known of a command's end.
+type result struct {
+	exited  *wirepb.Exited // nil if the sandbox did not say
+	failure error          // why not
+	writing error          // of a writer
+}
+
+// begin starts the command in its sandbox.
+func (c *Cmd) begin() (*commandRun, error) {
+	session := c.sandbox.session
+	running, err := c.sandbox.started(c.ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case !session.enter():
+		return nil, ErrClosed
+	}
+	r := &commandRun{
+		cmd: c, id: c.sandbox.nextCommand(), running: running,
+		failed: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{}),
+	}
+	if err := r.start(); err != nil {
+		r.end()
+		session.counts.count(func(_ *OwnStats, commands *CommandStats) { commands.NotStarted++ })
+		session.leave()
+		return nil, err
+	}
+	if c.stdin != nil {
+		c.stdin.attach(r)
+	}
+	if c.Stdin != nil {
+		r.fed = make(chan struct{})
+		go r.feed(c.Stdin)
+	}
+	go r.receive()
+	go r.watch()
+	return r, nil
+}
+
+// start opens the stream and has the worker start the command.
+func (r *commandRun) start() error {
+	c := r.cmd
+	r.ctx, r.end = context.WithCancel(context.WithoutCancel(c.ctx))
+	begun := make(chan struct{})
+	defer close(begun)
+	// A command that is about to begin is let, to be killed then: else nobody would know that it is dead.
+	stop := context.AfterFunc(c.ctx, func() {
+		select {
+		case <-begun:
+		case <-time.After(wire.Grace):
+			r.end()
+		}
+	})
+	defer stop()
+	var err error
+	if r.stream, err = r.running.client().Run(r.ctx); err != nil {
+		return c.sandbox.remoteError(c.ctx, r.running, err)
+	}
+	start := &wirepb.Start{
+		Id: r.id, Args: byteStrings(c.Args), Env: byteStrings(c.Env), Dir: []byte(c.Dir),
+		Stdin: c.Stdin != nil || c.stdin != nil, Stdout: c.Stdout != nil, Stderr: c.Stderr != nil,
+		WaitDelayNanos: int64(c.WaitDelay),
+	}
+	if c.Terminal != nil {
+		start.Terminal = c.Terminal.message()
+	}
+	if c.Stderr != nil && sameWriter(c.Stdout, c.Stderr) {
+		start.Stderr, start.Merge = false, true
+	}
+	// What is wrong with the stream, Recv says.
+	_ = r.stream.Send(&wirepb.CommandInput{Kind: &wirepb.CommandInput_Start{Start: start}})
+	message, err := r.stream.Recv()
+	switch {
+	case errors.Is(err, io.EOF):
+		return errNoStatus
+	case err != nil:
+		return c.sandbox.remoteError(c.ctx, r.running, err)
+	case message.GetFailure() != nil:
+		return remoteFailure(message.GetFailure())
+	case message.GetStarted() == nil:
+		return fmt.Errorf("the sandbox sent %T where a command begins", message.GetKind())
+	}
+	c.Pid = int(message.GetStarted().GetPid())
+	return nil
+}
+
+func byteStrings(from []string) [][]byte {
+	to := make([][]byte, len(from))
+	for i, text := range from {
+		to[i] = []byte(text)
+	}
+	return to
+}
+
+func sameWriter(a, b io.Writer) bool {
+	return a != nil && reflect.TypeOf(a).Comparable() && reflect.TypeOf(b).Comparable() && a == b
+}
+
+// receive takes output until the stream ends.
+func (r *commandRun) receive() {
+	returned := false
+	defer func() {
+		if !returned { // a panic goes on after this
+			r.note(func(received *result) { received.writing = errGoexit })
+		}
+		r.end()
+		close(r.done)
+		r.settle()
+	}()
+	exited, err := r.read()
+	if exited == nil && err == nil {
+		err = errNoStatus
+	}
+	r.note(func(received *result) { received.exited, received.failure = exited, cmp.Or(received.failure, err) })
+	returned = true
+}
+
+// read hands output on, and returns how the command ended.
+func (r *commandRun) read() (*wirepb.Exited, error) {
+	for {
+		message, err := r.stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil, errNoStatus
+		case r.ctx.Err() != nil: // watch has given up
+			return nil, errUnanswered
+		case err != nil:
+			return nil, r.cmd.sandbox.remoteError(r.cmd.ctx, r.running, err)
+		}
+		switch kind := message.GetKind().(type) {
+		case *wirepb.CommandOutput_Stdout:
+			r.write(r.cmd.Stdout, kind.Stdout)
+		case *wirepb.CommandOutput_Stderr:
+			r.write(r.cmd.Stderr, kind.Stderr)
+		case *wirepb.CommandOutput_StdinClosed:
+			r.deaf.Store(true)
+		case *wirepb.CommandOutput_Exited:
+			return kind.Exited, nil
+		case *wirepb.CommandOutput_Failure:
+			return nil, remoteFailure(kind.Failure) // nil is no success, either
+		default:
+			return nil, fmt.Errorf("the sandbox sent %T while a command ran", kind)
+		}
+	}
+}
+
+// note writes down what is known of the end, unless Wait has its result.
+func (r *commandRun) note(change func(*result)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.settled {
+		change(&r.received)
+	}
+}
+
+func (r *commandRun) result() result {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.received
+}
+
+// settle has Wait return.
+func (r *commandRun) settle() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.settled {
+		return
+	}
+	r.settled = true
+	r.cmd.sandbox.session.counts.ended(r.received.exited)
+	r.endPipes()
+	r.cmd.sandbox.session.leave()
+	close(r.over)
+}
+
+// endPipes ends the reading of pipes. Callers hold mu.
+func (r *commandRun) endPipes() {
+	var err error
+	if r.received.exited == nil { // output may be missing
+		err = r.cmd.fail(cmp.Or(r.received.failure, r.received.writing, errUnanswered))
+	}
+	for _, pipe := range r.cmd.pipes {
+		pipe.end(err)
+	}
+}
+
+// write hands output on. When nobody takes it, the command has nothing to run for.
+func (r *commandRun) write(to io.Writer, data []byte) {
+	select {
+	case <-r.over:
+		return
+	case <-r.failed:
+		return
+	default:
+	}
+	if to == nil || len(data) == 0 {
+		return
+	}
+	if _, err := to.Write(data); err != nil {
+		r.note(func(received *result) { received.writing = err })
+		close(r.failed)
+	}
+}
+
+// watch kills the command when its context has ended or a writer has failed, and gives up on it when it does not end by that, or with its
+// sandbox. It then waits for no writer.
+func (r *commandRun) watch() {
+	delay := cmp.Or(r.cmd.WaitDelay, wire.Grace)
+	var killed error // why nobody knows that it is dead
+	select {
+	case <-r.done:
+		return
+	case <-r.running.Done():
+		killed = r.cmd.sandbox.whyNotRunning()
+	case <-r.cmd.ctx.Done():
+		killed = r.kill()
+	case <-r.failed:
+		killed = r.kill()
+	}
+	if r.ended(delay) {
+		return
+	}
+	r.mu.Lock()
+	if r.received.failure = killed; killed == nil {
+		r.received.failure = fmt.Errorf("%w: its output was not taken, or not at its end", ErrWaitDelay)
+	}
+	r.endPipes() // whose writer may wait
+	r.mu.Unlock()
+	r.end()
+	if !r.ended(wire.Grace) {
+		r.settle()
+	}
+}
+
+// kill kills the command's group and waits for its death.
+func (r *commandRun) kill() error {
+	err := r.tell(&wirepb.CommandSignal{Kind: &wirepb.CommandSignal_Stop{Stop: true}})
+	if err == nil || errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return errUnanswered
+}
+
+// ended reports whether the command's output ends in time.
+func (r *commandRun) ended(in time.Duration) bool {
+	timer := time.NewTimer(in)
+	defer timer.Stop()
+	select {
+	case <-r.done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// tell sends a signal.
+func (r *commandRun) tell(message *wirepb.CommandSignal) error {
+	select {
+	case <-r.over:
+		return os.ErrProcessDone
+	default:
+	}
+	message.Id = r.id
+	ctx, cancel := context.WithTimeout(context.Background(), signalTime)
+	defer cancel()
+	done, err := r.running.client().Signal(ctx, message)
+	if err != nil {
+		return r.cmd.sandbox.remoteError(ctx, r.running, err)
+	}
+	return remoteFailure(done.GetFailure())
+}
+
+// feed sends what Stdin has.
+func (r *commandRun) feed(stdin io.Reader) {
+	defer close(r.fed)
+	defer func() { _ = r.stream.CloseSend() }()
+	buffer := make([]byte, inputPiece)
+	for {
+		n, err := stdin.Read(buffer)
+		if n > 0 && r.send(buffer[:n]) != nil {
+			return // it has ended, and Wait says how; or it takes no more
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				r.feedErr = err
+			}
+			return
+		}
+	}
+}
+
+// send sends a piece of input, by one goroutine.
+func (r *commandRun) send(piece []byte) error {
+	if r.deaf.Load() {
+		return io.ErrClosedPipe
+	}
+	return r.stream.Send(&wirepb.CommandInput{Kind: &wirepb.CommandInput_Stdin{Stdin: piece}})
+}
+
+// awaitInput returns the error of Stdin; nil if its reader blocks.
+func (r *commandRun) awaitInput() error {
+	if r.fed == nil {
+		return nil
+	}
+	timer := time.NewTimer(inputTime)
+	defer timer.Stop()
+	select {
+	case <-r.fed:
+		return r.feedErr
+	case <-timer.C:
+		return nil
+	}
+}
+
+func (sb *Sandbox) nextCommand() uint64 {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	sb.serial++
+	return sb.serial
+}

@@ -1,0 +1,269 @@
+package sbx_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/wire"
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
+)
+
+// hostile is a driver whose worker says what a test has it say about commands.
+type hostile struct {
+	wirepb.UnimplementedWorkerServer
+	wirepb.UnimplementedSandboxServer
+	run    func(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput]) error
+	signal func(ctx context.Context, message *wirepb.CommandSignal) (*wirepb.Done, error)
+}
+
+func (*hostile) Name() string { return "hostile" }
+
+func (h *hostile) Open(context.Context, driver.SessionSpec) (driver.Session, error) {
+	return &hostileSession{hostile: h}, nil
+}
+
+type hostileSession struct {
+	*hostile
+	processes sync.WaitGroup
+}
+
+func (*hostileSession) Report() driver.Report { return driver.Report{} }
+
+func (s *hostileSession) Close(context.Context) error {
+	s.processes.Wait()
+	return nil
+}
+
+func (s *hostileSession) Create(context.Context, driver.Spec) (driver.Sandbox, error) {
+	return &hostileProcess{session: s, done: make(chan struct{})}, nil
+}
+
+// hostileProcess is the sandbox and its worker.
+type hostileProcess struct {
+	session     *hostileSession
+	conn, inner net.Conn
+	handshake   *io.PipeReader
+	done        chan struct{}
+}
+
+func (p *hostileProcess) StartWorker(context.Context, driver.WorkerSpec) (driver.Process, error) {
+	p.conn, p.inner = net.Pipe()
+	from, to := io.Pipe()
+	p.handshake = from
+	server := grpc.NewServer()
+	wirepb.RegisterWorkerServer(server, p.session.hostile)
+	wirepb.RegisterSandboxServer(server, p.session.hostile)
+	listener := &oneConn{conn: p.inner, ended: make(chan struct{})}
+	p.session.processes.Go(func() {
+		_, _ = io.WriteString(to, "1|1|unix|sandbox|grpc|\n")
+		_ = server.Serve(listener)
+	})
+	p.session.processes.Go(func() {
+		<-p.done
+		server.Stop()
+		_ = to.Close()
+	})
+	return p, nil
+}
+
+func (p *hostileProcess) Stop(context.Context) error { return p.Kill() }
+
+func (p *hostileProcess) Conn() net.Conn           { return p.conn }
+func (p *hostileProcess) Handshake() io.ReadCloser { return p.handshake }
+func (*hostileProcess) Stdout() io.ReadCloser      { return io.NopCloser(strings.NewReader("")) }
+func (*hostileProcess) Stderr() io.ReadCloser      { return io.NopCloser(strings.NewReader("")) }
+func (*hostileProcess) Ledger() *os.File           { return nil }
+
+func (p *hostileProcess) Wait(ctx context.Context) (driver.Exit, error) {
+	select {
+	case <-p.done:
+		return driver.Exit{Code: -1, Signal: syscall.SIGKILL}, nil
+	case <-ctx.Done():
+		return driver.Exit{}, context.Cause(ctx)
+	}
+}
+
+var hostileKills sync.Mutex
+
+func (p *hostileProcess) Kill() error {
+	hostileKills.Lock()
+	defer hostileKills.Unlock()
+	select {
+	case <-p.done:
+	default:
+		close(p.done)
+		if p.inner != nil {
+			_ = p.inner.Close()
+		}
+	}
+	return nil
+}
+
+// oneConn is a listener for one connection.
+type oneConn struct {
+	conn  net.Conn
+	ended chan struct{}
+	once  sync.Once
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	if conn := l.conn; conn != nil {
+		l.conn = nil
+		return conn, nil
+	}
+	<-l.ended
+	return nil, net.ErrClosed
+}
+
+func (l *oneConn) Close() error {
+	l.once.Do(func() { close(l.ended) })
+	return nil
+}
+
+func (*oneConn) Addr() net.Addr { return &net.UnixAddr{} }
+
+// Serve is a worker without functions, which answers every sign of life.
+func (h *hostile) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error {
+	for sequence := uint64(1); ; sequence++ {
+		if _, err := stream.Recv(); err != nil {
+			return err
+		}
+		answer := &wirepb.Message{Kind: &wirepb.Message_Ping{Ping: &wirepb.Ping{}}}
+		if sequence == 1 {
+			answer = &wirepb.Message{Kind: &wirepb.Message_Welcome{Welcome: &wirepb.Welcome{SbxVersion: wire.ModuleVersion()}}}
+		}
+		if err := stream.Send(&wirepb.Frame{Sequence: sequence, Messages: []*wirepb.Message{answer}}); err != nil {
+			return err
+		}
+	}
+}
+
+func (h *hostile) Run(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput]) error {
+	if _, err := stream.Recv(); err != nil {
+		return err
+	}
+	return h.run(stream)
+}
+
+func (h *hostile) Signal(ctx context.Context, message *wirepb.CommandSignal) (*wirepb.Done, error) {
+	if h.signal == nil {
+		return &wirepb.Done{}, nil
+	}
+	return h.signal(ctx, message)
+}
+
+var (
+	hasStarted = &wirepb.CommandOutput{Kind: &wirepb.CommandOutput_Started{Started: &wirepb.Started{Pid: 7}}}
+	hasExited  = &wirepb.CommandOutput{Kind: &wirepb.CommandOutput_Exited{Exited: &wirepb.Exited{}}}
+)
+
+func says(text string) *wirepb.CommandOutput {
+	return &wirepb.CommandOutput{Kind: &wirepb.CommandOutput_Stdout{Stdout: []byte(text)}}
+}
+
+// Acceptance 73: a stream that is closed without an exit status is an error, and so is whatever else is not in the protocol.
+func TestAWorkerThatSaysWrongThings(t *testing.T) {
+	for name, test := range map[string]struct {
+		says   []*wirepb.CommandOutput
+		status error
+		want   string
+	}{
+		"nothing":                  {nil, nil, "did not say how the command ended"},
+		"no exit status":           {[]*wirepb.CommandOutput{hasStarted, says("x")}, nil, "did not say how the command ended"},
+		"a status of its own":      {[]*wirepb.CommandOutput{hasStarted, says("x")}, grpcstatus.Error(codes.Internal, "broken"), "broken"},
+		"an exit before the start": {[]*wirepb.CommandOutput{hasExited}, nil, "where a command begins"},
+		"output before the start":  {[]*wirepb.CommandOutput{says("x"), hasStarted, hasExited}, nil, "where a command begins"},
+		"two starts":               {[]*wirepb.CommandOutput{hasStarted, hasStarted, hasExited}, nil, "while a command ran"},
+		"an empty message":         {[]*wirepb.CommandOutput{hasStarted, {}, hasExited}, nil, "while a command ran"},
+		"an empty failure":         {[]*wirepb.CommandOutput{hasStarted, {Kind: &wirepb.CommandOutput_Failure{}}}, nil, "did not say why"},
+		"a strange signal":         {[]*wirepb.CommandOutput{hasStarted, {Kind: &wirepb.CommandOutput_Exited{Exited: &wirepb.Exited{Signal: -5}}}}, nil, "signal"},
+		"too much at once":         {[]*wirepb.CommandOutput{hasStarted, says(strings.Repeat("x", 5<<20)), hasExited}, nil, "message that is too long"},
+		"a long failure":           {[]*wirepb.CommandOutput{{Kind: &wirepb.CommandOutput_Failure{Failure: &wirepb.Failure{Text: bytes.Repeat([]byte("y"), 3<<20)}}}}, nil, "too long"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &hostile{run: func(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput]) error {
+				for _, message := range test.says {
+					if err := stream.Send(message); err != nil {
+						return err
+					}
+				}
+				return test.status
+			}}
+			_, err := openHostile(t, h).Command("it").Output()
+			require.ErrorContains(t, err, test.want)
+			assert.Less(t, len(err.Error()), 10_000)
+		})
+	}
+}
+
+func openHostile(t *testing.T, h *hostile) *sbx.Sandbox {
+	t.Helper()
+	session, err := sbx.Open(t.Context(), sbx.Driver(h))
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, session.Close()) })
+	return session.Sandbox()
+}
+
+func TestAWorkerThatSendsWithoutEnd(t *testing.T) {
+	stopped := make(chan struct{})
+	h := &hostile{
+		run: func(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput]) error {
+			err := stream.Send(hasStarted)
+			for err == nil {
+				err = stream.Send(says(strings.Repeat("x", 1<<20)))
+			}
+			close(stopped)
+			return err
+		},
+	}
+	text, err := openHostile(t, h).Command("it").Output()
+	require.ErrorIs(t, err, sbx.ErrOutputTooLong)
+	assert.Len(t, text, sbx.MaxOutput)
+	<-stopped
+}
+
+// A worker that answers nothing is given up.
+func TestAWorkerThatSaysNothing(t *testing.T) {
+	for name, first := range map[string]*wirepb.CommandOutput{"not that it began": nil, "nor how it ended": hasStarted} {
+		t.Run(name, func(t *testing.T) {
+			h := &hostile{
+				run: func(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput]) error {
+					if first != nil {
+						_ = stream.Send(first)
+					}
+					<-stream.Context().Done()
+					return errors.New("over")
+				},
+				signal: func(ctx context.Context, _ *wirepb.CommandSignal) (*wirepb.Done, error) {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				},
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			cmd := openHostile(t, h).CommandContext(ctx, "it")
+			err := cmd.Run()
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			assert.Nil(t, cmd.Exit)
+			if first != nil {
+				require.ErrorContains(t, err, "did not say in time that the command is dead")
+			}
+		})
+	}
+}

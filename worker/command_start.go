@@ -1,0 +1,245 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
+)
+
+// defaultPath is where commands are looked up that have no PATH.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// commandStreams are our ends of a command's descriptors; nil for what it does not have.
+type commandStreams struct {
+	stdin, stdout, stderr *os.File
+	terminal              bool // stdin and stdout are one terminal
+}
+
+func (s *commandStreams) close() {
+	for _, file := range []*os.File{s.stdin, s.stdout, s.stderr} {
+		if file != nil {
+			_ = file.Close() // again: no harm
+		}
+	}
+}
+
+// interrupt ends reads and writes that wait.
+func (s *commandStreams) interrupt() {
+	for _, file := range []*os.File{s.stdin, s.stdout, s.stderr} {
+		if file != nil {
+			_ = file.SetDeadline(time.Unix(1, 0))
+		}
+	}
+}
+
+// endOfTransmission is what a terminal's user types to end input, or at the end of a line that is not complete to send that.
+const endOfTransmission = 4
+
+// feed writes what comes to the command's standard input, until no more comes or the stream ends.
+func (s *commandStreams) feed(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput], to *outputs) {
+	last, closed := byte('\n'), false
+	for {
+		message, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF) && s.terminal:
+			if last != '\n' {
+				_, _ = s.stdin.Write([]byte{endOfTransmission})
+			}
+			_, _ = s.stdin.Write([]byte{endOfTransmission})
+			return
+		case errors.Is(err, io.EOF):
+			_ = s.stdin.Close()
+			return
+		case err != nil:
+			return
+		}
+		data := message.GetStdin()
+		if len(data) == 0 || closed {
+			continue // dropped: this side must take it, or whoever sends it would wait
+		}
+		last = data[len(data)-1]
+		if _, err := s.stdin.Write(data); err != nil {
+			closed = true
+			// At the command's end, whoever sends should learn of that.
+			_ = to.send(&wirepb.CommandOutput{Kind: &wirepb.CommandOutput_StdinClosed{StdinClosed: true}})
+		}
+	}
+}
+
+// starting is a command that is to be started.
+type starting struct {
+	cmd  *exec.Cmd
+	done chan error
+}
+
+// starter starts commands, one at a time, on a thread that does not end: the kernel takes the end of the thread that started a
+// command for the worker's (see dieWithWorker), and user code may end threads. It ends with the process.
+func (a *attendant) starter() {
+	runtime.LockOSThread()
+	for s := range a.starts {
+		s.done <- s.cmd.Start()
+	}
+}
+
+// start starts a command.
+func (a *attendant) start(start *wirepb.Start) (_ *command, err error) {
+	args, env := texts(start.GetArgs()), a.environ(texts(start.GetEnv()))
+	if len(args) == 0 || args[0] == "" {
+		return nil, refused("run", "", "the command has no name")
+	}
+	dir := a.folder
+	if len(start.GetDir()) > 0 {
+		dir = a.path(start.GetDir())
+	}
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.IsDir():
+		return nil, &os.PathError{Op: "chdir", Path: dir, Err: syscall.ENOTDIR}
+	}
+	path, err := lookPath(args[0], dir, env)
+	if err != nil {
+		return nil, err
+	}
+	cmd := &exec.Cmd{Path: path, Args: args, Env: env, Dir: dir, SysProcAttr: ownGroup()}
+	c := &command{cmd: cmd, streams: &commandStreams{}, exited: make(chan struct{}), stopping: make(chan struct{})}
+	theirs, err := c.streams.open(start, cmd)
+	defer func() {
+		for _, file := range theirs {
+			_ = file.Close()
+		}
+		if err != nil {
+			c.streams.close()
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	if !a.remember(start.GetId(), c) {
+		return nil, refused("run", args[0], fmt.Sprintf("there is a command %d", start.GetId()))
+	}
+	done := make(chan error, 1)
+	// Whoever signals it meanwhile waits.
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a.starts <- starting{cmd, done}
+	if err := <-done; err != nil {
+		c.reaped = true // there is nothing to signal
+		close(c.exited)
+		a.forget(start.GetId())
+		return nil, err
+	}
+	return c, nil
+}
+
+// remember names a command; false if the name is taken.
+func (a *attendant) remember(id uint64, c *command) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.commands[id] != nil {
+		return false
+	}
+	a.commands[id] = c
+	return true
+}
+
+func texts(from [][]byte) []string {
+	to := make([]string, len(from))
+	for i, text := range from {
+		to[i] = string(text)
+	}
+	return to
+}
+
+// open makes what a command's descriptors are, and returns those that are the command's alone.
+func (s *commandStreams) open(start *wirepb.Start, cmd *exec.Cmd) (theirs []*os.File, err error) {
+	if size := start.GetTerminal(); size != nil {
+		ours, other, err := openTerminal(size)
+		if err != nil {
+			return nil, err
+		}
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = other, other, other
+		s.stdin, s.stdout, s.terminal = ours, ours, true
+		controlTerminal(cmd.SysProcAttr)
+		return []*os.File{other}, nil
+	}
+	if start.GetStdin() {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return theirs, err
+		}
+		cmd.Stdin, s.stdin, theirs = r, w, append(theirs, r)
+	}
+	if start.GetStdout() {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return theirs, err
+		}
+		cmd.Stdout, s.stdout, theirs = w, r, append(theirs, w)
+	}
+	if start.GetMerge() {
+		cmd.Stderr = cmd.Stdout
+	} else if start.GetStderr() {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return theirs, err
+		}
+		cmd.Stderr, s.stderr, theirs = w, r, append(theirs, w)
+	}
+	return theirs, nil
+}
+
+// environ is the environment of a command: the sandbox's, what the command has of its own, and what programs expect to find.
+func (a *attendant) environ(own []string) []string {
+	env := append(append([]string{}, a.env...), own...)
+	has := map[string]bool{}
+	for _, entry := range env {
+		name, _, _ := strings.Cut(entry, "=")
+		has[name] = true
+	}
+	if !has["PATH"] {
+		env = append(env, "PATH="+defaultPath)
+	}
+	if !has["HOME"] {
+		env = append(env, "HOME="+a.folder)
+	}
+	return env
+}
+
+// lookPath finds a command as the command's own environment says.
+func lookPath(name, dir string, env []string) (string, error) {
+	if strings.ContainsRune(name, filepath.Separator) {
+		if filepath.IsAbs(name) {
+			return name, nil
+		}
+		return filepath.Join(dir, name), nil
+	}
+	var path string
+	for _, entry := range env { // the last one counts
+		if value, ok := strings.CutPrefix(entry, "PATH="); ok {
+			path = value
+		}
+	}
+	for _, folder := range filepath.SplitList(path) {
+		if !filepath.IsAbs(folder) {
+			folder = filepath.Join(dir, folder)
+		}
+		file := filepath.Join(folder, name)
+		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return file, nil
+		}
+	}
+	return "", &os.PathError{Op: "look up", Path: name, Err: fmt.Errorf("%w in PATH (%s)", os.ErrNotExist, path)}
+}
