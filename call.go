@@ -84,10 +84,8 @@ func (f *function) in(sb *Sandbox) *function {
 	g.entry.Store(f.entry.Load())
 	switch {
 	case g.misuse != nil:
-	case sb == nil:
-		g.misuse = &OptionError{Option: "the sandbox", Reason: "is nil; give what Session.Sandbox returned"}
-	case sb.misuse != nil:
-		g.misuse = sb.misuse
+	case sb.wrong() != nil:
+		g.misuse = sb.wrong()
 	default:
 		g.class = sb.class
 	}

@@ -96,8 +96,8 @@ func (s *Session) Adopt(sb *Sandbox) error {
 	switch {
 	case !s.opened():
 		err = errNotOpened
-	case sb == nil:
-		err = &OptionError{Option: "the sandbox", Reason: "is nil"}
+	case sb.wrong() != nil:
+		err = sb.wrong()
 	default:
 		err = s.adopt(sb)
 	}
@@ -108,9 +108,6 @@ func (s *Session) Adopt(sb *Sandbox) error {
 }
 
 func (s *Session) adopt(sb *Sandbox) error {
-	if sb.misuse != nil {
-		return sb.misuse
-	}
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
 	s.mu.Lock()

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -72,7 +74,7 @@ func TestSignalHelper(t *testing.T) {
 		fmt.Println("running")
 		<-ctx.Done()
 	} else {
-		cmd := session.Sandbox().CommandContext(ctx, "sh", "-c", "echo running; exec sleep 1000")
+		cmd := session.Sandbox().CommandContext(ctx, "sh", "-c", "setsid sleep $1 & echo running; exec sleep $1", "sh", os.Getenv("SIGNAL_HELPER_TIME"))
 		cmd.Stdout = os.Stdout
 		require.ErrorIs(t, cmd.Run(), context.Canceled)
 	}
@@ -80,9 +82,10 @@ func TestSignalHelper(t *testing.T) {
 	fmt.Println("closed")
 }
 
-// Acceptance 27, 28, 29: sbx installs no handler, and the guide's lines end a program in order by the first signal and at once by the second.
+// Acceptance 27, 28, 29: sbx installs no handler, and the guide's lines end a program in order by the first signal and at once by the second. Whatever ends it,
+// nothing that its commands started is left.
 func TestSignals(t *testing.T) {
-	for _, number := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+	for _, number := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
 		for how, want := range map[string]struct {
 			lines  []string // the signal is sent after each
 			killed bool
@@ -91,9 +94,13 @@ func TestSignals(t *testing.T) {
 			"slow":       {[]string{"running", "stopping"}, true},
 			"no handler": {[]string{"running"}, true},
 		} {
+			if number == syscall.SIGKILL && how != "no handler" {
+				continue
+			}
 			t.Run(number.String()+", "+how, func(t *testing.T) {
+				mark := fmt.Sprintf("%d.%d%d", 86400, os.Getpid(), number) // seconds, by which its commands are known
 				program := exec.Command(os.Args[0], "-test.run=^TestSignalHelper$")
-				program.Env = append(os.Environ(), "SIGNAL_HELPER="+how)
+				program.Env = append(os.Environ(), "SIGNAL_HELPER="+how, "SIGNAL_HELPER_TIME="+mark)
 				stdout, err := program.StdoutPipe()
 				require.NoError(t, err)
 				require.NoError(t, program.Start())
@@ -101,6 +108,9 @@ func TestSignals(t *testing.T) {
 				for _, line := range want.lines {
 					require.True(t, lines.Scan())
 					assert.Equal(t, line, lines.Text())
+					if how != "slow" {
+						require.Eventually(t, func() bool { return countProcesses(t, mark) == 2 }, 10*time.Second, time.Millisecond, "the check sees both")
+					}
 					require.NoError(t, program.Process.Signal(number))
 				}
 				begin, rest := time.Now(), ""
@@ -124,6 +134,7 @@ func TestSignals(t *testing.T) {
 				assert.Less(t, time.Since(begin), 9*time.Second)
 				status, ok := program.ProcessState.Sys().(syscall.WaitStatus)
 				require.True(t, ok)
+				assert.Eventually(t, func() bool { return countProcesses(t, mark) == 0 }, 10*time.Second, time.Millisecond, "nothing is left")
 				if want.killed {
 					assert.Equal(t, number, status.Signal(), "%v", status)
 					assert.NotContains(t, rest, "closed")
@@ -134,4 +145,16 @@ func TestSignals(t *testing.T) {
 			})
 		}
 	}
+}
+
+// countProcesses counts the processes that have an argument.
+func countProcesses(t *testing.T, argument string) (n int) {
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, path := range paths {
+		if data, err := os.ReadFile(path); err == nil && slices.Contains(strings.Split(string(data), "\x00"), argument) {
+			n++
+		}
+	}
+	return n
 }

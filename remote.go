@@ -41,7 +41,7 @@ func (e *sandboxFailure) Error() string { return e.text }
 
 // Is makes it what the standard library has for such an error, or the same number of this system, if sandboxes have the same.
 func (e *sandboxFailure) Is(target error) bool {
-	switch target { //nolint:errorlint // this is what errors.Is asks
+	switch target {
 	case fs.ErrNotExist:
 		return e.kind == wirepb.Failure_KIND_NOT_EXIST
 	case fs.ErrExist:
@@ -55,7 +55,7 @@ func (e *sandboxFailure) Is(target error) bool {
 	case ErrRefused:
 		return e.kind == wirepb.Failure_KIND_REFUSED
 	}
-	number, ok := target.(syscall.Errno) //nolint:errorlint // as above
+	number, ok := target.(syscall.Errno)
 	return ok && runtime.GOOS == "linux" && e.errno != 0 && int64(number) == e.errno
 }
 

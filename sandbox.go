@@ -149,8 +149,21 @@ func Run(ctx context.Context, opts ...OpenOption) (*Sandbox, error) {
 	return sb, nil
 }
 
+var errNotMade = &OptionError{Option: "the sandbox", Reason: "was not made; use what Session.Sandbox or sbx.Run returned, and look at Run's error first"}
+
+// wrong is why the sandbox can't be used at all.
+func (sb *Sandbox) wrong() error {
+	if sb == nil || sb.session == nil {
+		return errNotMade
+	}
+	return sb.misuse
+}
+
 // ID is the sandbox's id, as log records have it; empty until it is started.
 func (sb *Sandbox) ID() string {
+	if sb == nil {
+		return ""
+	}
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
 	return sb.id
@@ -204,8 +217,8 @@ func (sb *Sandbox) started(ctx context.Context) (*sandbox, error) {
 	switch {
 	case ctx == nil:
 		return nil, errNilContext
-	case sb.misuse != nil:
-		return nil, sb.misuse
+	case sb.wrong() != nil:
+		return nil, sb.wrong()
 	case ctx.Err() != nil:
 		return nil, contextError(ctx)
 	}
@@ -238,7 +251,11 @@ func (sb *Sandbox) started(ctx context.Context) (*sandbox, error) {
 
 // notRunning says why the sandbox is of no use. Callers hold mu.
 func (sb *Sandbox) notRunning() error {
-	return fmt.Errorf("%w: %w", ErrNotRunning, cmp.Or(sb.cause, errStopped))
+	cause := cmp.Or(sb.cause, errStopped)
+	if errors.Is(cause, errStopped) && !sb.session.isOpen() {
+		cause = ErrClosed // which stopped it, or would have
+	}
+	return fmt.Errorf("%w: %w", ErrNotRunning, cause)
 }
 
 // whyNotRunning is notRunning for who does not hold mu.
@@ -334,6 +351,8 @@ func (sb *Sandbox) Stop(ctx context.Context) error {
 	switch {
 	case ctx == nil:
 		return sb.fail("stop", errNilContext)
+	case sb == nil || sb.session == nil:
+		return sb.fail("stop", errNotMade)
 	case sb.misuse != nil:
 		return nil // it was never started
 	}
@@ -345,7 +364,7 @@ func (sb *Sandbox) Stop(ctx context.Context) error {
 
 // Close is Stop, within ten seconds; for a sandbox of [Run] it also closes its session.
 func (sb *Sandbox) Close() error {
-	if sb.owner {
+	if sb.wrong() == nil && sb.owner {
 		return sb.session.Close()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
@@ -450,8 +469,8 @@ func (sb *Sandbox) Wait(ctx context.Context) error {
 	switch {
 	case ctx == nil:
 		return sb.fail("wait", errNilContext)
-	case sb.misuse != nil:
-		return sb.fail("wait", sb.misuse)
+	case sb.wrong() != nil:
+		return sb.fail("wait", sb.wrong())
 	}
 	select {
 	case <-sb.ended:

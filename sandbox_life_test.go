@@ -101,6 +101,7 @@ func TestNothingOfAClosedSessionWorks(t *testing.T) {
 	require.ErrorIs(t, after.Wait(t.Context()), sbx.ErrClosed)
 	require.NoError(t, after.Stop(t.Context()))
 	require.ErrorIs(t, before.Start(t.Context()), sbx.ErrNotRunning)
+	require.ErrorIs(t, before.Start(t.Context()), sbx.ErrClosed)
 	_, err := session.Function(Double).In(after).Call(t.Context(), 1)
 	require.ErrorIs(t, err, sbx.ErrClosed)
 	_, err = session.List(t.Context())
@@ -558,4 +559,22 @@ func TestNothingIsDoneInASandboxThatDoesNotRun(t *testing.T) {
 		require.ErrorIs(t, err, sbx.ErrNotRunning)
 		assert.ErrorContains(t, err, "it was stopped")
 	}
+}
+
+// Careless: the error of Run was not looked at.
+func TestASandboxThatWasNotMade(t *testing.T) {
+	session := sbxtest.Open(t)
+	failed, err := sbx.Run(t.Context(), sbx.MaxSandboxes(0))
+	require.Error(t, err)
+	for _, sb := range []*sbx.Sandbox{failed, {}} {
+		var option *sbx.OptionError
+		_, read := sb.ReadFile(t.Context(), "f")
+		_, called := session.Function(Double).In(sb).Call(t.Context(), 1)
+		for _, err := range []error{sb.Start(t.Context()), sb.Stop(t.Context()), sb.Close(), sb.Wait(t.Context()), session.Adopt(sb), read, called} {
+			require.ErrorAs(t, err, &option)
+			assert.ErrorContains(t, err, "the sandbox was not made")
+		}
+		assert.Empty(t, sb.ID())
+	}
+	assert.Zero(t, session.SandboxCount())
 }
