@@ -58,9 +58,17 @@ survive: ## try the local driver's survival: 1,000 sandboxes one by one, 200 at 
 	go test -count=1 -v -timeout 1h -run 'TestNothingIsLeft|TestKilledAtEachStep|TestStoppable' ./driver/local -starts 1000 -at-once 200 -every-victim
 
 .PHONY: bench
-bench: ## run the benchmarks
-	$(call each_module,go test -run '^$$' -bench . -benchmem ./...)
+bench: ## measure everything beside what one would use instead, and write docs/performance.md; takes five minutes of an idle machine
 	CGO_ENABLED=0 go run ./bench/sandboxes
+	CGO_ENABLED=0 go run ./bench/calls -write
+
+.PHONY: bench-check
+bench-check: ## show what is more than 20 % worse, beside what one would use instead, than when `make bench` wrote it down
+	CGO_ENABLED=0 go run ./bench/calls -check
+
+.PHONY: bench-pieces
+bench-pieces: ## run the benchmarks of the pieces; benchstat compares what two runs print
+	$(call each_module,go test -run '^$$' -bench . -benchmem ./...)
 
 .PHONY: test-cgroup2
 test-cgroup2: ## test limits on cgroup version 2, in a virtual machine; needs qemu and a kernel, see the script
