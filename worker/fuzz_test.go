@@ -249,7 +249,7 @@ func FuzzServe(f *testing.F) {
 func (h *hostile) serve(t *testing.T, withLedger bool) {
 	h.asked, h.results, h.meter = map[uint64]int{}, map[uint64]int{}, wire.NewMeter(nowhere{})
 	h.ctx, h.cancel = context.WithCancel(t.Context())
-	s := &server{exit: func(string) { h.cancel() }, meter: h.meter}
+	s := &server{exit: func(string) { h.cancel() }, meter: h.meter, wrap: func(wire.Stream) wire.Stream { return h }}
 	if withLedger {
 		file, err := ledger.New()
 		require.NoError(t, err)

@@ -43,7 +43,8 @@ type server struct {
 
 // newGRPC makes the gRPC server, with what go-plugin adds to it.
 func (s *server) newGRPC(opts []grpc.ServerOption) *grpc.Server {
-	s.grpc = grpc.NewServer(append(opts, grpc.MaxRecvMsgSize(wire.MaxFrame), grpc.MaxSendMsgSize(wire.MaxFrame))...)
+	s.grpc = grpc.NewServer(append(opts, grpc.MaxRecvMsgSize(wire.MaxFrame), grpc.MaxSendMsgSize(wire.MaxFrame),
+		grpc.ForceServerCodecV2(wire.Codec()))...)
 	return s.grpc
 }
 
@@ -61,7 +62,7 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 	}
 	defer s.handlers.Done()
 	ctx, cancel := context.WithCancel(stream.Context())
-	conn := wire.NewConn(s.wrapped(stream), nil)
+	conn := wire.NewConn(s.wrapped(wire.NewStream(stream)), nil)
 	// The handler must not return while the sender uses the stream.
 	defer func() { <-conn.Stopped() }()
 	defer conn.Close()

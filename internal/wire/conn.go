@@ -237,9 +237,12 @@ func (c *Conn) gather() (frame *wirepb.Frame, whole []*Ticket) {
 	}
 	c.sent++
 	frame = &wirepb.Frame{Sequence: c.sent}
-	size := 0
+	size, parts := 0, 2 // of the chunk
 	for len(c.queue) > 0 && size < frameTarget {
 		ticket := c.queue[0]
+		if parts += partsOf(ticket.message); parts > maxParts && len(frame.Messages) > 0 {
+			break
+		}
 		if ticket.big != nil && len(c.big) == maxStreams {
 			break // what waits behind it keeps its order
 		}

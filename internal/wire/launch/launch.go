@@ -94,7 +94,8 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 	conn, err := grpc.NewClient("passthrough:///sandbox",
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // an inherited socket
 		grpc.WithContextDialer(adapter.dial),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxFrame), grpc.MaxCallSendMsgSize(wire.MaxFrame)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxFrame), grpc.MaxCallSendMsgSize(wire.MaxFrame),
+			grpc.ForceCodecV2(wire.Codec())),
 		grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),

@@ -273,6 +273,7 @@ func TestHostileWorkersAreLost(t *testing.T) {
 		{"a frame too long", sends(&wirepb.Frame{Sequence: 2, Messages: []*wirepb.Message{{Kind: &wirepb.Message_Chunk{
 			Chunk: &wirepb.Chunk{Stream: 1, Data: make([]byte, wire.MaxFrame+1)},
 		}}}}), "larger than max"},
+		{"a frame of many messages", sends(frame(2, make([]*wirepb.Message, 1<<20)...)), "a frame of more than 65536 messages"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w, err := start(t, &fake{line: goodLine, script: welcomed(c.script)})

@@ -98,7 +98,7 @@ func (w *Worker) open(config Config) error {
 		return fmt.Errorf("open the stream: %w", err)
 	}
 	w.closeConn = cancel
-	w.conn = wire.NewConn(stream, w.returned)
+	w.conn = wire.NewConn(wire.NewStream(stream), w.returned)
 	fail := func(err error) error {
 		w.conn.Close()
 		cancel()
