@@ -112,7 +112,7 @@ func serveProcess(boot wire.Boot) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	server := &server{ledger: openLedger(), exit: func(why string) {
+	server := &server{ledger: openLedger(), direct: openDirect(), exit: func(why string) {
 		_, _ = io.WriteString(handshake, why)
 		os.Exit(1)
 	}}

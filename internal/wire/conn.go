@@ -31,10 +31,19 @@ type Stream interface {
 	Recv() (*wirepb.Frame, error)
 }
 
+// A direct stream tries to send in the goroutine that has something to send.
+type direct interface {
+	Stream
+	// Try is Send, but does not wait for the other side: if whole is false, Finish must follow.
+	Try(frame *wirepb.Frame) (whole bool, err error)
+	Finish() error
+}
+
 // Conn sends and receives messages over a stream: it gathers messages into frames and cuts big values into chunks.
 // Send, Offer, Abort and Close may be called at the same time; Recv is for one goroutine.
 type Conn struct {
 	stream Stream
+	direct direct // stream, if it is one
 
 	mu      sync.Mutex
 	wake    sync.Cond // work for the sender, or the end
@@ -45,9 +54,13 @@ type Conn struct {
 	next    int       // index into big: whose turn it is
 	streams uint64    // names given to big values
 	err     error
-	stopped chan struct{} // the sender has ended
+	ended   bool          // the stream has, and Recv says why
+	stopped chan struct{} // nobody uses the stream to send any more
 
-	sent     uint64        // frames; of the sender alone
+	sending bool   // somebody uses the stream to send
+	begun   *sent  // a frame that was not sent whole
+	count   uint64 // frames; guarded by mu, as are those two
+
 	bytes    uint64        // of the messages that gRPC was given, as it frames them; guarded by mu
 	received atomic.Uint64 // frames
 
@@ -64,6 +77,13 @@ type Ticket struct {
 	offered int    // its size, if it came by Offer
 	handed  bool   // to the transport, but for the chunks; guarded by Conn.mu
 	end     uint64 // the bytes that were sent with it and before, once it was sent whole; guarded by Conn.mu
+	then    func() // called when it was sent whole; nil if nobody wants to know
+}
+
+// sent is a frame that is sent, with the tickets that are whole with it.
+type sent struct {
+	frame *wirepb.Frame
+	whole []*Ticket
 }
 
 type outgoing struct {
@@ -81,6 +101,7 @@ type incoming struct {
 func NewConn(stream Stream, announced func(*wirepb.Message) error) *Conn {
 	c := &Conn{stream: stream, announced: announced, stopped: make(chan struct{}), incoming: map[uint64]*incoming{}}
 	c.wake.L = &c.mu
+	c.direct, _ = stream.(direct)
 	go c.send()
 	return c
 }
@@ -88,7 +109,25 @@ func NewConn(stream Stream, announced func(*wirepb.Message) error) *Conn {
 // Send queues a message. If body is not nil it is the message's body, and Send fills it with value, whole or as an
 // announcement of chunks. value must not be changed afterwards. Send does not wait.
 func (c *Conn) Send(message *wirepb.Message, body *wirepb.Body, value []byte) *Ticket {
-	ticket := &Ticket{message: message}
+	return c.post(&Ticket{message: message}, body, value, false)
+}
+
+// Direct reports whether the stream is one that SendThen needs.
+func (c *Conn) Direct() bool { return c.direct != nil }
+
+// SendNow is Send for a message behind which no other will come soon: if it can, it is sent by this goroutine, which still does not
+// wait.
+func (c *Conn) SendNow(message *wirepb.Message, body *wirepb.Body, value []byte) *Ticket {
+	return c.post(&Ticket{message: message}, body, value, true)
+}
+
+// SendThen is Send, or SendNow, on a direct stream. It calls then when the message and its value are in the socket, and not at all if the
+// connection ends before.
+func (c *Conn) SendThen(message *wirepb.Message, body *wirepb.Body, value []byte, now bool, then func()) {
+	c.post(&Ticket{message: message, then: then}, body, value, now)
+}
+
+func (c *Conn) post(ticket *Ticket, body *wirepb.Body, value []byte, now bool) *Ticket {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
@@ -104,7 +143,12 @@ func (c *Conn) Send(message *wirepb.Message, body *wirepb.Body, value []byte) *T
 		ticket.big = &outgoing{stream: c.streams, data: value}
 	}
 	c.queue = append(c.queue, ticket)
-	c.wake.Broadcast()
+	if now && c.direct != nil && !c.sending && c.begun == nil && len(c.queue) == 1 && len(c.big) == 0 && ticket.big == nil {
+		c.transmit(c.direct.Try)
+	}
+	if len(c.queue) > 0 || c.begun != nil {
+		c.wake.Broadcast()
+	}
 	return ticket
 }
 
@@ -174,6 +218,11 @@ func (c *Conn) Stopped() <-chan struct{} { return c.stopped }
 func (c *Conn) Fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.fail(err)
+}
+
+// fail is Fail for callers that hold mu.
+func (c *Conn) fail(err error) {
 	if c.err == nil {
 		c.err = err
 	}
@@ -183,33 +232,74 @@ func (c *Conn) Fail(err error) {
 // send is the connection's goroutine. While one frame is on its way the next gathers, so frames grow with the load.
 func (c *Conn) send() {
 	defer close(c.stopped)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for {
-		frame, whole := c.gather()
-		if frame == nil {
+		for c.sending || c.err == nil && !c.ended && c.begun == nil && len(c.queue) == 0 && len(c.big) == 0 {
+			c.wake.Wait()
+		}
+		if c.err != nil || c.ended {
 			return
 		}
-		if err := c.stream.Send(frame); err != nil {
-			if !errors.Is(err, io.EOF) { // by which gRPC means that Recv says why the stream has ended
-				c.Fail(fmt.Errorf("send: %w", err))
-			}
-			return
-		}
-		c.account(frame, whole)
+		c.transmit(c.whole)
+	}
+}
+
+// whole sends a frame, or the rest of the last one.
+func (c *Conn) whole(frame *wirepb.Frame) (bool, error) {
+	if frame == nil {
+		return true, c.direct.Finish()
+	}
+	return true, c.stream.Send(frame)
+}
+
+// transmit sends what comes next, by a function that gets no frame where there is only the rest of one. Callers hold mu, which
+// transmit gives up meanwhile, and have seen that nobody is sending.
+func (c *Conn) transmit(send func(*wirepb.Frame) (whole bool, err error)) {
+	s, frame := c.begun, (*wirepb.Frame)(nil)
+	if s == nil {
+		s = c.gather()
+		frame = s.frame
+	}
+	c.sending, c.begun = true, nil
+	c.mu.Unlock()
+	whole, err := send(frame)
+	c.mu.Lock()
+	c.sending = false
+	switch {
+	case errors.Is(err, io.EOF): // by which gRPC means that Recv says why the stream has ended
+		c.ended = true
+	case err != nil:
+		c.fail(fmt.Errorf("send: %w", err))
+	case !whole:
+		c.begun = s
+	default:
+		c.account(s)
+	}
+	if c.err != nil || c.ended {
+		c.wake.Broadcast()
 	}
 }
 
 // grpcPrefix is what gRPC puts before each message: a flag and a length.
 const grpcPrefix = 5
 
-// account notes what was sent with a frame.
-func (c *Conn) account(frame *wirepb.Frame, whole []*Ticket) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.bytes += uint64(grpcPrefix + proto.Size(frame))
-	for _, ticket := range whole {
-		ticket.end = c.bytes
+// account notes what was sent with a frame. Callers hold mu, which account gives up while it tells those who want to know.
+func (c *Conn) account(s *sent) {
+	if c.direct == nil { // nobody flushes a direct stream
+		c.bytes += uint64(grpcPrefix + proto.Size(s.frame))
+		for _, ticket := range s.whole {
+			ticket.end = c.bytes
+		}
+		c.wake.Broadcast()
 	}
-	c.wake.Broadcast()
+	for _, ticket := range s.whole {
+		if ticket.then != nil {
+			c.mu.Unlock()
+			ticket.then()
+			c.mu.Lock()
+		}
+	}
 }
 
 // Flush returns when the ticket's message and its value were written to m, which is below the connection's stream, or the
@@ -224,19 +314,12 @@ func (c *Conn) Flush(ticket *Ticket, m *Meter) bool {
 	return end > 0 && m.wait(end)
 }
 
-// gather waits for something to send, and returns the tickets that are sent whole with it. Small messages go first; then one
-// chunk of each big value in turn.
-func (c *Conn) gather() (frame *wirepb.Frame, whole []*Ticket) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.err == nil && len(c.queue) == 0 && len(c.big) == 0 {
-		c.wake.Wait()
-	}
-	if c.err != nil {
-		return nil, nil
-	}
-	c.sent++
-	frame = &wirepb.Frame{Sequence: c.sent}
+// gather makes the next frame of what there is to send. Small messages go first; then one chunk of each big value in turn. Callers
+// hold mu.
+func (c *Conn) gather() *sent {
+	c.count++
+	frame := &wirepb.Frame{Sequence: c.count}
+	var whole []*Ticket
 	size, parts := 0, 2 // of the chunk
 	for len(c.queue) > 0 && size < frameTarget {
 		ticket := c.queue[0]
@@ -276,7 +359,7 @@ func (c *Conn) gather() (frame *wirepb.Frame, whole []*Ticket) {
 			c.next++
 		}
 	}
-	return frame, whole
+	return &sent{frame, whole}
 }
 
 // Recv returns the next message that is complete: its body, if it has one, holds the whole value in Data. Chunks and
