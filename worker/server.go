@@ -64,7 +64,7 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 	}
 	defer s.handlers.Done()
 	ctx, cancel := context.WithCancel(stream.Context())
-	conn := wire.NewConn(s.wrapped(wire.NewStream(stream)), nil)
+	conn := wire.NewConn(s.wrapped(wire.NewStream(stream, nil)), nil)
 	// The handler must not return while the sender uses the stream.
 	defer func() { <-conn.Stopped() }()
 	defer conn.Close()

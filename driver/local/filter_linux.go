@@ -23,7 +23,7 @@ var denied = []string{
 	"ptrace", "process_vm_readv", "process_vm_writev", "process_mrelease", // other processes' memory
 	"clone3",                                                                       // its flags are behind a pointer; libc falls back to clone on ENOSYS
 	"modify_ldt", "memfd_secret", "remap_file_pages", "uretprobe", "fanotify_mark", // attack surface that nobody needs
-	"cachestat",                                   // tells which of the host's files are in use
+	"cachestat", "mincore", // tell which of the host's files are in use; mincore, of files that are the caller's
 	"name_to_handle_at", "listmount", "statmount", // show more of mounts than a worker may know
 	"adjtimex", "clock_adjtime", // the host's clock
 	"io_setup",   // takes from a number of requests that the whole machine shares
@@ -31,7 +31,7 @@ var denied = []string{
 }
 
 // missing are denied with ENOSYS, so that libraries take the older way.
-var missing = []string{"clone3"}
+var missing = []string{"clone3", "mincore"}
 
 const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID |
 	unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
@@ -95,12 +95,19 @@ func argumentRules() []argumentRule {
 		{name: "socketpair", rows: [][]test{{exactly(0, unix.AF_UNIX)}}},
 		personality,
 		{name: "ioctl", refuse: true, rows: [][]test{{exactly(1, unix.TIOCSTI)}, {exactly(1, unix.TIOCLINUX)}}},
+		// A socket that lingers has whoever closes it last wait: the session, if a worker passes it on the connection and nobody receives it.
+		{name: "setsockopt", refuse: true, rows: [][]test{{exactly(1, unix.SOL_SOCKET), exactly(2, unix.SO_LINGER)}}},
+		// Urgent data is attack surface that nobody needs: on Unix sockets, where it is young, it has been a way into the kernel.
+		{name: "sendto", refuse: true, rows: [][]test{{{3, unix.MSG_OOB, unix.MSG_OOB}}}},
+		{name: "sendmsg", refuse: true, rows: [][]test{{{2, unix.MSG_OOB, unix.MSG_OOB}}}},
+		{name: "sendmmsg", refuse: true, rows: [][]test{{{3, unix.MSG_OOB, unix.MSG_OOB}}}},
 		// F_NOTIFY watches folders of the host, as inotify would. A lease on a file that sandboxes share, which is an ordinary
 		// user's own, has whoever opens it wait.
 		{name: "fcntl", refuse: true, rows: [][]test{{exactly(1, unix.F_NOTIFY)}, {exactly(1, unix.F_SETLEASE)}}},
-		// To drop a file of the host from the page cache, and see when it is there again, would also be to watch.
+		// To drop a file of the host from the page cache, or to read it past that, and see when it is there again, would also be to watch.
 		{name: "fadvise64", refuse: true, rows: [][]test{{exactly(3, unix.FADV_DONTNEED)}}},
-		{name: "preadv2", refuse: true, rows: [][]test{{{5, unix.RWF_NOWAIT, unix.RWF_NOWAIT}}}},
+		{name: "madvise", refuse: true, rows: [][]test{{exactly(2, unix.MADV_PAGEOUT)}}},
+		{name: "preadv2", refuse: true, rows: [][]test{{{5, unix.RWF_NOWAIT, unix.RWF_NOWAIT}}, {{5, unix.RWF_DONTCACHE, unix.RWF_DONTCACHE}}}},
 		// The host's huge pages, which are set aside for somebody.
 		{name: "mmap", refuse: true, rows: [][]test{{{3, unix.MAP_HUGETLB, unix.MAP_HUGETLB}}}},
 		{name: "memfd_create", refuse: true, rows: [][]test{{{1, unix.MFD_HUGETLB, unix.MFD_HUGETLB}}}},

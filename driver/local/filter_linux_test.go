@@ -63,6 +63,15 @@ func TestFilter(t *testing.T) {
 		{"socket", []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER}, refuse(unix.EPERM)},
 		{"socketpair", []uint64{unix.AF_UNIX}, allow},
 		{"socketpair", []uint64{unix.AF_TIPC}, refuse(unix.EPERM)},
+		{"setsockopt", []uint64{3, unix.SOL_SOCKET, unix.SO_REUSEADDR}, allow},
+		{"setsockopt", []uint64{3, unix.IPPROTO_TCP, unix.SO_LINGER}, allow}, // that is TCP_CONGESTION
+		{"setsockopt", []uint64{3, unix.SOL_SOCKET, unix.SO_LINGER}, refuse(unix.EPERM)},
+		{"sendto", []uint64{3, 0, 1, unix.MSG_NOSIGNAL}, allow},
+		{"sendto", []uint64{3, 0, 1, unix.MSG_NOSIGNAL | unix.MSG_OOB}, refuse(unix.EPERM)},
+		{"sendmsg", []uint64{3, 0, unix.MSG_DONTWAIT}, allow},
+		{"sendmsg", []uint64{3, 0, unix.MSG_OOB}, refuse(unix.EPERM)},
+		{"sendmmsg", []uint64{3, 0, 1, unix.MSG_DONTWAIT}, allow},
+		{"sendmmsg", []uint64{3, 0, 1, unix.MSG_OOB}, refuse(unix.EPERM)},
 		{"ioctl", []uint64{0, unix.TCGETS}, allow},
 		{"ioctl", []uint64{0, unix.TIOCSTI}, refuse(unix.EPERM)},
 		{"ioctl", []uint64{0, high | unix.TIOCSTI}, refuse(unix.EPERM)},
@@ -74,6 +83,10 @@ func TestFilter(t *testing.T) {
 		{"fadvise64", []uint64{0, 0, 0, unix.FADV_DONTNEED}, refuse(unix.EPERM)},
 		{"preadv2", []uint64{0, 0, 0, 0, 0, unix.RWF_HIPRI}, allow},
 		{"preadv2", []uint64{0, 0, 0, 0, 0, unix.RWF_HIPRI | unix.RWF_NOWAIT}, refuse(unix.EPERM)},
+		{"preadv2", []uint64{0, 0, 0, 0, 0, unix.RWF_DONTCACHE}, refuse(unix.EPERM)},
+		{"madvise", []uint64{0, 0, unix.MADV_DONTNEED}, allow},
+		{"madvise", []uint64{0, 0, unix.MADV_PAGEOUT}, refuse(unix.EPERM)},
+		{"mincore", nil, refuse(unix.ENOSYS)},
 		{"mmap", []uint64{0, 0, 0, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS}, allow},
 		{"mmap", []uint64{0, 0, 0, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_HUGETLB}, refuse(unix.EPERM)},
 		{"memfd_create", []uint64{0, unix.MFD_CLOEXEC}, allow},
@@ -106,7 +119,7 @@ func TestFilter(t *testing.T) {
 			assert.Equal(t, refuse(unix.EPERM), verdict(uint32(info.ID), number, domain, unix.SOCK_STREAM, 0), "socket domain %d", domain)
 		}
 	}
-	for _, name := range []string{"unshare", "setns", "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp",
+	for _, name := range []string{"unshare", "setns", "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "process_madvise", "cachestat",
 		"umount2", "pivot_root", "chroot", "fsopen", "fsmount", "fsconfig", "fspick", "move_mount", "open_tree", "mount_setattr",
 		"keyctl", "add_key", "request_key", "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter",
 		"io_uring_register", "open_by_handle_at", "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module",

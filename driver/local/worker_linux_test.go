@@ -48,6 +48,7 @@ var workers = map[string]func() int{
 	"limits":  workerLimits,
 	"limited": workerLimited,
 	"passer":  workerPasser,
+	"lingers": workerLingers,
 	"closed":  workerClosed,
 	"full":    workerFull,
 	"zombies": workerZombies,

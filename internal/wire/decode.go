@@ -1,6 +1,9 @@
 package wire
 
 import (
+	"cmp"
+	"context"
+
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
@@ -40,23 +43,27 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	return nil
 }
 
-// NewStream returns the frames of a gRPC stream that has [Codec].
-func NewStream(stream messages) Stream { return frames{stream} }
+// NewStream returns the frames of a gRPC stream that has [Codec]. guard, which may be nil, is what it lies over.
+func NewStream(stream messages, guard *Guard) Stream { return frames{stream, guard} }
 
 // messages are what gRPC's streams have in common.
 type messages interface {
+	Context() context.Context
 	SendMsg(any) error
 	RecvMsg(any) error
 }
 
-type frames struct{ stream messages }
+type frames struct {
+	messages
+	guard *Guard
+}
 
-func (f frames) Send(frame *wirepb.Frame) error { return f.stream.SendMsg(frame) }
+func (f frames) Send(frame *wirepb.Frame) error { return f.SendMsg(frame) }
 
 func (f frames) Recv() (*wirepb.Frame, error) {
 	var r received
-	if err := f.stream.RecvMsg(&r); err != nil {
-		return nil, err
+	if err := f.RecvMsg(&r); err != nil {
+		return nil, cmp.Or(f.guard.Err(), err)
 	}
 	return r.frame, r.err
 }

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"encoding/binary"
 	"net"
 	"sync"
 )
@@ -12,11 +11,7 @@ import (
 type Meter struct {
 	net.Conn
 
-	// of Write alone
-	header [9]byte
-	have   int // bytes of header
-	rest   int // bytes of the frame's body that are to come
-	isData bool
+	frames frameSplitter // of Write alone
 
 	mu      sync.Mutex
 	changed sync.Cond
@@ -55,22 +50,10 @@ func (m *Meter) Close() error {
 // count returns how many of the bytes, which follow the ones before, are the bodies of data frames.
 func (m *Meter) count(p []byte) (data int) {
 	for len(p) > 0 {
-		if m.rest == 0 {
-			n := copy(m.header[m.have:], p)
-			p = p[n:]
-			if m.have += n; m.have == len(m.header) {
-				// RFC 9113, section 4.1: 24 bits of length, 8 of type (0 is data), 8 of flags, 32 of stream.
-				m.have, m.rest = 0, int(binary.BigEndian.Uint32(m.header[:4])>>8)
-				m.isData = m.header[3] == 0
-			}
-			continue
+		var body []byte
+		if body, p, _ = m.frames.next(p); m.frames.kind() == frameData {
+			data += len(body)
 		}
-		n := min(m.rest, len(p))
-		if m.isData {
-			data += n
-		}
-		m.rest -= n
-		p = p[n:]
 	}
 	return data
 }

@@ -105,11 +105,25 @@ var files = []Attempt{
 	}},
 	// To drop it again and again, and see when it is back, tells when the host uses it.
 	{"drop a host file from the page cache", func(Targets) error {
-		return withHostFile(func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) })
+		return withHostFile(func(fd int) error {
+			if unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) == nil {
+				return nil
+			}
+			if _, err := unix.Preadv2(fd, [][]byte{make([]byte, 1)}, 0, unix.RWF_DONTCACHE); err == nil {
+				return nil // what it had to read for that is gone again
+			}
+			return withHostPage(fd, func(page []byte) error { return unix.Madvise(page, unix.MADV_PAGEOUT) })
+		})
 	}},
 	{"see whether a host file is in the page cache", func(Targets) error {
 		return withHostFile(func(fd int) error {
 			if _, err := unix.Preadv2(fd, [][]byte{make([]byte, 1)}, 0, unix.RWF_NOWAIT); err == nil || err == unix.EAGAIN {
+				return nil
+			}
+			if withHostPage(fd, func(page []byte) error {
+				var in [1]byte
+				return errnoOf(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&page[0])), uintptr(len(page)), uintptr(unsafe.Pointer(&in)))
+			}) == nil {
 				return nil
 			}
 			var span, counts [5]uint64
@@ -147,6 +161,15 @@ func withHostFile(do func(fd int) error) error {
 		return err
 	}
 	return do(fd)
+}
+
+func withHostPage(fd int, do func(page []byte) error) error {
+	page, err := unix.Mmap(fd, 0, os.Getpagesize(), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(page)
+	return do(page)
 }
 
 func temporary(name string) string {

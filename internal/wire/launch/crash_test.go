@@ -120,7 +120,7 @@ func TestReport(t *testing.T) {
 	write(goodLine)
 	line, err := io.ReadAll(r)
 	require.NoError(t, err)
-	assert.Equal(t, goodLine, string(line), "go-plugin sees the first line and the end")
+	assert.Equal(t, "1|1|unix|sandbox|grpc", string(line), "go-plugin sees the first line up to the protocol, and the end")
 	write("panic: boom\n\ngoroutine 7 [running]:\nmain.f()\n\t/src/main.go:1 +0x1\n")
 	require.NoError(t, to.Close())
 	assert.Nil(t, r.crash(&driver.Exit{Code: 3}, ""), "nothing that exits with 3 has crashed")

@@ -103,7 +103,7 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	worker := &Worker{grpc: conn, process: adapter.process, output: adapter.output, report: adapter.report, coverage: adapter.coverage, calls: map[uint64]*Pending{}, done: make(chan struct{})}
+	worker := &Worker{grpc: conn, guard: adapter.guard, process: adapter.process, output: adapter.output, report: adapter.report, coverage: adapter.coverage, calls: map[uint64]*Pending{}, done: make(chan struct{})}
 	if err := worker.open(config); err != nil {
 		_ = conn.Close()
 		return nil, err
@@ -119,6 +119,7 @@ type processRunner struct {
 	env     []string
 
 	process  driver.Process
+	guard    *wire.Guard // over the process's connection
 	output   *output
 	report   *report
 	coverage string // the folder for it; empty if it is not wanted
@@ -146,7 +147,7 @@ func (r *processRunner) Start(context.Context) error {
 		return err
 	}
 	r.mu.Lock()
-	r.process, r.report = process, readReport(process.Handshake(), limit)
+	r.process, r.guard, r.report = process, wire.NewGuard(process.Conn()), readReport(process.Handshake(), limit)
 	r.mu.Unlock()
 	r.output = readOutput(process, r.config)
 	if r.ctx.Err() != nil {
@@ -163,7 +164,7 @@ func (r *processRunner) dial(context.Context, string) (net.Conn, error) {
 		return nil, errors.New("the sandbox's stream has ended")
 	}
 	r.dialed = true
-	return r.process.Conn(), nil
+	return r.guard, nil
 }
 
 // abandon kills the process and closes its streams, so that whoever waits for them goes on. What it may have said of its

@@ -2,10 +2,15 @@ package launch
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"os"
 	"runtime"
@@ -237,6 +242,20 @@ func TestWorkersThatDoNotStart(t *testing.T) {
 			require.NotNil(t, failed.Exit)
 			assert.Equal(t, driver.Exit{Code: 3}, *failed.Exit)
 		})
+	}
+}
+
+// go-plugin would use the certificate of a configuration that isn't there.
+func TestACertificateInTheHandshake(t *testing.T) {
+	public, private, err := ed25519.GenerateKey(nil)
+	require.NoError(t, err)
+	certificate, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1)}, &x509.Certificate{SerialNumber: big.NewInt(1)}, public, private)
+	require.NoError(t, err)
+	line := strings.TrimSpace(goodLine) + base64.RawStdEncoding.EncodeToString(certificate)
+	require.Less(t, len(line), maxHandshake)
+	for _, line := range []string{line + "\n", line, line + "|true|more\n"} {
+		_, err = start(t, &fake{line: line, script: welcomed(sends())})
+		require.NoError(t, err)
 	}
 }
 

@@ -51,7 +51,7 @@ func (r *report) read() {
 	reader := bufio.NewReaderSize(r.from, maxHandshake)
 	slice, err := reader.ReadSlice('\n')
 	r.mu.Lock()
-	r.line = string(slice)
+	r.line = handshakeOf(string(slice))
 	r.kept.Write(slice)
 	r.mu.Unlock()
 	r.arrive()
@@ -64,6 +64,16 @@ func (r *report) read() {
 		r.kept.Write(piece[:n])
 		r.mu.Unlock()
 	}
+}
+
+// handshakeFields are the fields of the line up to the protocol.
+const handshakeFields = 5
+
+// handshakeOf is what go-plugin gets of the line. It takes what may follow for a certificate, and panics if it is one where it was not
+// asked to use TLS.
+func handshakeOf(line string) string {
+	fields := strings.Split(line, "|")
+	return strings.Join(fields[:min(handshakeFields, len(fields))], "|")
 }
 
 // Read returns the first line, and then io.EOF.

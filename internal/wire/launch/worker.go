@@ -22,6 +22,7 @@ import (
 // A Worker is a running worker and its stream. Its methods may be called at the same time.
 type Worker struct {
 	grpc    *grpc.ClientConn
+	guard   *wire.Guard
 	process driver.Process
 	output  *output
 	report  *report
@@ -105,7 +106,7 @@ func (w *Worker) open(config Config) error {
 			_ = direct.Close()
 		}
 	}
-	w.conn = wire.NewConn(wire.NewStream(stream), w.returned)
+	w.conn = wire.NewConn(wire.NewStream(stream, w.guard), w.returned)
 	fail := func(err error) error {
 		w.conn.Close()
 		w.closeConn()
