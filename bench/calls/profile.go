@@ -15,13 +15,17 @@ import (
 // profileTime is how long each profile is recorded.
 const profileTime = 5 * time.Second
 
-// profile writes profiles of both sides of warm calls to a folder: of one call at a time, and of 64 in flight.
+// profile writes profiles of both sides of warm calls to a folder: of one call at a time, of 64 in flight, and of big
+// values.
 func profile(ctx context.Context, folder string) error {
 	runtime.MemProfileRate = 4 << 10 // as many samples as there are to have
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
 	}
-	for name, atOnce := range map[string]int{"lone": 1, "in-flight": 64} {
+	for _, load := range []struct {
+		name         string
+		atOnce, size int
+	}{{"lone", 1, callSize}, {"in-flight", 64, callSize}, {"values", 1, bigValue}} {
 		session, err := variants[0].open(ctx, sbx.MaxSandboxes(1), sbx.Concurrency(64))
 		if err != nil {
 			return err
@@ -32,7 +36,7 @@ func profile(ctx context.Context, folder string) error {
 			return err
 		}
 		create := func(what string) (*os.File, error) {
-			return os.Create(filepath.Join(folder, fmt.Sprintf("%s.%s.pprof", name, what)))
+			return os.Create(filepath.Join(folder, fmt.Sprintf("%s.%s.pprof", load.name, what)))
 		}
 		cpu, err := create("session.cpu")
 		if err != nil {
@@ -45,17 +49,17 @@ func profile(ctx context.Context, folder string) error {
 		go func() {
 			data, err := session.Profile(ctx, call.Sandbox(), "cpu", profileTime)
 			if err == nil {
-				err = os.WriteFile(filepath.Join(folder, name+".worker.cpu.pprof"), data, 0o600)
+				err = os.WriteFile(filepath.Join(folder, load.name+".worker.cpu.pprof"), data, 0o600)
 			}
 			remote <- err
 		}()
-		data, calls := make([]byte, callSize), 0
-		run := together(atOnce, func(ctx context.Context) error {
+		data, calls := make([]byte, load.size), 0
+		run := together(load.atOnce, func(ctx context.Context) error {
 			_, err := echo.Call(ctx, data)
 			return err
 		})
-		for began := time.Now(); time.Since(began) < profileTime+time.Second/2; calls += 1000 {
-			if err := run(ctx, 1000); err != nil {
+		for began := time.Now(); time.Since(began) < profileTime+time.Second/2; calls += 2 * load.atOnce {
+			if err := run(ctx, 2*load.atOnce); err != nil {
 				return err
 			}
 		}
@@ -74,10 +78,10 @@ func profile(ctx context.Context, folder string) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(folder, name+".worker.allocs.pprof"), data, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(folder, load.name+".worker.allocs.pprof"), data, 0o600); err != nil {
 			return err
 		}
-		fmt.Printf("%s: %d calls\n", name, calls)
+		fmt.Printf("%s: %d calls\n", load.name, calls)
 		for _, file := range []*os.File{cpu, allocs} {
 			if err := file.Close(); err != nil {
 				return err

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -52,6 +53,7 @@ type Conn struct {
 	offered int       // size of the messages in queue that came by Offer
 	full    bool      // Offer refuses until the next frame
 	next    int       // index into big: whose turn it is
+	turn    bool      // a direct stream's next frame is a chunk
 	streams uint64    // names given to big values
 	err     error
 	ended   bool          // the stream has, and Recv says why
@@ -94,6 +96,8 @@ type outgoing struct {
 type incoming struct {
 	message *wirepb.Message
 	body    *wirepb.Body
+	pieces  [][]byte // that have arrived
+	have    uint64   // bytes
 }
 
 // NewConn returns a connection over stream. If announced is not nil, Recv calls it for each message whose value is going to
@@ -320,6 +324,11 @@ func (c *Conn) gather() *sent {
 	c.count++
 	frame := &wirepb.Frame{Sequence: c.count}
 	var whole []*Ticket
+	if c.direct != nil && len(c.big) > 0 && (c.turn || len(c.queue) == 0) { // chunks have frames of their own there
+		c.turn = false
+		return &sent{frame, c.chunk(frame)}
+	}
+	c.turn = true
 	size, parts := 0, 2 // of the chunk
 	for len(c.queue) > 0 && size < frameTarget {
 		ticket := c.queue[0]
@@ -345,21 +354,26 @@ func (c *Conn) gather() *sent {
 		c.queue = nil
 	}
 	c.full = false
-	if len(c.big) > 0 && size < frameTarget {
-		c.next %= len(c.big)
-		ticket := c.big[c.next]
-		big := ticket.big
-		piece := big.data[:min(chunkSize, len(big.data))]
-		big.data = big.data[len(piece):]
-		frame.Messages = append(frame.Messages, &wirepb.Message{Kind: &wirepb.Message_Chunk{Chunk: &wirepb.Chunk{Stream: big.stream, Data: piece}}})
-		if len(big.data) == 0 {
-			c.big = append(c.big[:c.next], c.big[c.next+1:]...)
-			whole = append(whole, ticket)
-		} else {
-			c.next++
-		}
+	if c.direct == nil && len(c.big) > 0 && size < frameTarget {
+		whole = append(whole, c.chunk(frame)...)
 	}
 	return &sent{frame, whole}
+}
+
+// chunk adds the next chunk to a frame, and returns the ticket whose last one it is. Callers hold mu.
+func (c *Conn) chunk(frame *wirepb.Frame) (whole []*Ticket) {
+	c.next %= len(c.big)
+	ticket := c.big[c.next]
+	big := ticket.big
+	piece := big.data[:min(chunkSize, len(big.data))]
+	big.data = big.data[len(piece):]
+	frame.Messages = append(frame.Messages, &wirepb.Message{Kind: &wirepb.Message_Chunk{Chunk: &wirepb.Chunk{Stream: big.stream, Data: piece}}})
+	if len(big.data) > 0 {
+		c.next++
+		return nil
+	}
+	c.big = append(c.big[:c.next], c.big[c.next+1:]...)
+	return []*Ticket{ticket}
 }
 
 // Recv returns the next message that is complete: its body, if it has one, holds the whole value in Data. Chunks and
@@ -431,19 +445,20 @@ func (c *Conn) acceptChunk(chunk *wirepb.Chunk) (*wirepb.Message, error) {
 	if in == nil {
 		return nil, broken("a chunk of stream %d, which is not announced", chunk.GetStream())
 	}
-	have, size := uint64(len(in.body.Data)), in.body.GetSize()
-	if n := uint64(len(chunk.GetData())); n == 0 || n > size-have {
-		return nil, broken("a chunk of %d bytes where %d are missing", n, size-have)
+	n, left := uint64(len(chunk.GetData())), in.body.GetSize()-in.have
+	if n == 0 || n > left || n < min(chunkSize, left) { // short ones could take much memory
+		return nil, broken("a chunk of %d bytes where %d are missing", n, left)
 	}
-	// The buffer grows with what has arrived, never with what was announced.
-	if need := have + uint64(len(chunk.GetData())); need > uint64(cap(in.body.Data)) {
-		grown := make([]byte, have, min(size, 2*need))
-		copy(grown, in.body.Data)
-		in.body.Data = grown
-	}
-	in.body.Data = append(in.body.Data, chunk.GetData()...)
-	if uint64(len(in.body.Data)) < size {
+	// What has arrived takes memory, never what was announced.
+	in.pieces = append(in.pieces, chunk.GetData())
+	in.have += n
+	if n < left {
 		return nil, nil
+	}
+	in.body.Data = in.pieces[0]
+	if len(in.pieces) > 1 {
+		in.body.Data = bytes.Join(in.pieces, nil)
+		freePieces(in.pieces)
 	}
 	delete(c.incoming, chunk.GetStream())
 	return in.message, nil

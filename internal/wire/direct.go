@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"syscall"
 
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
@@ -14,7 +15,10 @@ import (
 )
 
 // Direct is a stream over a socket of its own, without gRPC between. What Send has returned from is in the socket, and arrives even if
-// this process ends at once. A frame is four bytes of length, and so many bytes that are encoded as gRPC would have them.
+// this process ends at once.
+//
+// A frame is four bytes of length, and so many bytes that are encoded as gRPC would have them. A frame of one chunk, marked by the
+// length's highest bit, is the frame's number and the stream's, eight bytes each, and the data: so many bytes.
 type Direct struct {
 	conn net.Conn
 	raw  syscall.RawConn
@@ -26,10 +30,14 @@ type Direct struct {
 	rest  []byte // what of it is not written
 	write func(fd uintptr) bool
 	err   error // of write
+
+	chunk [chunkHead]byte
 }
 
 const (
 	frameHead = 4
+	chunkHead = frameHead + 16
+	isChunk   = 1 << 31
 	// directBuffer is how much is read at a time, and how long a buffer may be that is kept.
 	directBuffer = 16 << 10
 )
@@ -55,6 +63,14 @@ func NewDirect(conn net.Conn) (*Direct, error) {
 
 // Send writes a frame.
 func (d *Direct) Send(frame *wirepb.Frame) error {
+	if chunk := frame.GetMessages()[0].GetChunk(); chunk != nil {
+		binary.BigEndian.PutUint32(d.chunk[:], isChunk|uint32(len(chunk.GetData())))
+		binary.BigEndian.PutUint64(d.chunk[frameHead:], frame.GetSequence())
+		binary.BigEndian.PutUint64(d.chunk[frameHead+8:], chunk.GetStream())
+		buffers := net.Buffers{d.chunk[:], chunk.GetData()} // not copied
+		_, err := buffers.WriteTo(d.conn)
+		return err
+	}
 	if err := d.encode(frame); err != nil {
 		return err
 	}
@@ -102,6 +118,9 @@ func (d *Direct) Recv() (*wirepb.Frame, error) {
 		return nil, err
 	}
 	n := int(binary.BigEndian.Uint32(head))
+	if n&isChunk != 0 {
+		return d.recvChunk(n &^ isChunk)
+	}
 	if n > MaxFrame {
 		return nil, broken("a frame of %d bytes; the limit is %d", n, MaxFrame)
 	}
@@ -127,6 +146,45 @@ func (d *Direct) Recv() (*wirepb.Frame, error) {
 		return nil, unexpected(err)
 	}
 	return decodeFrame(d.body[:n])
+}
+
+func (d *Direct) recvChunk(n int) (*wirepb.Frame, error) {
+	if n > chunkSize {
+		return nil, broken("a chunk of %d bytes; the limit is %d", n, chunkSize)
+	}
+	var head [chunkHead]byte
+	if _, err := io.ReadFull(d.in, head[:]); err != nil {
+		return nil, unexpected(err)
+	}
+	data := newPiece(n)
+	if _, err := io.ReadFull(d.in, data); err != nil {
+		return nil, unexpected(err)
+	}
+	chunk := &wirepb.Chunk{Stream: binary.BigEndian.Uint64(head[frameHead+8:]), Data: data}
+	return &wirepb.Frame{
+		Sequence: binary.BigEndian.Uint64(head[frameHead:]),
+		Messages: []*wirepb.Message{{Kind: &wirepb.Message_Chunk{Chunk: chunk}}},
+	}, nil
+}
+
+// pieces are buffers of chunkSize for what arrives of big values.
+var pieces = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+// newPiece returns a buffer of n bytes, no longer than it must be.
+func newPiece(n int) []byte {
+	if n < chunkSize {
+		return make([]byte, n)
+	}
+	return pieces.Get().(*[chunkSize]byte)[:]
+}
+
+// freePieces takes buffers back that nobody uses any more.
+func freePieces(list [][]byte) {
+	for _, piece := range list {
+		if cap(piece) == chunkSize {
+			pieces.Put((*[chunkSize]byte)(piece[:chunkSize]))
+		}
+	}
 }
 
 // unexpected is the error of a connection that ends within a frame.

@@ -93,9 +93,11 @@ func TestSendThenTellsWhenItIsInTheSocket(t *testing.T) {
 		for id := range 100 {
 			message, body := callMessage(uint64(id))
 			host.SendThen(message, body, pattern(maxInline, 0), now, func() { told.Add(1) })
+			if id == 0 {
+				require.Eventually(t, func() bool { return told.Load() > 0 }, 10*time.Second, time.Millisecond)
+			}
 		}
-		// Without a reader few of them fit. Each that is told of can be read, although this end is closed.
-		require.Eventually(t, func() bool { return told.Load() > 0 }, 10*time.Second, time.Millisecond)
+		// Without a reader few of the others fit. Each that is told of can be read, although this end is closed.
 		host.Close()
 		require.NoError(t, a.Close())
 		<-host.Stopped()
@@ -113,17 +115,29 @@ func TestSendThenTellsWhenItIsInTheSocket(t *testing.T) {
 }
 
 func TestDirectRefusesLongFrames(t *testing.T) {
-	a, b := socketPair(t)
-	_, err := a.Write(binary.BigEndian.AppendUint32(nil, MaxFrame+1))
-	require.NoError(t, err)
-	stream := newDirect(t, b)
-	_, err = stream.Recv()
-	assert.ErrorAs(t, err, new(*ProtocolError))
-	assert.Nil(t, stream.body, "nothing is allocated for it")
+	for _, length := range []uint32{MaxFrame + 1, isChunk | (chunkSize + 1), ^uint32(0)} {
+		a, b := socketPair(t)
+		_, err := a.Write(binary.BigEndian.AppendUint32(nil, length))
+		require.NoError(t, err)
+		stream := newDirect(t, b)
+		_, err = stream.Recv()
+		assert.ErrorAs(t, err, new(*ProtocolError))
+		assert.Nil(t, stream.body, "nothing is allocated for it")
+	}
+}
+
+func TestSmallValuesPassBigOnes(t *testing.T) {
+	host, worker := connectDirect(t)
+	message, body := callMessage(1)
+	host.Send(message, body, pattern(64*chunkSize, 1))
+	message, body = callMessage(2)
+	host.Send(message, body, pattern(10, 2))
+	assert.EqualValues(t, 2, recvCall(t, worker).GetId())
+	assert.True(t, bytes.Equal(pattern(64*chunkSize, 1), recvCall(t, worker).GetArgument().GetData()))
 }
 
 func TestDirectEndsWithinAFrame(t *testing.T) {
-	for _, length := range []uint32{10, directBuffer + 10} {
+	for _, length := range []uint32{10, directBuffer + 10, isChunk | 100} {
 		a, b := socketPair(t)
 		_, err := a.Write(append(binary.BigEndian.AppendUint32(nil, length), "short"...))
 		require.NoError(t, err)
@@ -144,6 +158,7 @@ func TestDirectNeedsASocket(t *testing.T) {
 func FuzzDirect(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 2, 8, 1})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
+	f.Add([]byte{0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 7})
 	f.Add([]byte{0, 0, 0, 4, 8, 1, 0x12, 0, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		a, b := socketPair(t)
