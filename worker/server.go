@@ -325,6 +325,9 @@ func (c *call) crash(p any) *wirepb.Result {
 	return &wirepb.Result{Outcome: &wirepb.Result_Panic{Panic: crash}}
 }
 
+// Logger is the logger of what the function logs.
+func (c *call) Logger() *slog.Logger { return c.records.logger(c.message.GetId()) }
+
 // run runs the call to its end.
 func (c *call) run() *wirepb.Result {
 	if int(c.message.GetFunction()) >= len(c.server.entries) {
@@ -360,7 +363,7 @@ func (c *call) run() *wirepb.Result {
 		}
 	}
 	c.begun = true
-	err = callinfo.Run(callinfo.WithLogger(c.ctx, c.records.logger(c.message.GetId())), info, invocation.Run)
+	err = callinfo.Run(c.ctx, info, c, invocation.Run)
 	switch {
 	case err != nil && errors.Is(c.ctx.Err(), context.DeadlineExceeded):
 		timedOut := &wirepb.TimedOut{Deadline: !c.timedOut()}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,6 +63,7 @@ type Conn struct {
 	sending bool   // somebody uses the stream to send
 	begun   *sent  // a frame that was not sent whole
 	count   uint64 // frames; guarded by mu, as are those two
+	spare   *sent  // of a direct stream, which keeps nothing of a frame; guarded by mu
 
 	bytes    uint64        // of the messages that gRPC was given, as it frames them; guarded by mu
 	received atomic.Uint64 // frames
@@ -113,29 +115,32 @@ func NewConn(stream Stream, announced func(*wirepb.Message) error) *Conn {
 // Send queues a message. If body is not nil it is the message's body, and Send fills it with value, whole or as an
 // announcement of chunks. value must not be changed afterwards. Send does not wait.
 func (c *Conn) Send(message *wirepb.Message, body *wirepb.Body, value []byte) *Ticket {
-	return c.post(&Ticket{message: message}, body, value, false)
+	ticket := &Ticket{}
+	c.SendTicket(ticket, message, body, value, false)
+	return ticket
 }
 
 // Direct reports whether the stream is one that SendThen needs.
 func (c *Conn) Direct() bool { return c.direct != nil }
 
-// SendNow is Send for a message behind which no other will come soon: if it can, it is sent by this goroutine, which still does not
-// wait.
-func (c *Conn) SendNow(message *wirepb.Message, body *wirepb.Body, value []byte) *Ticket {
-	return c.post(&Ticket{message: message}, body, value, true)
+// SendTicket is Send with a ticket, a new one, from whoever calls it. now says that no other message will come soon: this
+// goroutine sends it, if it can without waiting.
+func (c *Conn) SendTicket(ticket *Ticket, message *wirepb.Message, body *wirepb.Body, value []byte, now bool) {
+	ticket.message = message
+	c.post(ticket, body, value, now)
 }
 
-// SendThen is Send, or SendNow, on a direct stream. It calls then when the message and its value are in the socket, and not at all if the
+// SendThen is SendTicket on a direct stream. It calls then when the message and its value are in the socket, and not at all if the
 // connection ends before.
 func (c *Conn) SendThen(message *wirepb.Message, body *wirepb.Body, value []byte, now bool, then func()) {
 	c.post(&Ticket{message: message, then: then}, body, value, now)
 }
 
-func (c *Conn) post(ticket *Ticket, body *wirepb.Body, value []byte, now bool) *Ticket {
+func (c *Conn) post(ticket *Ticket, body *wirepb.Body, value []byte, now bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		return ticket
+		return
 	}
 	switch {
 	case body == nil:
@@ -153,7 +158,6 @@ func (c *Conn) post(ticket *Ticket, body *wirepb.Body, value []byte, now bool) *
 	if len(c.queue) > 0 || c.begun != nil {
 		c.wake.Broadcast()
 	}
-	return ticket
 }
 
 // Offer queues a message that may be dropped, in its turn among those of Send, and reports whether it did. When
@@ -242,6 +246,15 @@ func (c *Conn) send() {
 		for c.sending || c.err == nil && !c.ended && c.begun == nil && len(c.queue) == 0 && len(c.big) == 0 {
 			c.wake.Wait()
 		}
+		if c.err == nil && c.direct != nil && c.begun == nil && len(c.big) == 0 {
+			// Those who are about to run may have something for the same frame. Who is alone does not come here.
+			c.mu.Unlock()
+			runtime.Gosched()
+			c.mu.Lock()
+			if c.sending || c.err == nil && len(c.queue) == 0 {
+				continue
+			}
+		}
 		if c.err != nil || c.ended {
 			return
 		}
@@ -304,7 +317,16 @@ func (c *Conn) account(s *sent) {
 			c.mu.Lock()
 		}
 	}
+	if c.direct != nil && cap(s.whole) <= maxSpare {
+		clear(s.whole)
+		clear(s.frame.Messages)
+		s.whole, s.frame.Messages = s.whole[:0], s.frame.Messages[:0]
+		c.spare = s
+	}
 }
+
+// maxSpare is for how many messages a frame may have room that is used again.
+const maxSpare = 256
 
 // Flush returns when the ticket's message and its value were written to m, which is below the connection's stream, or the
 // connection has ended; false if they were not.
@@ -322,11 +344,17 @@ func (c *Conn) Flush(ticket *Ticket, m *Meter) bool {
 // hold mu.
 func (c *Conn) gather() *sent {
 	c.count++
-	frame := &wirepb.Frame{Sequence: c.count}
-	var whole []*Ticket
+	s := c.spare
+	if s == nil {
+		s = &sent{frame: &wirepb.Frame{}}
+	}
+	c.spare = nil
+	frame := s.frame
+	frame.Sequence = c.count
 	if c.direct != nil && len(c.big) > 0 && (c.turn || len(c.queue) == 0) { // chunks have frames of their own there
 		c.turn = false
-		return &sent{frame, c.chunk(frame)}
+		c.chunk(s)
+		return s
 	}
 	c.turn = true
 	size, parts := 0, 2 // of the chunk
@@ -345,7 +373,7 @@ func (c *Conn) gather() *sent {
 		if ticket.big != nil {
 			c.big = append(c.big, ticket)
 		} else {
-			whole = append(whole, ticket)
+			s.whole = append(s.whole, ticket)
 		}
 		frame.Messages = append(frame.Messages, ticket.message)
 		size += proto.Size(ticket.message)
@@ -355,25 +383,25 @@ func (c *Conn) gather() *sent {
 	}
 	c.full = false
 	if c.direct == nil && len(c.big) > 0 && size < frameTarget {
-		whole = append(whole, c.chunk(frame)...)
+		c.chunk(s)
 	}
-	return &sent{frame, whole}
+	return s
 }
 
-// chunk adds the next chunk to a frame, and returns the ticket whose last one it is. Callers hold mu.
-func (c *Conn) chunk(frame *wirepb.Frame) (whole []*Ticket) {
+// chunk adds the next chunk to a frame. Callers hold mu.
+func (c *Conn) chunk(s *sent) {
 	c.next %= len(c.big)
 	ticket := c.big[c.next]
 	big := ticket.big
 	piece := big.data[:min(chunkSize, len(big.data))]
 	big.data = big.data[len(piece):]
-	frame.Messages = append(frame.Messages, &wirepb.Message{Kind: &wirepb.Message_Chunk{Chunk: &wirepb.Chunk{Stream: big.stream, Data: piece}}})
+	s.frame.Messages = append(s.frame.Messages, &wirepb.Message{Kind: &wirepb.Message_Chunk{Chunk: &wirepb.Chunk{Stream: big.stream, Data: piece}}})
 	if len(big.data) > 0 {
 		c.next++
-		return nil
+		return
 	}
 	c.big = append(c.big[:c.next], c.big[c.next+1:]...)
-	return []*Ticket{ticket}
+	s.whole = append(s.whole, ticket)
 }
 
 // Recv returns the next message that is complete: its body, if it has one, holds the whole value in Data. Chunks and

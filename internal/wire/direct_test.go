@@ -61,7 +61,7 @@ func TestDirectValuesOfAllLengths(t *testing.T) {
 		want := pattern(n, byte(id))
 		message, body := callMessage(uint64(id))
 		if id%2 == 0 {
-			host.SendNow(message, body, want)
+			host.SendTicket(&Ticket{}, message, body, want, true)
 		} else {
 			host.Send(message, body, want)
 		}
@@ -71,12 +71,12 @@ func TestDirectValuesOfAllLengths(t *testing.T) {
 	}
 }
 
-func TestSendNowDoesNotWaitForWhoDoesNotRead(t *testing.T) {
+func TestSendingNowDoesNotWaitForWhoDoesNotRead(t *testing.T) {
 	host, worker := connectDirect(t)
 	const count = 100 // of which few fit into the socket
 	for id := range count {
 		message, body := callMessage(uint64(id))
-		host.SendNow(message, body, pattern(maxInline, byte(id)))
+		host.SendTicket(&Ticket{}, message, body, pattern(maxInline, byte(id)), true)
 	}
 	for id := range count {
 		got := recvCall(t, worker)

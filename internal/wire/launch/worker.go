@@ -440,6 +440,12 @@ type Pending struct {
 	arriving  atomic.Uint64 // the length of a result that comes in chunks; 0 before
 	withdrawn bool          // guarded by worker.mu
 	begun     bool          // set before worker.done is closed
+
+	// what is sent, here because one allocation is cheaper than five
+	message  wirepb.Message
+	kind     wirepb.Message_Call
+	argument wirepb.Body
+	sent     wire.Ticket
 }
 
 // Go sends a call with its encoded argument. The id and the slot are chosen here. It does not wait.
@@ -448,8 +454,8 @@ func (w *Worker) Go(call *wirepb.Call, argument []byte) *Pending {
 	defer w.mu.Unlock()
 	w.last++
 	call.Id = w.last
-	call.Argument = &wirepb.Body{}
 	p := &Pending{worker: w, id: call.GetId(), attempt: call.GetAttempt(), slot: ledger.Slots, done: make(chan struct{})}
+	call.Argument, p.kind.Call, p.message.Kind, p.ticket = &p.argument, call, &p.kind, &p.sent
 	if n := len(w.slots); w.calls != nil && n > 0 {
 		p.slot = w.slots[n-1]
 		w.slots = w.slots[:n-1]
@@ -457,11 +463,8 @@ func (w *Worker) Go(call *wirepb.Call, argument []byte) *Pending {
 	}
 	call.Slot = uint32(p.slot) // without one the worker refuses the call
 	w.output.began(caller{p.id, p.slot, w.nameOf(call.GetFunction()), call.GetName()})
-	send := w.conn.Send
-	if len(w.calls) == 0 { // whatever was sent before was answered: there is room
-		send = w.conn.SendNow
-	}
-	p.ticket = send(&wirepb.Message{Kind: &wirepb.Message_Call{Call: call}}, call.GetArgument(), argument)
+	// If whatever was sent before was answered, nothing else is to go with this one.
+	w.conn.SendTicket(p.ticket, &p.message, &p.argument, argument, len(w.calls) == 0)
 	if w.calls != nil {
 		w.calls[p.id] = p
 	}
