@@ -62,9 +62,17 @@ prove-commands: ## try commands in sandboxes: 2 GiB through their pipes, 10,000 
 	go test -count=1 -v -timeout 1h -run 'TestWhatGoesThroughPipesIsWhole|TestShortCommandsLeaveNothing' . -pipe-mib 2048 -short-commands 10000
 
 .PHONY: bench
-bench: ## run the benchmarks
-	$(call each_module,go test -run '^$$' -bench . -benchmem ./...)
+bench: ## measure everything beside what one would use instead, and write docs/performance.md; takes five minutes of an idle machine
 	CGO_ENABLED=0 go run ./bench/sandboxes
+	CGO_ENABLED=0 go run ./bench/calls -write
+
+.PHONY: bench-check
+bench-check: ## show what is more than 20 % worse, beside what one would use instead, than when `make bench` wrote it down
+	CGO_ENABLED=0 go run ./bench/calls -check
+
+.PHONY: bench-pieces
+bench-pieces: ## run the benchmarks of the pieces; benchstat compares what two runs print
+	$(call each_module,go test -run '^$$' -bench . -benchmem ./...)
 
 .PHONY: test-cgroup2
 test-cgroup2: ## test limits on cgroup version 2, in a virtual machine; needs qemu and a kernel, see the script

@@ -2,6 +2,7 @@ package sbx_test
 
 import (
 	"log/slog"
+	"runtime"
 	"testing"
 
 	"github.com/sandboxfn/sbx"
@@ -42,6 +43,22 @@ func BenchmarkCall(b *testing.B) {
 	})
 }
 
+// BenchmarkInFlight is the time of one of many calls at a time, in one sandbox.
+func BenchmarkInFlight(b *testing.B) {
+	benchmarkEverywhere(b, func(b *testing.B, session *sbx.Session) {
+		double := session.Function(Double, sbx.Concurrency(64))
+		b.ReportAllocs()
+		b.SetParallelism(64 / runtime.GOMAXPROCS(0))
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				if _, err := double.Call(b.Context(), 1); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	})
+}
+
 // BenchmarkMap is the time of one input among many.
 func BenchmarkMap(b *testing.B) {
 	benchmarkEverywhere(b, func(b *testing.B, session *sbx.Session) {
@@ -68,7 +85,7 @@ func BenchmarkFirstCall(b *testing.B) {
 					b.Fatal(err)
 				}
 				if err := session.Close(); err != nil {
-					b.Fatal(err)
+					b.Error(err)
 				}
 			}
 		})

@@ -173,7 +173,9 @@ type request struct {
 // callSerial numbers the calls of this process.
 var callSerial atomic.Uint64
 
-func newCallID() string { return "c-" + strconv.FormatUint(callSerial.Add(1), 10) }
+func newCallID() string {
+	return string(strconv.AppendUint(append(make([]byte, 0, 22), "c-"...), callSerial.Add(1), 10))
+}
 
 // prepare checks what can be checked before a sandbox is touched, and encodes the arguments, given by pointers.
 func (f *function) prepare(ctx context.Context, index int, args ...any) (*request, error) {

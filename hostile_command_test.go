@@ -89,6 +89,7 @@ func (p *hostileProcess) Handshake() io.ReadCloser { return p.handshake }
 func (*hostileProcess) Stdout() io.ReadCloser      { return io.NopCloser(strings.NewReader("")) }
 func (*hostileProcess) Stderr() io.ReadCloser      { return io.NopCloser(strings.NewReader("")) }
 func (*hostileProcess) Ledger() *os.File           { return nil }
+func (*hostileProcess) Direct() net.Conn           { return nil }
 
 func (p *hostileProcess) Wait(ctx context.Context) (driver.Exit, error) {
 	select {

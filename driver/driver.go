@@ -116,6 +116,9 @@ const (
 	// LedgerFD is a file of LedgerSize zero bytes that both sides map, and in which they agree on which calls have begun. A
 	// driver that can't share memory with its workers leaves it closed.
 	LedgerFD = 5
+	// DirectFD is a connected byte stream for the protocol's frames, without what is below them on ConnFD, so that calls cost less. It
+	// must be a socket of the system. A driver that has none leaves it closed.
+	DirectFD = 6
 )
 
 // LedgerSize is the length of a ledger in bytes.
@@ -133,6 +136,9 @@ type Process interface {
 
 	// Ledger is the file that the worker has as [LedgerFD]; nil if it has none. Whoever started the worker closes it.
 	Ledger() *os.File
+
+	// Direct is the other end of the worker's [DirectFD]; nil if it has none.
+	Direct() net.Conn
 
 	// Wait blocks until the process has ended and says how. An error means that how it ended could not be learnt.
 	// It may be called more than once.

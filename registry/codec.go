@@ -58,11 +58,14 @@ func (c *Codec) Append(dst []byte, v reflect.Value) ([]byte, error) {
 // Decode sets v, which has the codec's type and can be set, from data, all of it. What v held before is lost. The
 // error is a *[DataError], and v is then zero; or a *[ValueError] if v doesn't fit. data may be reused afterwards.
 func (c *Codec) Decode(data []byte, v reflect.Value) error {
+	return c.decodeFrom(decoder{data: data}, v)
+}
+
+func (c *Codec) decodeFrom(d decoder, v reflect.Value) error {
 	if !v.IsValid() || v.Type() != c.typ || !v.CanSet() {
 		return c.misuse(v, fmt.Sprintf("a settable value of type %s is needed", c.typ))
 	}
 	v.SetZero()
-	d := decoder{data: data}
 	err := d.value(c, v)
 	if err != nil {
 		v.SetZero()

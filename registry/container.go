@@ -147,6 +147,9 @@ func (c *compiler) slice(codec *Codec) error {
 	return nil
 }
 
+// ownedSize is how long bytes are at least that are not copied out of what they are read from.
+const ownedSize = 4 << 10
+
 func byteSlice(c *Codec) {
 	t := c.typ
 	c.encode = func(e *encoder, p unsafe.Pointer) error {
@@ -163,6 +166,10 @@ func byteSlice(c *Codec) {
 		b, err := d.binary()
 		if err != nil {
 			return err
+		}
+		if d.owned && len(b) >= ownedSize && len(b) >= len(d.data)/2 { // which keeps no more than twice what it needs
+			*(*[]byte)(p) = b
+			return nil
 		}
 		*(*[]byte)(p) = append(make([]byte, 0, len(b)), b...) // never nil, unlike bytes.Clone of nothing
 		return nil

@@ -49,7 +49,9 @@ type decoder struct {
 	// could each be granted the whole rest, and together allocate its square.
 	claimed int
 	depth   int
-	zones   int // how many times a time zone was looked for on disk
+	// owned says that nobody else uses data, so that long values may be parts of it.
+	owned bool
+	zones int // how many times a time zone was looked for on disk
 	// inState gives the errors in what is read, if that is the state of an error.
 	inState *childReader
 }

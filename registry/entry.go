@@ -110,8 +110,8 @@ func (e *Entry) EncodeArgs(dst []byte, args ...any) ([]byte, error) {
 	return out, nil
 }
 
-// DecodeArgs reads what [Entry.EncodeArgs] wrote. The error is a *[TypeError] or a *[DataError]. data may be reused
-// afterwards.
+// DecodeArgs reads what [Entry.EncodeArgs] wrote. The error is a *[TypeError] or a *[DataError]. data must not be changed
+// afterwards: long values may be parts of it.
 func (e *Entry) DecodeArgs(data []byte) (*Invocation, error) {
 	e.compile()
 	if e.err != nil {
@@ -119,7 +119,7 @@ func (e *Entry) DecodeArgs(data []byte) (*Invocation, error) {
 	}
 	invocation := e.begin()
 	invocation.entry = e
-	d := decoder{data: data}
+	d := decoder{data: data, owned: true}
 	for _, codec := range e.params {
 		if err := d.claim(codec.min, 1, "an argument"); err != nil {
 			return nil, err
@@ -138,8 +138,8 @@ func (e *Entry) DecodeArgs(data []byte) (*Invocation, error) {
 }
 
 // DecodeResult reads what [Invocation.EncodeResult] wrote into result, a pointer to the result's type; for an [Action]
-// it is nil. The error is a *[TypeError], a *[DataError], or a *[ValueError] if result has another type. data may be
-// reused afterwards.
+// it is nil. The error is a *[TypeError], a *[DataError], or a *[ValueError] if result has another type. data must not
+// be changed afterwards: long values may be parts of it.
 func (e *Entry) DecodeResult(data []byte, result any) error {
 	e.compile()
 	if e.err != nil {
@@ -153,7 +153,7 @@ func (e *Entry) DecodeResult(data []byte, result any) error {
 	if err != nil {
 		return err
 	}
-	return e.result.Decode(data, v)
+	return e.result.decodeFrom(decoder{data: data, owned: true}, v)
 }
 
 func pointedTo(pointer any, t reflect.Type) (reflect.Value, error) {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ func act(_ context.Context, in *int) error                { *in++; return nil }
 func now(context.Context) (string, error)                 { return "now", nil }
 func add(_ context.Context, a int, b string) (any, error) { return fmt.Sprint(a, b), nil }
 func bad(context.Context, chan int) (int, error)          { return 0, nil }
+func echo(_ context.Context, data []byte) ([]byte, error) { return data, nil }
 func badResult(context.Context, int) (func(), error)      { return nil, nil }
 
 func init() {
@@ -46,6 +48,7 @@ func init() {
 	Function2[int, string, any]("m.add", add)
 	Function[chan int, int]("m.bad", bad)
 	Function[int, func()]("m.badResult", badResult)
+	Function[[]byte, []byte]("m.echo", echo)
 	Error("m.errDiverged", errDiverged)
 }
 
@@ -253,6 +256,7 @@ func TestSentinels(t *testing.T) {
 	Error("m.unequal", unequal{})
 	_, ok = sentinelNamed("m.nil")
 	assert.False(t, ok)
+	Function[[]byte, []byte]("m.echo", echo)
 	Error("m.errDiverged", errDiverged)
 	Error("m.alias", errDiverged)
 	name, _ := sentinelName(errDiverged)
@@ -292,6 +296,7 @@ func TestConcurrentUse(t *testing.T) {
 		group.Go(func() {
 			Function[job, int]("m.train", train)
 			Type[fresh]()
+			Function[[]byte, []byte]("m.echo", echo)
 			Error("m.errDiverged", errDiverged)
 			e, _ := Lookup(train)
 			assert.NoError(t, e.Err())
@@ -303,4 +308,18 @@ func TestConcurrentUse(t *testing.T) {
 		})
 	}
 	group.Wait()
+}
+
+func TestLongBytesAreNotCopied(t *testing.T) {
+	e := entry(t, echo)
+	for _, n := range []int{0, ownedSize - 1, ownedSize, 1 << 20} {
+		data, err := e.EncodeArgs(nil, new(bytes.Repeat([]byte{7}, n)))
+		require.NoError(t, err)
+		var result []byte
+		require.NoError(t, e.DecodeResult(data, &result))
+		require.Equal(t, bytes.Repeat([]byte{7}, n), result)
+		assert.Equal(t, n, cap(result), "what is appended changes nothing else")
+		data[len(data)-1] = 8
+		assert.Equal(t, n >= ownedSize, n > 0 && result[n-1] == 8)
+	}
 }

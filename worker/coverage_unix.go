@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,9 +33,13 @@ func superviseCovered(boot wire.Boot, handshake *os.File) {
 	}
 	boot.Coverage = false
 	conn := os.NewFile(connFD, "connection")
-	files := []*os.File{conn, handshake}
+	files := []*os.File{connFD - 3: conn, handshakeFD - 3: handshake, directFD - 3: nil}
 	if ledger := os.NewFile(ledgerFD, "ledger"); isRegular(ledger) {
-		files = append(files, ledger)
+		files[ledgerFD-3] = ledger
+	}
+	direct := os.NewFile(directFD, "direct")
+	if info, err := direct.Stat(); err == nil && info.Mode()&fs.ModeSocket != 0 {
+		files[directFD-3] = direct
 	}
 	child := &exec.Cmd{
 		Path: self, Args: os.Args,
@@ -43,7 +48,7 @@ func superviseCovered(boot wire.Boot, handshake *os.File) {
 	}
 	err = child.Start()
 	// The session must see the stream end when the child does.
-	_ = conn.Close()
+	_, _ = conn.Close(), direct.Close()
 	if err == nil {
 		err = child.Wait()
 	}

@@ -17,6 +17,7 @@ const (
 	connFD      = 3
 	handshakeFD = 4
 	ledgerFD    = 5
+	directFD    = 6
 )
 
 // keepDescriptors keeps the protocol's descriptors from processes that user code starts, and returns the handshake's. From
@@ -25,6 +26,7 @@ func keepDescriptors() *os.File {
 	syscall.CloseOnExec(connFD)
 	syscall.CloseOnExec(handshakeFD)
 	syscall.CloseOnExec(ledgerFD)
+	syscall.CloseOnExec(directFD)
 	handshake := os.NewFile(handshakeFD, "handshake")
 	// If this fails, a crash looks like any other exit with status 2. So would fatal errors if GOTRACEBACK were none: a higher
 	// level that it has stays.
@@ -42,6 +44,17 @@ func openLedger() *ledger.Ledger {
 		return nil
 	}
 	return l
+}
+
+// openDirect returns nil where the driver gives no such socket.
+func openDirect() net.Conn {
+	file := os.NewFile(directFD, "direct")
+	defer func() { _ = file.Close() }()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil
+	}
+	return conn
 }
 
 func openConn() (net.Conn, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -36,6 +37,7 @@ type server struct {
 	exit      func(why string) // ends the worker at once; why is one of package wire's
 	wrap      func(wire.Stream) wire.Stream
 	meter     *wire.Meter
+	direct    net.Conn // nil if there is none
 	opened    sync.Once
 
 	handlers sync.WaitGroup // of the stream; they wait for the calls
@@ -83,7 +85,24 @@ func (s *server) Serve(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Fram
 	if hello == nil {
 		return &wire.ProtocolError{Reason: "the first message is not a hello"}
 	}
-	conn.Send(&wirepb.Message{Kind: &wirepb.Message_Welcome{Welcome: s.welcome()}}, nil, nil)
+	welcome := s.welcome()
+	welcome.Direct = hello.GetDirect() && s.direct != nil
+	conn.Send(&wirepb.Message{Kind: &wirepb.Message_Welcome{Welcome: welcome}}, nil, nil)
+	if welcome.GetDirect() {
+		stream, err := wire.NewDirect(s.direct)
+		if err != nil {
+			return err
+		}
+		// Each of the two connections ends the other.
+		defer func() { _ = s.meter.Close() }()
+		stop := context.AfterFunc(ctx, func() { _ = s.direct.Close() })
+		defer stop()
+		conn = wire.NewConn(stream, nil)
+		defer func() { <-conn.Stopped() }()
+		defer conn.Close()
+		defer s.calls.Wait()
+		defer cancel()
+	}
 
 	d := &dispatch{
 		ctx: ctx, conn: conn, hello: hello, server: s, calls: map[uint64]*call{},
@@ -215,7 +234,8 @@ func (d *dispatch) cancel(id uint64) {
 	c.cancel()
 	if i := slices.Index(d.waiting, c); i >= 0 {
 		d.waiting = slices.Delete(d.waiting, i, i+1)
-		c.answer(cancelled(), nil)
+		c.answers()
+		c.send(cancelled(), nil)
 	}
 }
 
@@ -233,29 +253,49 @@ func (c *call) finish() {
 func (c *call) end() {
 	c.cancel()
 	c.mu.Lock()
-	sent := c.answer(c.result, c.value)
+	first, alone := c.answers(), c.running == 1
 	c.mu.Unlock()
-	// The next call may end the process at once, which must not cost this one its result.
-	written := sent == nil || c.conn.Flush(sent, c.server.meter)
+	// The next call may end the process at once, which must not cost this one its result. If that does not arrive, nobody would hear
+	// of the next call, and it could run elsewhere: none begins any more.
+	switch {
+	case !first:
+		c.over()
+	case c.conn.Direct():
+		message, body := c.resultMessage(c.result)
+		c.conn.SendThen(message, body, c.value, alone, c.over)
+	case c.conn.Flush(c.send(c.result, c.value), c.server.meter):
+		c.over()
+	}
+}
+
+// over begins the next call.
+func (c *call) over() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !written { // nobody would hear of the next call, and it could run elsewhere
-		c.doomed = true
-	}
 	c.running--
 	c.next()
 }
 
-// answer sends a result, unless one was sent. Callers hold mu.
-func (c *call) answer(result *wirepb.Result, value []byte) *wire.Ticket {
+// answers notes that a call is answered, and reports whether it was not before. Callers hold mu.
+func (c *call) answers() bool {
 	if c.answered {
-		return nil
+		return false
 	}
 	c.answered = true
 	delete(c.calls, c.message.GetId())
+	return true
+}
+
+// send sends a result.
+func (c *call) send(result *wirepb.Result, value []byte) *wire.Ticket {
+	message, body := c.resultMessage(result)
+	return c.conn.Send(message, body, value)
+}
+
+func (c *call) resultMessage(result *wirepb.Result) (*wirepb.Message, *wirepb.Body) {
 	result.Id, result.Attempt = c.message.GetId(), c.message.GetAttempt()
 	c.records.report(c.message.GetId())
-	return c.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Result{Result: result}}, result.GetValue(), value)
+	return &wirepb.Message{Kind: &wirepb.Message_Result{Result: result}}, result.GetValue()
 }
 
 // overdue answers for a function that does not return although its time was up a while ago. The session ends the sandbox
@@ -263,11 +303,11 @@ func (c *call) answer(result *wirepb.Result, value []byte) *wire.Ticket {
 func (c *call) overdue() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.answered {
+	if !c.answers() {
 		return
 	}
 	c.doomed = true
-	c.answer(&wirepb.Result{Outcome: &wirepb.Result_TimedOut{TimedOut: &wirepb.TimedOut{
+	c.send(&wirepb.Result{Outcome: &wirepb.Result_TimedOut{TimedOut: &wirepb.TimedOut{
 		Running: true, Deadline: !c.timedOut(), Stack: stackOf(c.goroutine),
 	}}}, nil)
 	time.AfterFunc(doomTime, func() { c.server.exit(wire.FunctionHeld) })
@@ -290,6 +330,9 @@ func (c *call) crash(p any) *wirepb.Result {
 	}
 	return &wirepb.Result{Outcome: &wirepb.Result_Panic{Panic: crash}}
 }
+
+// Logger is the logger of what the function logs.
+func (c *call) Logger() *slog.Logger { return c.records.logger(c.message.GetId()) }
 
 // run runs the call to its end.
 func (c *call) run() *wirepb.Result {
@@ -326,7 +369,7 @@ func (c *call) run() *wirepb.Result {
 		}
 	}
 	c.begun = true
-	err = callinfo.Run(callinfo.WithLogger(c.ctx, c.records.logger(c.message.GetId())), info, invocation.Run)
+	err = callinfo.Run(c.ctx, info, c, invocation.Run)
 	switch {
 	case err != nil && errors.Is(c.ctx.Err(), context.DeadlineExceeded):
 		timedOut := &wirepb.TimedOut{Deadline: !c.timedOut()}

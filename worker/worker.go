@@ -123,7 +123,7 @@ func serveProcess(boot wire.Boot) error {
 	if err != nil {
 		return err
 	}
-	server := &server{ledger: openLedger(), attendant: attendant, exit: func(why string) {
+	server := &server{ledger: openLedger(), direct: openDirect(), attendant: attendant, exit: func(why string) {
 		_, _ = io.WriteString(handshake, why)
 		os.Exit(1)
 	}}

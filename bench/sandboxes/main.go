@@ -155,7 +155,7 @@ func startSandbox(session driver.Session) func(context.Context) (func() error, e
 		}
 		return func() error {
 			err := sandbox.Stop(ctx)
-			for _, stream := range []io.Closer{p.Conn(), p.Handshake(), p.Stdout(), p.Stderr(), p.Ledger()} {
+			for _, stream := range []io.Closer{p.Conn(), p.Direct(), p.Handshake(), p.Stdout(), p.Stderr(), p.Ledger()} {
 				_ = stream.Close()
 			}
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
@@ -146,6 +147,21 @@ func (m *mute) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driver.
 
 func (p muteProcess) Conn() net.Conn { return muteConn{p.Process.Conn(), p.mute} }
 
+// Direct is there only if it can be muted.
+func (p muteProcess) Direct() net.Conn {
+	socket, ok := p.Process.Direct().(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	return muteSocket{muteConn{p.Process.Direct(), p.mute}, socket}
+}
+
+// muteSocket has the descriptor of a connection, too, which the session may write to while it is not silent.
+type muteSocket struct {
+	muteConn
+	syscall.Conn
+}
+
 func (p muteProcess) Kill() error {
 	if p.mute.silent.Load() {
 		return nil
@@ -179,4 +195,7 @@ func (s *suite) silence() {
 	assert.Equal(s, driver.Exit{Code: 1}, exit)
 	sandbox.silent.Store(false)
 	_ = sandbox.process.Conn().Close()
+	if direct := sandbox.process.Direct(); direct != nil {
+		_ = direct.Close()
+	}
 }

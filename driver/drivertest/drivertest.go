@@ -306,6 +306,9 @@ func (s *suite) start(sandbox driver.Sandbox) driver.Process {
 	s.Cleanup(func() {
 		_ = process.Kill()
 		_ = process.Conn().Close()
+		if direct := process.Direct(); direct != nil {
+			_ = direct.Close()
+		}
 		for _, stream := range []io.Closer{process.Handshake(), process.Stdout(), process.Stderr()} {
 			_ = stream.Close()
 		}

@@ -185,6 +185,9 @@ type process struct {
 
 func (p *process) Conn() net.Conn { return p.conn }
 
+// Direct is nil: faults are for frames on their way through gRPC.
+func (p *process) Direct() net.Conn { return nil }
+
 func (p *process) Handshake() io.ReadCloser { return p.handshake }
 
 // Stdout is empty: what functions print goes where the program prints.

@@ -25,7 +25,7 @@ const (
 	// maxStep and maxText bound what an event says of a failure, so that it fits however much of it JSON escapes.
 	maxStep   = maxText / 4
 	maxText   = maxEvent / 8
-	maxPassed = 5
+	maxPassed = 6
 	// sendTime bounds a send to a process that does not read.
 	sendTime = 5 * time.Second
 	// maxEnv bounds a worker's whole environment, so that its base64 fits into a message.
@@ -101,7 +101,7 @@ type preparation struct {
 	GVisor bool `json:"gvisor,omitempty"`
 }
 
-// orders follow, with the worker's descriptors: conn, handshake, stdout, stderr, ledger.
+// orders follow, with the worker's descriptors: conn, handshake, stdout, stderr, direct, ledger.
 type orders struct {
 	// Name shows in the host's list of processes.
 	Name string `json:"name"`

@@ -98,7 +98,7 @@ func becomeGVisor(conn *net.UnixConn, p preparation, o orders) error {
 	}
 	kept := []int{int(control.Fd())}
 	if !p.Probe {
-		for inside, fd := range []int{initConnFD, initHandshakeFD, initLedgerFD} {
+		for inside, fd := range []int{initConnFD, initHandshakeFD, initLedgerFD, initDirectFD} {
 			arguments = append(arguments, fmt.Sprintf("--pass-fd=%d:%d", fd, controlFD+inside))
 			kept = append(kept, fd)
 		}

@@ -19,6 +19,7 @@ const (
 	initHandshakeFD
 	initStdoutFD
 	initStderrFD
+	initDirectFD
 	initLedgerFD
 )
 
@@ -266,7 +267,7 @@ func prctl(option int, argument uintptr) error {
 	return nil
 }
 
-// startWorker starts the worker, in a session of its own, with exactly its six descriptors.
+// startWorker starts the worker, in a session of its own, with exactly its seven descriptors.
 func startWorker(env []string) (int, error) {
 	null, err := syscall.Open("/dev/null", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
@@ -276,7 +277,7 @@ func startWorker(env []string) (int, error) {
 	return syscall.ForkExec(workerPath, []string{workerPath}, &syscall.ProcAttr{
 		Dir:   workFolder,
 		Env:   env,
-		Files: []uintptr{uintptr(null), initStdoutFD, initStderrFD, initConnFD, initHandshakeFD, initLedgerFD},
+		Files: []uintptr{uintptr(null), initStdoutFD, initStderrFD, initConnFD, initHandshakeFD, initLedgerFD, initDirectFD},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 }

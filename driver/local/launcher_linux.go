@@ -406,7 +406,7 @@ func (l *launcher) fork(resources driver.Resources, mounts []placed, group *grou
 	}
 	// The worker's descriptors come with the orders. Their places are taken until then, or the Go runtime would have them.
 	null := l.null.Fd()
-	inherited := []uintptr{null, null, uintptr(syscall.Stderr), theirs.Fd(), null, null, null, null, null}
+	inherited := []uintptr{null, null, uintptr(syscall.Stderr), theirs.Fd(), null, null, null, null, null, null}
 	outside := user{hostID, hostID}
 	if !l.ownIDs {
 		outside.gid = os.Getegid()

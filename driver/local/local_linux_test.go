@@ -60,7 +60,7 @@ func start(t testing.TB, session driver.Session, id, name string, env ...string)
 }
 
 func closeStreams(p driver.Process) {
-	for _, c := range []io.Closer{p.Conn(), p.Handshake(), p.Stdout(), p.Stderr(), p.Ledger()} {
+	for _, c := range []io.Closer{p.Conn(), p.Direct(), p.Handshake(), p.Stdout(), p.Stderr(), p.Ledger()} {
 		_ = c.Close()
 	}
 }
@@ -129,7 +129,7 @@ func TestWhatAWorkerFinds(t *testing.T) {
 	stdout, stderr, exit := output(t, p)
 	require.Equal(t, driver.Exit{}, exit, stderr)
 	assert.Equal(t, strings.Join([]string{
-		"cwd /work", "host sandbox", "uid 1000 1000", "env A=1 B=\xff " + testWorker + "=look", "fds 0 1 2 3 4 5",
+		"cwd /work", "host sandbox", "uid 1000 1000", "env A=1 B=\xff " + testWorker + "=look", "fds 0 1 2 3 4 5 6",
 		"stdin 0 <nil>", "leads its session true <nil>", "core <nil> {1 1}", "mask 022",
 		"user_namespaces 0 <nil>", "mnt_namespaces 0 <nil>", "inotify_instances 0 <nil>", "inodes <nil> 16384 <nil> 16384", "work <nil>", "tmp <nil>", "shm <nil>", "",
 	}, "\n"), stdout)

@@ -149,8 +149,8 @@ func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 		b.abandon()
 		return nil, fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, err)
 	}
-	err = send(b.session.control, request{Op: opStart, Sandbox: b.spec.ID, Env: env, Limits: b.spec.Limits, Soft: b.spec.Soft, Mounts: b.mounts}, append(passed.fds(), int(streams.ledger.Fd()))...)
-	passed.close()
+	err = send(b.session.control, request{Op: opStart, Sandbox: b.spec.ID, Env: env, Limits: b.spec.Limits, Soft: b.spec.Soft, Mounts: b.mounts}, passed.fds()...)
+	passed[:len(passed)-1].close() // both sides have the ledger
 	if err != nil {
 		// The launcher is gone, or going: what it did not get it can't have started.
 		streams.close()
@@ -292,23 +292,24 @@ func (p *process) Kill() error {
 
 // streams are the client's ends of what a worker has open.
 type streams struct {
-	conn                      net.Conn
+	conn, direct              net.Conn
 	handshake, stdout, stderr *os.File
 	ledger                    *os.File
 }
 
 func (s *streams) Conn() net.Conn           { return s.conn }
+func (s *streams) Direct() net.Conn         { return s.direct }
 func (s *streams) Handshake() io.ReadCloser { return s.handshake }
 func (s *streams) Stdout() io.ReadCloser    { return s.stdout }
 func (s *streams) Stderr() io.ReadCloser    { return s.stderr }
 func (s *streams) Ledger() *os.File         { return s.ledger }
 
 func (s *streams) close() {
-	_ = s.conn.Close()
+	_, _ = s.conn.Close(), s.direct.Close()
 	closeFiles(s.handshake, s.stdout, s.stderr, s.ledger)
 }
 
-// passedFiles are the worker's ends, in the order of opStart; the ledger, which both sides have, follows them.
+// passedFiles are the worker's ends, in the order of opStart.
 type passedFiles []*os.File
 
 func (p passedFiles) fds() []int {
@@ -329,9 +330,15 @@ func closeFiles(files ...*os.File) {
 
 func newStreams() (_ *streams, _ passedFiles, err error) {
 	var open []*os.File
+	var conns [2]*net.UnixConn
 	defer func() {
 		if err != nil {
 			closeFiles(open...)
+			for _, conn := range conns {
+				if conn != nil {
+					_ = conn.Close()
+				}
+			}
 		}
 	}()
 	pipe := func() (r, w *os.File) {
@@ -354,14 +361,17 @@ func newStreams() (_ *streams, _ passedFiles, err error) {
 		return nil, nil, err
 	}
 	open = append(open, notes)
-	ours, theirs, err := socketPair(unix.SOCK_STREAM)
-	if err != nil {
-		return nil, nil, err
+	var theirs [2]*os.File
+	for i := range conns {
+		ours, other, err := socketPair(unix.SOCK_STREAM)
+		if err != nil {
+			return nil, nil, err
+		}
+		theirs[i] = other
+		open = append(open, other)
+		if conns[i], err = asConn(ours); err != nil {
+			return nil, nil, err
+		}
 	}
-	open = append(open, theirs)
-	conn, err := asConn(ours)
-	if err != nil {
-		return nil, nil, err
-	}
-	return &streams{conn, handshake, stdout, stderr, notes}, passedFiles{theirs, handshakeW, stdoutW, stderrW}, nil
+	return &streams{conns[0], conns[1], handshake, stdout, stderr, notes}, passedFiles{theirs[0], handshakeW, stdoutW, stderrW, theirs[1], notes}, nil
 }

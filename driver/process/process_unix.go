@@ -170,7 +170,7 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 // process is a worker's process. One goroutine waits for its end.
 type process struct {
 	cmd                       *exec.Cmd
-	conn                      net.Conn
+	conn, direct              net.Conn
 	handshake, stdout, stderr *os.File
 	ledger                    *os.File
 
@@ -209,6 +209,11 @@ func start(worker, folder string, env []string) (_ *process, err error) {
 		return nil, err
 	}
 	opened = append(opened, conn, inner)
+	direct, innerDirect, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	opened = append(opened, direct, innerDirect)
 	notes, err := ledger.New()
 	if err != nil {
 		return nil, err
@@ -219,16 +224,18 @@ func start(worker, folder string, env []string) (_ *process, err error) {
 	cmd.Dir = folder
 	cmd.Env = append([]string{}, env...) // never nil, which would mean this program's own
 	cmd.Stdout, cmd.Stderr = stdoutWriter, stderrWriter
-	cmd.ExtraFiles = []*os.File{driver.ConnFD - 3: inner, driver.HandshakeFD - 3: handshakeWriter, driver.LedgerFD - 3: notes}
+	cmd.ExtraFiles = []*os.File{
+		driver.ConnFD - 3: inner, driver.HandshakeFD - 3: handshakeWriter, driver.LedgerFD - 3: notes, driver.DirectFD - 3: innerDirect,
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	dieWithParent(cmd.SysProcAttr)
 	mark := oom.Now()
-	started, p := make(chan error), &process{cmd: cmd, conn: conn, handshake: handshake, stdout: stdout, stderr: stderr, ledger: notes, done: make(chan struct{})}
+	started, p := make(chan error), &process{cmd: cmd, conn: conn, direct: direct, handshake: handshake, stdout: stdout, stderr: stderr, ledger: notes, done: make(chan struct{})}
 	go p.run(mark, started)
 	if err := <-started; err != nil {
 		return nil, err
 	}
-	for _, file := range []*os.File{stdoutWriter, stderrWriter, handshakeWriter, inner} {
+	for _, file := range []*os.File{stdoutWriter, stderrWriter, handshakeWriter, inner, innerDirect} {
 		_ = file.Close()
 	}
 	return p, nil
@@ -279,6 +286,8 @@ func socketPair() (net.Conn, *os.File, error) {
 }
 
 func (p *process) Conn() net.Conn { return p.conn }
+
+func (p *process) Direct() net.Conn { return p.direct }
 
 func (p *process) Handshake() io.ReadCloser { return p.handshake }
 

@@ -128,7 +128,7 @@ func TestAWorkerThatCantBeReaped(t *testing.T) {
 	exit, err := worker.Wait(ctx)
 	require.NoError(t, err)
 	assert.Equal(t, driver.Exit{Code: -1, Signal: unix.SIGKILL}, exit)
-	for _, stream := range []io.Closer{worker.Conn(), worker.Handshake(), worker.Stdout(), worker.Stderr(), worker.Ledger(), until} {
+	for _, stream := range []io.Closer{worker.Conn(), worker.Direct(), worker.Handshake(), worker.Stdout(), worker.Stderr(), worker.Ledger(), until} {
 		assert.NoError(t, stream.Close())
 	}
 }
@@ -146,7 +146,7 @@ func TestIgnoredSIGCHLD(t *testing.T) {
 	_, err = worker.Wait(ctx)
 	assert.ErrorIs(t, err, unix.ECHILD)
 	assert.ErrorContains(t, err, "ignoring SIGCHLD")
-	for _, stream := range []io.Closer{worker.Conn(), worker.Handshake(), worker.Stdout(), worker.Stderr(), worker.Ledger()} {
+	for _, stream := range []io.Closer{worker.Conn(), worker.Direct(), worker.Handshake(), worker.Stdout(), worker.Stderr(), worker.Ledger()} {
 		assert.NoError(t, stream.Close())
 	}
 	assert.NoError(t, sandbox.Stop(ctx))

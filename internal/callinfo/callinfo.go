@@ -26,15 +26,42 @@ var ErrTimeout = errors.New("function timed out")
 
 type key struct{}
 
-// With returns a context that carries info.
-func With(ctx context.Context, info Info) context.Context {
-	return context.WithValue(ctx, key{}, info)
+// carrier is a context that carries what is known of the call.
+type carrier struct {
+	context.Context
+	info Info
+	logs Logs
+}
+
+func (c *carrier) Value(k any) any {
+	if k == (key{}) {
+		return c
+	}
+	return c.Context.Value(k)
+}
+
+// Logs makes the call's logger.
+type Logs interface{ Logger() *slog.Logger }
+
+// With returns a context that carries info, and the call's logger.
+func With(ctx context.Context, info Info, logs Logs) context.Context {
+	return &carrier{ctx, info, logs}
 }
 
 // From returns what With put into ctx.
 func From(ctx context.Context) (Info, bool) {
-	info, ok := ctx.Value(key{}).(Info)
-	return info, ok
+	if c, ok := ctx.Value(key{}).(*carrier); ok {
+		return c.info, true
+	}
+	return Info{}, false
+}
+
+// Logger returns a logger of what With put into ctx; nil if there is none.
+func Logger(ctx context.Context) *slog.Logger {
+	if c, ok := ctx.Value(key{}).(*carrier); ok && c.logs != nil {
+		return c.logs.Logger()
+	}
+	return nil
 }
 
 // Interceptor is sbx.Interceptor.
@@ -62,8 +89,8 @@ var (
 )
 
 // Run runs a function within the interceptors.
-func Run(ctx context.Context, info Info, fn func(context.Context) error) error {
-	ctx = With(ctx, info)
+func Run(ctx context.Context, info Info, logs Logs, fn func(context.Context) error) error {
+	ctx = With(ctx, info, logs)
 	interceptors.RLock()
 	list := interceptors.list
 	interceptors.RUnlock()
@@ -105,17 +132,4 @@ func Run(ctx context.Context, info Info, fn func(context.Context) error) error {
 	default:
 		return ErrNextRuns
 	}
-}
-
-type loggerKey struct{}
-
-// WithLogger returns a context that carries the call's logger.
-func WithLogger(ctx context.Context, logger *slog.Logger) context.Context {
-	return context.WithValue(ctx, loggerKey{}, logger)
-}
-
-// Logger returns what WithLogger put into ctx; nil if there is none.
-func Logger(ctx context.Context) *slog.Logger {
-	logger, _ := ctx.Value(loggerKey{}).(*slog.Logger)
-	return logger
 }

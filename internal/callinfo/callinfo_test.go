@@ -20,7 +20,7 @@ func TestInterceptorsThatReturnBeforeNextHas(t *testing.T) {
 			<-begun
 			return returned
 		}}
-		err := Run(t.Context(), Info{}, func(ctx context.Context) error {
+		err := Run(t.Context(), Info{}, nil, func(ctx context.Context) error {
 			close(begun)
 			<-ctx.Done()
 			ended = true
@@ -40,7 +40,7 @@ func TestInterceptorsThatReturnBeforeNextHas(t *testing.T) {
 		late <- next
 		return nil
 	}}
-	err := Run(t.Context(), Info{}, func(context.Context) error { t.Error("it runs"); return nil })
+	err := Run(t.Context(), Info{}, nil, func(context.Context) error { t.Error("it runs"); return nil })
 	require.ErrorIs(t, err, ErrNextMissed)
 	require.ErrorIs(t, (<-late)(t.Context()), ErrNextTwice)
 }

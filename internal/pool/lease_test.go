@@ -24,15 +24,14 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
+// served reports whether who waits has what it waits for.
+func served(turn Turn[string, *box]) bool { return turn.w.ready == nil || closed(turn.w.ready) }
+
 // ahead queues for a lease that may be ahead, and expects it at once.
 func ahead(t *testing.T, p *Pool[string, *box]) *Lease[string, *box] {
 	t.Helper()
 	turn := p.Queue("x", true)
-	select {
-	case <-turn.w.ready:
-	default:
-		t.Fatal("there is no lease")
-	}
+	require.True(t, served(turn), "there is no lease")
 	l, err := turn.Wait(t.Context())
 	require.NoError(t, err)
 	return l
@@ -45,10 +44,10 @@ func TestConcurrency(t *testing.T) {
 		assert.Same(t, a.box, b.box)
 		assert.Same(t, a.box, c.box)
 		turn := p.Queue("x", true)
-		assert.False(t, closed(turn.w.ready), "none ahead is allowed")
+		assert.False(t, served(turn), "none ahead is allowed")
 		assert.Equal(t, Stats{Busy: 1, Running: 3, Waiting: 1, Opened: 1, Leases: 3, Waits: 2}, p.Stats())
 		b.release(true)
-		assert.True(t, closed(turn.w.ready))
+		assert.True(t, served(turn))
 		a.release(false) // of no use: the others lose it too
 		synctest.Wait()
 		assert.Zero(t, p.Count())
@@ -81,12 +80,12 @@ func TestALeaseAheadRunsWhenTheOneBeforeIsReleased(t *testing.T) {
 		c := ahead(t, p)
 		c.Sent(nil)
 		last := p.Queue("x", true)
-		assert.False(t, closed(last.w.ready), "two wait, no more")
+		assert.False(t, served(last), "two wait, no more")
 		assert.False(t, closed(b.Running()))
 		a.release(true)
 		assert.True(t, closed(b.Running()))
 		assert.False(t, closed(c.Running()))
-		assert.True(t, closed(last.w.ready))
+		assert.True(t, served(last))
 		assert.False(t, closed(b.Moved()))
 		c.Release(true) // given up before it ran
 		d, err := last.Wait(t.Context())
@@ -168,14 +167,14 @@ func TestNoLeaseAheadOfOneThatWasNotSent(t *testing.T) {
 		first, err := p.Queue("x", true).Wait(t.Context())
 		require.NoError(t, err)
 		second, third := p.Queue("x", true), p.Queue("x", true)
-		assert.False(t, closed(second.w.ready))
+		assert.False(t, served(second))
 		first.Sent(nil)
-		assert.True(t, closed(second.w.ready))
-		assert.False(t, closed(third.w.ready))
+		assert.True(t, served(second))
+		assert.False(t, served(third))
 		l, err := second.Wait(t.Context())
 		require.NoError(t, err)
 		l.Release(true) // its holder gave up instead
-		assert.True(t, closed(third.w.ready))
+		assert.True(t, served(third))
 		require.NoError(t, p.Close())
 	})
 }
@@ -188,19 +187,19 @@ func TestAnotherClassIsServedAlthoughLeasesOverlap(t *testing.T) {
 		other := p.Queue("y", true)
 		a.release(true)
 		late := p.Queue("x", true)
-		assert.False(t, closed(late.w.ready), "it came later")
+		assert.False(t, served(late), "it came later")
 		b.release(true)
 		l, err := other.Wait(t.Context())
 		require.NoError(t, err)
 		assert.Equal(t, "y", l.Member().class)
 
 		second := p.Queue("y", true)
-		assert.False(t, closed(second.w.ready), "the one of class x is first")
+		assert.False(t, served(second), "the one of class x is first")
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		_, err = late.Wait(ctx)
 		require.ErrorIs(t, err, context.Canceled)
-		assert.True(t, closed(second.w.ready), "who waited for the place has left")
+		assert.True(t, served(second), "who waited for the place has left")
 		require.NoError(t, p.Close())
 	})
 }
@@ -229,7 +228,7 @@ func TestALeaseAheadKeepsNobodyWaiting(t *testing.T) {
 		b.Sent(nil)
 		other := p.Queue("y", true)
 		late := p.Queue("x", true)
-		assert.False(t, closed(late.w.ready), "the member is wanted by who came before")
+		assert.False(t, served(late), "the member is wanted by who came before")
 		a.release(true)
 		b.Release(true)
 		synctest.Wait()
@@ -250,10 +249,10 @@ func TestWhoLostItsLeaseIsFirst(t *testing.T) {
 		a := lease(t, p, "x")
 		later := p.Queue("x", false)
 		first := p.QueueFirst("x")
-		assert.False(t, closed(first.w.ready), "not ahead")
+		assert.False(t, served(first), "not ahead")
 		a.release(true)
-		assert.True(t, closed(first.w.ready))
-		assert.False(t, closed(later.w.ready))
+		assert.True(t, served(first))
+		assert.False(t, served(later))
 		require.NoError(t, p.Close())
 		_, err := later.Wait(t.Context())
 		require.ErrorIs(t, err, ErrClosed)
@@ -268,7 +267,7 @@ func TestUses(t *testing.T) {
 		b := ahead(t, p)
 		b.Sent(nil)
 		third := p.Queue("x", true)
-		assert.False(t, closed(third.w.ready), "the second is its last")
+		assert.False(t, served(third), "the second is its last")
 		a.release(true)
 		b.Release(true)
 		l, err := third.Wait(t.Context())
@@ -425,7 +424,7 @@ func TestUsesCountWhateverTheOrder(t *testing.T) {
 		b.Sent(func() bool { return false })
 		b.Release(true)
 		third := p.Queue("x", true)
-		assert.False(t, closed(third.w.ready))
+		assert.False(t, served(third))
 		a.release(true)
 		l, err := third.Wait(t.Context())
 		require.NoError(t, err)

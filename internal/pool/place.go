@@ -192,8 +192,7 @@ func (p *Pool[C, M]) fail(class C, err error) {
 	for i, w := range p.waiting {
 		if w.class == class {
 			p.waiting = slices.Delete(p.waiting, i, i+1)
-			w.err = err
-			close(w.ready)
+			w.fail(err)
 			return
 		}
 	}

@@ -107,9 +107,17 @@ type waiter[C comparable, M Member] struct {
 	class C
 	ahead bool // it takes a lease ahead
 	since time.Time
-	ready chan struct{}
+	ready chan struct{} // closed when it has what follows; nil until it has to wait
 	lease *Lease[C, M]
 	err   error
+}
+
+// fail tells who waits that there is no lease. Callers hold the pool's mu.
+func (w *waiter[C, M]) fail(err error) {
+	w.err = err
+	if w.ready != nil {
+		close(w.ready)
+	}
 }
 
 // A Turn is a place in the queue for a lease.
@@ -130,13 +138,11 @@ func (p *Pool[C, M]) QueueFirst(class C) Turn[C, M] {
 }
 
 func (p *Pool[C, M]) queue(w *waiter[C, M], first bool) Turn[C, M] {
-	w.ready = make(chan struct{})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case p.closed:
 		w.err = ErrClosed
-		close(w.ready)
 		return Turn[C, M]{p, w}
 	case first:
 		p.waiting = slices.Insert(p.waiting, 0, w)
@@ -147,6 +153,9 @@ func (p *Pool[C, M]) queue(w *waiter[C, M], first bool) Turn[C, M] {
 	if w.lease == nil {
 		p.stats.Waits++
 		w.since = time.Now()
+		if w.err == nil {
+			w.ready = make(chan struct{})
+		}
 	}
 	return Turn[C, M]{p, w}
 }
@@ -154,6 +163,13 @@ func (p *Pool[C, M]) queue(w *waiter[C, M], first bool) Turn[C, M] {
 // Wait returns a lease. It waits for one until ctx ends. Give it back by Release.
 func (t Turn[C, M]) Wait(ctx context.Context) (*Lease[C, M], error) {
 	p, w := t.pool, t.w
+	if w.ready == nil { // served at once
+		if w.err != nil || ctx.Err() == nil {
+			return w.lease, w.err
+		}
+		w.lease.Release(true)
+		return nil, cmp.Or(context.Cause(ctx), context.Canceled)
+	}
 	if ctx.Err() == nil {
 		select {
 		case <-w.ready:
@@ -330,8 +346,7 @@ func (p *Pool[C, M]) balance() {
 func (p *Pool[C, M]) serve() {
 	if err := p.stuck(); err != nil {
 		for _, w := range p.waiting {
-			w.err = err
-			close(w.ready)
+			w.fail(err)
 		}
 		p.waiting = nil
 		return
@@ -353,8 +368,8 @@ func (p *Pool[C, M]) serve() {
 		p.stats.Leases++
 		if !w.since.IsZero() {
 			p.stats.WaitTime += time.Since(w.since)
+			close(w.ready)
 		}
-		close(w.ready)
 	}
 	kept := p.waiting[:0]
 	queues := true // nobody who came before waits for a place that nothing is about to free
@@ -544,8 +559,7 @@ func (p *Pool[C, M]) Close() error {
 	p.closed = true
 	p.cancel()
 	for _, w := range p.waiting {
-		w.err = ErrClosed
-		close(w.ready)
+		w.fail(ErrClosed)
 	}
 	p.waiting = nil
 	for _, place := range slices.Clone(p.places) {

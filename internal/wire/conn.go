@@ -1,10 +1,12 @@
 package wire
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,10 +33,19 @@ type Stream interface {
 	Recv() (*wirepb.Frame, error)
 }
 
+// A direct stream tries to send in the goroutine that has something to send.
+type direct interface {
+	Stream
+	// Try is Send, but does not wait for the other side: if whole is false, Finish must follow.
+	Try(frame *wirepb.Frame) (whole bool, err error)
+	Finish() error
+}
+
 // Conn sends and receives messages over a stream: it gathers messages into frames and cuts big values into chunks.
 // Send, Offer, Abort and Close may be called at the same time; Recv is for one goroutine.
 type Conn struct {
 	stream Stream
+	direct direct // stream, if it is one
 
 	mu      sync.Mutex
 	wake    sync.Cond // work for the sender, or the end
@@ -43,11 +54,17 @@ type Conn struct {
 	offered int       // size of the messages in queue that came by Offer
 	full    bool      // Offer refuses until the next frame
 	next    int       // index into big: whose turn it is
+	turn    bool      // a direct stream's next frame is a chunk
 	streams uint64    // names given to big values
 	err     error
-	stopped chan struct{} // the sender has ended
+	ended   bool          // the stream has, and Recv says why
+	stopped chan struct{} // nobody uses the stream to send any more
 
-	sent     uint64        // frames; of the sender alone
+	sending bool   // somebody uses the stream to send
+	begun   *sent  // a frame that was not sent whole
+	count   uint64 // frames; guarded by mu, as are those two
+	spare   *sent  // of a direct stream, which keeps nothing of a frame; guarded by mu
+
 	bytes    uint64        // of the messages that gRPC was given, as it frames them; guarded by mu
 	received atomic.Uint64 // frames
 
@@ -65,6 +82,13 @@ type Ticket struct {
 	offered int           // its size, if it came by Offer
 	handed  bool          // to the transport, but for the chunks; guarded by Conn.mu
 	end     uint64        // the bytes that were sent with it and before, once it was sent whole; guarded by Conn.mu
+	then    func()        // called when it was sent whole; nil if nobody wants to know
+}
+
+// sent is a frame that is sent, with the tickets that are whole with it.
+type sent struct {
+	frame *wirepb.Frame
+	whole []*Ticket
 }
 
 type outgoing struct {
@@ -75,6 +99,8 @@ type outgoing struct {
 type incoming struct {
 	message *wirepb.Message
 	body    *wirepb.Body
+	pieces  [][]byte // that have arrived
+	have    uint64   // bytes
 }
 
 // NewConn returns a connection over stream. If announced is not nil, Recv calls it for each message whose value is going to
@@ -82,6 +108,7 @@ type incoming struct {
 func NewConn(stream Stream, announced func(*wirepb.Message) error) *Conn {
 	c := &Conn{stream: stream, announced: announced, stopped: make(chan struct{}), incoming: map[uint64]*incoming{}}
 	c.wake.L = &c.mu
+	c.direct, _ = stream.(direct)
 	go c.send()
 	return c
 }
@@ -89,11 +116,32 @@ func NewConn(stream Stream, announced func(*wirepb.Message) error) *Conn {
 // Send queues a message. If body is not nil it is the message's body, and Send fills it with value, whole or as an
 // announcement of chunks. value must not be changed afterwards. Send does not wait.
 func (c *Conn) Send(message *wirepb.Message, body *wirepb.Body, value []byte) *Ticket {
-	ticket := &Ticket{message: message}
+	ticket := &Ticket{}
+	c.SendTicket(ticket, message, body, value, false)
+	return ticket
+}
+
+// Direct reports whether the stream is one that SendThen needs.
+func (c *Conn) Direct() bool { return c.direct != nil }
+
+// SendTicket is Send with a ticket, a new one, from whoever calls it. now says that no other message will come soon: this
+// goroutine sends it, if it can without waiting.
+func (c *Conn) SendTicket(ticket *Ticket, message *wirepb.Message, body *wirepb.Body, value []byte, now bool) {
+	ticket.message = message
+	c.post(ticket, body, value, now)
+}
+
+// SendThen is SendTicket on a direct stream. It calls then when the message and its value are in the socket, and not at all if the
+// connection ends before.
+func (c *Conn) SendThen(message *wirepb.Message, body *wirepb.Body, value []byte, now bool, then func()) {
+	c.post(&Ticket{message: message, then: then}, body, value, now)
+}
+
+func (c *Conn) post(ticket *Ticket, body *wirepb.Body, value []byte, now bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		return ticket
+		return
 	}
 	switch {
 	case body == nil:
@@ -106,8 +154,12 @@ func (c *Conn) Send(message *wirepb.Message, body *wirepb.Body, value []byte) *T
 		ticket.whole = make(chan struct{})
 	}
 	c.queue = append(c.queue, ticket)
-	c.wake.Broadcast()
-	return ticket
+	if now && c.direct != nil && !c.sending && c.begun == nil && len(c.queue) == 1 && len(c.big) == 0 && ticket.big == nil {
+		c.transmit(c.direct.Try)
+	}
+	if len(c.queue) > 0 || c.begun != nil {
+		c.wake.Broadcast()
+	}
 }
 
 // Offer queues a message that may be dropped, in its turn among those of Send, and reports whether it did. When
@@ -180,6 +232,11 @@ func (c *Conn) Stopped() <-chan struct{} { return c.stopped }
 func (c *Conn) Fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.fail(err)
+}
+
+// fail is Fail for callers that hold mu.
+func (c *Conn) fail(err error) {
 	if c.err == nil {
 		c.err = err
 	}
@@ -189,34 +246,93 @@ func (c *Conn) Fail(err error) {
 // send is the connection's goroutine. While one frame is on its way the next gathers, so frames grow with the load.
 func (c *Conn) send() {
 	defer close(c.stopped)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for {
-		frame, whole := c.gather()
-		if frame == nil {
-			return
+		for c.sending || c.err == nil && !c.ended && c.begun == nil && len(c.queue) == 0 && len(c.big) == 0 {
+			c.wake.Wait()
 		}
-		if err := c.stream.Send(frame); err != nil {
-			if !errors.Is(err, io.EOF) { // by which gRPC means that Recv says why the stream has ended
-				c.Fail(fmt.Errorf("send: %w", err))
+		if c.err == nil && c.direct != nil && c.begun == nil && len(c.big) == 0 {
+			// Those who are about to run may have something for the same frame. Who is alone does not come here.
+			c.mu.Unlock()
+			runtime.Gosched()
+			c.mu.Lock()
+			if c.sending || c.err == nil && len(c.queue) == 0 {
+				continue
 			}
+		}
+		if c.err != nil || c.ended {
 			return
 		}
-		c.account(frame, whole)
+		c.transmit(c.whole)
+	}
+}
+
+// whole sends a frame, or the rest of the last one.
+func (c *Conn) whole(frame *wirepb.Frame) (bool, error) {
+	if frame == nil {
+		return true, c.direct.Finish()
+	}
+	return true, c.stream.Send(frame)
+}
+
+// transmit sends what comes next, by a function that gets no frame where there is only the rest of one. Callers hold mu, which
+// transmit gives up meanwhile, and have seen that nobody is sending.
+func (c *Conn) transmit(send func(*wirepb.Frame) (whole bool, err error)) {
+	s, frame := c.begun, (*wirepb.Frame)(nil)
+	if s == nil {
+		s = c.gather()
+		frame = s.frame
+	}
+	c.sending, c.begun = true, nil
+	c.mu.Unlock()
+	whole, err := send(frame)
+	c.mu.Lock()
+	c.sending = false
+	switch {
+	case errors.Is(err, io.EOF): // by which gRPC means that Recv says why the stream has ended
+		c.ended = true
+	case err != nil:
+		c.fail(fmt.Errorf("send: %w", err))
+	case !whole:
+		c.begun = s
+	default:
+		c.account(s)
+	}
+	if c.err != nil || c.ended {
+		c.wake.Broadcast()
 	}
 }
 
 // grpcPrefix is what gRPC puts before each message: a flag and a length.
 const grpcPrefix = 5
 
-// account notes what was sent with a frame.
-func (c *Conn) account(frame *wirepb.Frame, whole []*Ticket) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.bytes += uint64(grpcPrefix + proto.Size(frame))
-	for _, ticket := range whole {
-		ticket.end = c.bytes
+// account notes what was sent with a frame. Callers hold mu, which account gives up while it tells those who want to know.
+func (c *Conn) account(s *sent) {
+	if c.direct == nil { // nobody flushes a direct stream
+		c.bytes += uint64(grpcPrefix + proto.Size(s.frame))
+		for _, ticket := range s.whole {
+			ticket.end = c.bytes
+		}
+		c.wake.Broadcast()
 	}
-	c.wake.Broadcast()
+	for _, ticket := range s.whole {
+		if ticket.then != nil {
+			c.mu.Unlock()
+			ticket.then()
+			c.mu.Lock()
+		}
+	}
+	if c.direct != nil && cap(s.whole) <= maxSpare {
+		clear(s.whole)
+		clear(s.frame.Messages)
+		s.whole, s.frame.Messages = s.whole[:0], s.frame.Messages[:0]
+		c.spare = s
+	}
 }
+
+// maxSpare is for how many messages a frame may have room that is used again.
+const maxSpare = 256
 
 // Flush returns when the ticket's message and its value were written to m, which is below the connection's stream, or the
 // connection has ended; false if they were not.
@@ -230,19 +346,23 @@ func (c *Conn) Flush(ticket *Ticket, m *Meter) bool {
 	return end > 0 && m.wait(end)
 }
 
-// gather waits for something to send, and returns the tickets that are sent whole with it. Small messages go first; then one
-// chunk of each big value in turn.
-func (c *Conn) gather() (frame *wirepb.Frame, whole []*Ticket) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.err == nil && len(c.queue) == 0 && len(c.big) == 0 {
-		c.wake.Wait()
+// gather makes the next frame of what there is to send. Small messages go first; then one chunk of each big value in turn. Callers
+// hold mu.
+func (c *Conn) gather() *sent {
+	c.count++
+	s := c.spare
+	if s == nil {
+		s = &sent{frame: &wirepb.Frame{}}
 	}
-	if c.err != nil {
-		return nil, nil
+	c.spare = nil
+	frame := s.frame
+	frame.Sequence = c.count
+	if c.direct != nil && len(c.big) > 0 && (c.turn || len(c.queue) == 0) { // chunks have frames of their own there
+		c.turn = false
+		c.chunk(s)
+		return s
 	}
-	c.sent++
-	frame = &wirepb.Frame{Sequence: c.sent}
+	c.turn = true
 	size, parts := 0, 2 // of the chunk
 	for len(c.queue) > 0 && size < frameTarget {
 		ticket := c.queue[0]
@@ -259,7 +379,7 @@ func (c *Conn) gather() (frame *wirepb.Frame, whole []*Ticket) {
 		if ticket.big != nil {
 			c.big = append(c.big, ticket)
 		} else {
-			whole = append(whole, ticket)
+			s.whole = append(s.whole, ticket)
 		}
 		frame.Messages = append(frame.Messages, ticket.message)
 		size += proto.Size(ticket.message)
@@ -268,22 +388,27 @@ func (c *Conn) gather() (frame *wirepb.Frame, whole []*Ticket) {
 		c.queue = nil
 	}
 	c.full = false
-	if len(c.big) > 0 && size < frameTarget {
-		c.next %= len(c.big)
-		ticket := c.big[c.next]
-		big := ticket.big
-		piece := big.data[:min(chunkSize, len(big.data))]
-		big.data = big.data[len(piece):]
-		frame.Messages = append(frame.Messages, &wirepb.Message{Kind: &wirepb.Message_Chunk{Chunk: &wirepb.Chunk{Stream: big.stream, Data: piece}}})
-		if len(big.data) == 0 {
-			c.big = append(c.big[:c.next], c.big[c.next+1:]...)
-			whole = append(whole, ticket)
-			close(ticket.whole)
-		} else {
-			c.next++
-		}
+	if c.direct == nil && len(c.big) > 0 && size < frameTarget {
+		c.chunk(s)
 	}
-	return frame, whole
+	return s
+}
+
+// chunk adds the next chunk to a frame. Callers hold mu.
+func (c *Conn) chunk(s *sent) {
+	c.next %= len(c.big)
+	ticket := c.big[c.next]
+	big := ticket.big
+	piece := big.data[:min(chunkSize, len(big.data))]
+	big.data = big.data[len(piece):]
+	s.frame.Messages = append(s.frame.Messages, &wirepb.Message{Kind: &wirepb.Message_Chunk{Chunk: &wirepb.Chunk{Stream: big.stream, Data: piece}}})
+	if len(big.data) > 0 {
+		c.next++
+		return
+	}
+	c.big = append(c.big[:c.next], c.big[c.next+1:]...)
+	s.whole = append(s.whole, ticket)
+	close(ticket.whole)
 }
 
 // Recv returns the next message that is complete: its body, if it has one, holds the whole value in Data. Chunks and
@@ -355,19 +480,20 @@ func (c *Conn) acceptChunk(chunk *wirepb.Chunk) (*wirepb.Message, error) {
 	if in == nil {
 		return nil, broken("a chunk of stream %d, which is not announced", chunk.GetStream())
 	}
-	have, size := uint64(len(in.body.Data)), in.body.GetSize()
-	if n := uint64(len(chunk.GetData())); n == 0 || n > size-have {
-		return nil, broken("a chunk of %d bytes where %d are missing", n, size-have)
+	n, left := uint64(len(chunk.GetData())), in.body.GetSize()-in.have
+	if n == 0 || n > left || n < min(chunkSize, left) { // short ones could take much memory
+		return nil, broken("a chunk of %d bytes where %d are missing", n, left)
 	}
-	// The buffer grows with what has arrived, never with what was announced.
-	if need := have + uint64(len(chunk.GetData())); need > uint64(cap(in.body.Data)) {
-		grown := make([]byte, have, min(size, 2*need))
-		copy(grown, in.body.Data)
-		in.body.Data = grown
-	}
-	in.body.Data = append(in.body.Data, chunk.GetData()...)
-	if uint64(len(in.body.Data)) < size {
+	// What has arrived takes memory, never what was announced.
+	in.pieces = append(in.pieces, chunk.GetData())
+	in.have += n
+	if n < left {
 		return nil, nil
+	}
+	in.body.Data = in.pieces[0]
+	if len(in.pieces) > 1 {
+		in.body.Data = bytes.Join(in.pieces, nil)
+		freePieces(in.pieces)
 	}
 	delete(c.incoming, chunk.GetStream())
 	return in.message, nil

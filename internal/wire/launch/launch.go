@@ -183,6 +183,9 @@ func (r *processRunner) abandon() {
 	}
 	// Also if it is dialed: something that the worker started may hold the other end, and never answer.
 	_ = r.process.Conn().Close()
+	if direct := r.process.Direct(); direct != nil {
+		_ = direct.Close()
+	}
 }
 
 // explain adds to a failed start what is known of the process. Call it after the process was killed.

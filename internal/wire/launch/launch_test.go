@@ -105,6 +105,7 @@ type fakeProcess struct {
 }
 
 func (p *fakeProcess) Conn() net.Conn           { return p.conn }
+func (p *fakeProcess) Direct() net.Conn         { return nil }
 func (p *fakeProcess) Handshake() io.ReadCloser { return p.handshake }
 func (p *fakeProcess) Stdout() io.ReadCloser    { return p.stdout }
 func (p *fakeProcess) Stderr() io.ReadCloser    { return io.NopCloser(strings.NewReader("")) }

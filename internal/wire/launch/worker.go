@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"runtime"
 	"slices"
 	"sync"
@@ -99,24 +100,28 @@ func (w *Worker) open(config Config) error {
 		cancel()
 		return fmt.Errorf("open the stream: %w", err)
 	}
-	w.closeConn = cancel
+	direct := w.process.Direct()
+	w.closeConn = func() {
+		cancel()
+		if direct != nil {
+			_ = direct.Close()
+		}
+	}
 	w.conn = wire.NewConn(wire.NewStream(stream, w.guard), w.returned)
 	fail := func(err error) error {
 		w.conn.Close()
-		cancel()
+		w.closeConn()
 		<-w.conn.Stopped()
 		w.watch.Wait()
 		return err
 	}
 	hello := &wirepb.Hello{
 		Sandbox: config.Sandbox, Session: config.Session, LogLevel: config.Logs.lowest(),
-		LeaseNanos: int64(config.Lease), Concurrency: uint32(config.Concurrency),
+		LeaseNanos: int64(config.Lease), Concurrency: uint32(config.Concurrency), Direct: direct != nil,
 	}
 	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Hello{Hello: hello}}, nil, nil)
 	// The worker has said that it is ready, so its init functions are done and the lease holds from here on.
-	if config.Lease > 0 {
-		w.watch.Go(func() { w.conn.Watch(ctx, config.Lease, w.ping, w.crowded, func() { w.giveUp(config.Lease) }) })
-	}
+	greeted := w.watchOver(ctx, config.Lease)
 	message, err := w.conn.Recv()
 	if err != nil {
 		w.conn.Fail(err)
@@ -149,8 +154,41 @@ func (w *Worker) open(config Config) error {
 		w.names = append(w.names, function.GetName())
 		w.functions[function.GetName()] = Function{Index: uint32(i), Fingerprint: function.GetFingerprint()}
 	}
+	if welcome.GetDirect() {
+		if err := w.useDirect(ctx, direct, greeted, config.Lease); err != nil {
+			return fail(err)
+		}
+	}
 	go w.receive()
 	w.watch.Go(func() { w.followProcess(ctx) })
+	return nil
+}
+
+// watchOver gives the worker up when nothing is heard of it on the connection for a lease. end ends that.
+func (w *Worker) watchOver(ctx context.Context, lease time.Duration) (end func()) {
+	if lease <= 0 {
+		return func() {}
+	}
+	ctx, end = context.WithCancel(ctx)
+	conn := w.conn
+	w.watch.Go(func() { conn.Watch(ctx, lease, func() { ping(conn) }, w.crowded, func() { w.giveUp(conn, lease) }) })
+	return end
+}
+
+// useDirect lets calls go over a socket of their own.
+func (w *Worker) useDirect(ctx context.Context, socket net.Conn, greeted func(), lease time.Duration) error {
+	if socket == nil {
+		return &wire.ProtocolError{Reason: "a connection that was not offered"}
+	}
+	stream, err := wire.NewDirect(socket)
+	if err != nil {
+		return err
+	}
+	greeted()
+	w.conn.Close()
+	<-w.conn.Stopped()
+	w.conn = wire.NewConn(stream, w.returned)
+	w.watchOver(ctx, lease)
 	return nil
 }
 
@@ -169,8 +207,8 @@ func (w *Worker) followProcess(ctx context.Context) {
 	}
 }
 
-func (w *Worker) ping() {
-	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Ping{Ping: &wirepb.Ping{}}}, nil, nil)
+func ping(conn *wire.Conn) {
+	conn.Send(&wirepb.Message{Kind: &wirepb.Message_Ping{Ping: &wirepb.Ping{}}}, nil, nil)
 }
 
 // crowded tells the worker if this program is too crowded with goroutines to answer, and returns a count that grows while the
@@ -182,12 +220,12 @@ func (w *Worker) crowded(ours bool) uint64 {
 }
 
 // giveUp ends a worker that shows no sign of life.
-func (w *Worker) giveUp(lease time.Duration) {
+func (w *Worker) giveUp(conn *wire.Conn, lease time.Duration) {
 	w.mu.Lock()
 	w.silent = true
 	w.mu.Unlock()
 	// Before the kill, by which the stream ends too.
-	w.conn.Fail(fmt.Errorf("%w for %v", ErrSilent, lease))
+	conn.Fail(fmt.Errorf("%w for %v", ErrSilent, lease))
 	_ = w.process.Kill()
 	w.closeConn()
 }
@@ -198,7 +236,7 @@ func (w *Worker) Check(ctx context.Context) error {
 	w.mu.Lock()
 	w.asked = append(w.asked, answer)
 	w.mu.Unlock()
-	w.ping()
+	ping(w.conn)
 	select {
 	case <-answer:
 		return nil
@@ -440,6 +478,12 @@ type Pending struct {
 	arriving  atomic.Uint64 // the length of a result that comes in chunks; 0 before
 	withdrawn bool          // guarded by worker.mu
 	begun     bool          // set before worker.done is closed
+
+	// what is sent, here because one allocation is cheaper than five
+	message  wirepb.Message
+	kind     wirepb.Message_Call
+	argument wirepb.Body
+	sent     wire.Ticket
 }
 
 // Go sends a call with its encoded argument. The id and the slot are chosen here. It does not wait.
@@ -448,8 +492,8 @@ func (w *Worker) Go(call *wirepb.Call, argument []byte) *Pending {
 	defer w.mu.Unlock()
 	w.last++
 	call.Id = w.last
-	call.Argument = &wirepb.Body{}
 	p := &Pending{worker: w, id: call.GetId(), attempt: call.GetAttempt(), slot: ledger.Slots, done: make(chan struct{})}
+	call.Argument, p.kind.Call, p.message.Kind, p.ticket = &p.argument, call, &p.kind, &p.sent
 	if n := len(w.slots); w.calls != nil && n > 0 {
 		p.slot = w.slots[n-1]
 		w.slots = w.slots[:n-1]
@@ -457,7 +501,8 @@ func (w *Worker) Go(call *wirepb.Call, argument []byte) *Pending {
 	}
 	call.Slot = uint32(p.slot) // without one the worker refuses the call
 	w.output.began(caller{p.id, p.slot, w.nameOf(call.GetFunction()), call.GetName()})
-	p.ticket = w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Call{Call: call}}, call.GetArgument(), argument)
+	// If whatever was sent before was answered, nothing else is to go with this one.
+	w.conn.SendTicket(p.ticket, &p.message, &p.argument, argument, len(w.calls) == 0)
 	if w.calls != nil {
 		w.calls[p.id] = p
 	}

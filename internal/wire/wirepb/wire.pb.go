@@ -1,6 +1,6 @@
 // The protocol between a session and the worker in one of its sandboxes.
 //
-// One bidirectional stream carries everything. Its version is negotiated by go-plugin before the stream opens, so both
+// One bidirectional stream carries everything, or all but its first two messages where the driver has a socket for the rest. Its version is negotiated by go-plugin before the stream opens, so both
 // sides of a stream speak the same version of this file. Either side treats the other as hostile: a frame that breaks a
 // rule below ends the stream, and with it the sandbox.
 //
@@ -377,7 +377,9 @@ type Hello struct {
 	// concurrency is how many calls run at a time; those that come on top wait in the worker, in order.
 	Concurrency uint32 `protobuf:"varint,4,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
 	// log_level is the lowest level that a Log may have; what is below it is not worth sending.
-	LogLevel      int32 `protobuf:"zigzag32,5,opt,name=log_level,json=logLevel,proto3" json:"log_level,omitempty"`
+	LogLevel int32 `protobuf:"zigzag32,5,opt,name=log_level,json=logLevel,proto3" json:"log_level,omitempty"`
+	// direct says that what follows may go over a socket of its own, in the same frames.
+	Direct        bool `protobuf:"varint,6,opt,name=direct,proto3" json:"direct,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -447,6 +449,13 @@ func (x *Hello) GetLogLevel() int32 {
 	return 0
 }
 
+func (x *Hello) GetDirect() bool {
+	if x != nil {
+		return x.Direct
+	}
+	return false
+}
+
 // Welcome says what the worker can do.
 type Welcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -455,7 +464,9 @@ type Welcome struct {
 	// sbx_version is the version of this module that the worker was built with.
 	SbxVersion string `protobuf:"bytes,2,opt,name=sbx_version,json=sbxVersion,proto3" json:"sbx_version,omitempty"`
 	// ledger says that the worker claims calls that begin in memory that it shares with the session.
-	Ledger        bool `protobuf:"varint,3,opt,name=ledger,proto3" json:"ledger,omitempty"`
+	Ledger bool `protobuf:"varint,3,opt,name=ledger,proto3" json:"ledger,omitempty"`
+	// direct says that it does: this stream carries nothing more.
+	Direct        bool `protobuf:"varint,4,opt,name=direct,proto3" json:"direct,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -507,6 +518,13 @@ func (x *Welcome) GetSbxVersion() string {
 func (x *Welcome) GetLedger() bool {
 	if x != nil {
 		return x.Ledger
+	}
+	return false
+}
+
+func (x *Welcome) GetDirect() bool {
+	if x != nil {
+		return x.Direct
 	}
 	return false
 }
@@ -1873,19 +1891,21 @@ const file_wire_proto_rawDesc = "" +
 	"\aprofile\x18\x11 \x01(\v2\x14.sbx.wire.v1.ProfileH\x00R\aprofile\x123\n" +
 	"\bprofiled\x18\x12 \x01(\v2\x15.sbx.wire.v1.ProfiledH\x00R\bprofiledB\x06\n" +
 	"\x04kindJ\x04\b\n" +
-	"\x10\x11R\x05grantR\x06creditR\x05drain\"\x9b\x01\n" +
+	"\x10\x11R\x05grantR\x06creditR\x05drain\"\xb3\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\asandbox\x18\x01 \x01(\tR\asandbox\x12\x18\n" +
 	"\asession\x18\x02 \x01(\tR\asession\x12\x1f\n" +
 	"\vlease_nanos\x18\x03 \x01(\x03R\n" +
 	"leaseNanos\x12 \n" +
 	"\vconcurrency\x18\x04 \x01(\rR\vconcurrency\x12\x1b\n" +
-	"\tlog_level\x18\x05 \x01(\x11R\blogLevel\"w\n" +
+	"\tlog_level\x18\x05 \x01(\x11R\blogLevel\x12\x16\n" +
+	"\x06direct\x18\x06 \x01(\bR\x06direct\"\x8f\x01\n" +
 	"\aWelcome\x123\n" +
 	"\tfunctions\x18\x01 \x03(\v2\x15.sbx.wire.v1.FunctionR\tfunctions\x12\x1f\n" +
 	"\vsbx_version\x18\x02 \x01(\tR\n" +
 	"sbxVersion\x12\x16\n" +
-	"\x06ledger\x18\x03 \x01(\bR\x06ledger\"@\n" +
+	"\x06ledger\x18\x03 \x01(\bR\x06ledger\x12\x16\n" +
+	"\x06direct\x18\x04 \x01(\bR\x06direct\"@\n" +
 	"\bFunction\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\"F\n" +

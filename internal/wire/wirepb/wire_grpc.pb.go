@@ -1,6 +1,6 @@
 // The protocol between a session and the worker in one of its sandboxes.
 //
-// One bidirectional stream carries everything. Its version is negotiated by go-plugin before the stream opens, so both
+// One bidirectional stream carries everything, or all but its first two messages where the driver has a socket for the rest. Its version is negotiated by go-plugin before the stream opens, so both
 // sides of a stream speak the same version of this file. Either side treats the other as hostile: a frame that breaks a
 // rule below ends the stream, and with it the sandbox.
 //

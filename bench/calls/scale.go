@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sandboxfn/sbx"
+)
+
+// spinVariable makes this program compute for so many rounds, and end.
+const spinVariable = "SBX_BENCH_SPIN"
+
+func init() {
+	if text := os.Getenv(spinVariable); text != "" {
+		rounds, err := strconv.Atoi(text)
+		if err != nil || spin(rounds) == 0 {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+}
+
+// scale measures how near many sandboxes come to doing many things at a time.
+func scale(ctx context.Context, b *bench, w *strings.Builder) error {
+	const task = 10 * time.Millisecond
+	const tasksEach = 40
+	fmt.Fprintf(w, "Tasks that sleep for %v, %d for each of N sandboxes: how much of N× is reached.\n\n| N |", task, tasksEach)
+	counts := []int{1, 2, 4, 8, 16, 32, 64}
+	for _, n := range counts {
+		fmt.Fprintf(w, " %d |", n)
+	}
+	w.WriteString("\n| --- |" + strings.Repeat(" --- |", len(counts)) + "\n")
+	worst := map[string]float64{}
+	for _, v := range variants {
+		worst[v.name] = 1
+		fmt.Fprintf(w, "| %s |", v.name)
+		for _, n := range counts {
+			efficiency, err := sleeping(ctx, v, n, n*tasksEach, task)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(w, " %.1f %% |", 100*efficiency)
+			worst[v.name] = min(worst[v.name], efficiency)
+		}
+		w.WriteString("\n")
+	}
+	for _, v := range variants {
+		b.atLeast("sleeping tasks, "+v.name+": the worst efficiency of N = 1 to 64", worst[v.name], 0.97)
+	}
+	return b.computing(ctx, w)
+}
+
+// sleeping returns which part of the time of tasks in n sandboxes the tasks themselves took.
+func sleeping(ctx context.Context, v variant, n, tasks int, task time.Duration) (float64, error) {
+	session, err := v.open(ctx, sbx.MaxSandboxes(n))
+	if err != nil {
+		return 0, err
+	}
+	if err := session.Prewarm(ctx, n); err != nil {
+		return 0, err
+	}
+	sleep := session.Function(Sleep)
+	run := func(tasks int) (time.Duration, error) {
+		began := time.Now()
+		for _, err := range sleep.Map(ctx, repeat(task, tasks)) {
+			if err != nil {
+				return 0, err
+			}
+		}
+		return time.Since(began), nil
+	}
+	if _, err := run(n); err != nil {
+		return 0, err
+	}
+	took, err := run(tasks)
+	if err != nil {
+		return 0, err
+	}
+	return float64(task) * float64(tasks) / float64(n) / float64(took), session.Close()
+}
+
+// computing compares tasks that need processors with processes that do the same.
+func (b *bench) computing(ctx context.Context, w *strings.Builder) error {
+	processors := runtime.NumCPU()
+	const tasks, rounds = 20, 10_000_000
+	contenders := []contender{{"os/exec", func(context.Context, int) error {
+		var started []*exec.Cmd
+		for range processors {
+			cmd := exec.Command("/proc/self/exe")
+			cmd.Env = []string{spinVariable + "=" + strconv.Itoa(rounds*tasks)}
+			if err := cmd.Start(); err != nil {
+				return err
+			}
+			started = append(started, cmd)
+		}
+		for _, cmd := range started {
+			if err := cmd.Wait(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}}
+	sessions, end, err := open(ctx, sbx.MaxSandboxes(processors))
+	if err != nil {
+		return err
+	}
+	for _, v := range variants {
+		if err := sessions[v.name].Prewarm(ctx, processors); err != nil {
+			return err
+		}
+		spin := sessions[v.name].Function(Spin)
+		contenders = append(contenders, contender{v.name, func(ctx context.Context, _ int) error {
+			for _, err := range spin.Map(ctx, repeat(rounds, tasks*processors)) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}})
+	}
+	took, err := b.contest(ctx, contenders)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\nTasks that compute, %d for each of %d processors, beside as many processes that do the same work in one go.\n\n", tasks, processors)
+	compare(w, contenders, took, time.Millisecond, "os/exec")
+	for _, v := range variants {
+		b.atLeast("computing tasks, "+v.name+": rate to parallel processes'", took["os/exec"]/took[v.name], 0.95)
+	}
+	return end()
+}

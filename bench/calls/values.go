@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/sandboxfn/sbx"
+)
+
+const bigValue = 64 << 20
+
+// values measures big arguments and results, and what they cost small calls that share the sandbox.
+func values(ctx context.Context, b *bench, w *strings.Builder) error {
+	sessions, end, err := open(ctx)
+	if err != nil {
+		return err
+	}
+	contenders := []contender{b.peers.raw(bigValue), b.peers.unary(bigValue, 1)}
+	data := make([]byte, bigValue)
+	for i := range data {
+		data[i] = byte(i >> 12)
+	}
+	for _, v := range variants {
+		echo := sessions[v.name].Function(Echo)
+		contenders = append(contenders, contender{v.name, together(1, func(ctx context.Context) error {
+			result, err := echo.Call(ctx, data)
+			if err == nil && len(result) != len(data) {
+				err = errors.New("the value came back with another length")
+			}
+			return err
+		})})
+	}
+	rounds := b.rounds
+	b.rounds = min(rounds, 5) // of which each takes its time
+	took, err := b.contest(ctx, contenders)
+	b.rounds = rounds
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "An argument of %d MiB that comes back as the result. The raw socket carries the same bytes there and back, without a copy more than it needs.\n\n", bigValue>>20)
+	compare(w, contenders, took, time.Millisecond, "raw echo", "gRPC unary")
+	for _, v := range variants {
+		b.atLeast(fmt.Sprintf("%d MiB, %s: rate to a raw socket's", bigValue>>20, v.name), took["raw echo"]/took[v.name], 0.5)
+	}
+	return errors.Join(b.beside(ctx, w, data), end())
+}
+
+// beside measures small calls in a sandbox to which a big value is always on its way.
+func (b *bench) beside(ctx context.Context, w *strings.Builder, data []byte) error {
+	session, err := variants[0].open(ctx, sbx.MaxSandboxes(1), sbx.Concurrency(2))
+	if err != nil {
+		return err
+	}
+	echo := session.Function(Echo)
+	small := func() error {
+		_, err := echo.Call(ctx, data[:callSize])
+		return err
+	}
+	alone, err := medianOf(200, small)
+	if err != nil {
+		return err
+	}
+	var ended atomic.Bool
+	bigs := make(chan error, 1)
+	go func() {
+		for !ended.Load() {
+			if _, err := echo.Call(ctx, data); err != nil {
+				bigs <- err
+				return
+			}
+		}
+		bigs <- nil
+	}()
+	together, err := medianOf(200, small)
+	ended.Store(true)
+	if err := errors.Join(err, <-bigs); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\nA call of %d bytes takes %s µs in a sandbox that has nothing else to do, and %s µs while values of %d MiB go there and back, the median of 200.\n",
+		callSize, short(float64(alone)/1e3), short(float64(together)/1e3), bigValue>>20)
+	return session.Close()
+}
+
+func medianOf(n int, do func() error) (time.Duration, error) {
+	taken := make([]time.Duration, 0, n)
+	for range n {
+		began := time.Now()
+		if err := do(); err != nil {
+			return 0, err
+		}
+		taken = append(taken, time.Since(began))
+	}
+	return median(taken), nil
+}

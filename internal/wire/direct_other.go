@@ -1,0 +1,8 @@
+//go:build !unix
+
+package wire
+
+import "syscall"
+
+// writeOnce leaves everything to Finish.
+func writeOnce(uintptr, []byte) (int, error) { return 0, syscall.EAGAIN }
