@@ -337,7 +337,6 @@ func (f *function) send(r *request, l *lease) (data []byte, sandbox string, deli
 		}
 		r.sentTo.Store(sb)
 		pending := sb.worker.Go(call, r.args)
-		l.Sent(pending.Withdraw)
 		data, again, delivery, err := f.await(r, l, sb, pending, moved)
 		if !again {
 			returned = true
@@ -352,6 +351,11 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 	var running <-chan struct{} // as long as it matters
 	var overdue <-chan time.Time
 	arriving, rounds := false, 0
+	sent := func() { l.Sent(pending.Withdraw) }
+	inOrder := pending.InOrder() // while others can overtake it, none may wait behind it
+	if inOrder == nil {
+		sent()
+	}
 	// The worker ends calls by their timeouts. This is for one that does not.
 	late := f.config.timeout + 2*wire.Grace + time.Duration(len(r.args))*sendTime
 	if f.config.timeout > 0 && late > f.config.timeout { // no overflow
@@ -359,7 +363,11 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 	}
 	for {
 		select {
+		case <-inOrder:
+			inOrder = nil
+			sent()
 		case <-pending.Done():
+			sent()
 			l.Release(!pending.Result().GetTimedOut().GetRunning())
 			data, delivery, err = f.outcome(r, pending.Result())
 			return data, false, delivery, err
@@ -406,6 +414,7 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 				l.Release(true)
 				return nil, false, NotBegun, contextError(r.ctx)
 			}
+			sent()
 			pending.Cancel()
 			settle := func() { settle(l, sb, pending) }
 			if r.linger || !f.session.background(settle) {

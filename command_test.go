@@ -127,7 +127,7 @@ func TestConcurrentCommands(t *testing.T) {
 			cmd.Stdin = strings.NewReader(want)
 			text, err := cmd.Output()
 			assert.NoError(t, err)
-			assert.True(t, want == string(text), "command %d: %d bytes", i, len(text))
+			assert.Equal(t, want, string(text))
 		})
 	}
 	all.Wait()

@@ -677,3 +677,24 @@ func TestAResultThatDoesNotArriveEndsByTheTimeout(t *testing.T) {
 		})
 	}
 }
+
+// While a long argument is on its way no other call may overtake it: the worker would begin that one, and the session would wait for the wrong one.
+func TestALongArgumentIsNotOvertaken(t *testing.T) {
+	var held atomic.Bool
+	session := sbxtest.Open(t, sbx.MaxSandboxes(1), sbx.Driver(inprocess.New(&inprocess.Options{
+		Fault: func(m inprocess.Message) inprocess.Fault {
+			if !m.FromWorker && slices.Contains(m.Kinds, "chunk") && !held.Swap(true) {
+				return inprocess.Delay(200 * time.Millisecond)
+			}
+			return inprocess.Fault{}
+		},
+	})))
+	long := session.Function(Size, sbx.Timeout(100*time.Millisecond)).Spawn(t.Context(), strings.Repeat("x", 4<<20))
+	require.Eventually(t, held.Load, 10*time.Second, time.Millisecond)
+	other := session.Function2(Count).Spawn(t.Context(), fmt.Sprint(t.Name(), serial.Add(1)), 4*time.Second)
+	_, err := long.Result(t.Context())
+	require.NoError(t, err)
+	_, err = other.Result(t.Context())
+	require.NoError(t, err, "it did nothing wrong")
+	assert.Zero(t, session.Stats().Killed)
+}

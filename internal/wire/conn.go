@@ -61,9 +61,10 @@ type Conn struct {
 type Ticket struct {
 	message *wirepb.Message
 	big     *outgoing
-	offered int    // its size, if it came by Offer
-	handed  bool   // to the transport, but for the chunks; guarded by Conn.mu
-	end     uint64 // the bytes that were sent with it and before, once it was sent whole; guarded by Conn.mu
+	whole   chan struct{} // closed when the last chunk is given to the transport; nil without chunks
+	offered int           // its size, if it came by Offer
+	handed  bool          // to the transport, but for the chunks; guarded by Conn.mu
+	end     uint64        // the bytes that were sent with it and before, once it was sent whole; guarded by Conn.mu
 }
 
 type outgoing struct {
@@ -102,6 +103,7 @@ func (c *Conn) Send(message *wirepb.Message, body *wirepb.Body, value []byte) *T
 		c.streams++
 		body.Stream, body.Size = c.streams, uint64(len(value))
 		ticket.big = &outgoing{stream: c.streams, data: value}
+		ticket.whole = make(chan struct{})
 	}
 	c.queue = append(c.queue, ticket)
 	c.wake.Broadcast()
@@ -126,6 +128,10 @@ func (c *Conn) Offer(message *wirepb.Message) bool {
 	c.wake.Broadcast()
 	return true
 }
+
+// Whole is closed when the last of the message's chunks was given to the transport: until then messages that are sent later overtake it.
+// It is nil if the message has none.
+func (t *Ticket) Whole() <-chan struct{} { return t.whole }
 
 // Handed reports whether the ticket's message and its value were wholly given to the transport. If they were not, the
 // other side certainly does not have them, and never will once the connection is closed.
@@ -272,6 +278,7 @@ func (c *Conn) gather() (frame *wirepb.Frame, whole []*Ticket) {
 		if len(big.data) == 0 {
 			c.big = append(c.big[:c.next], c.big[c.next+1:]...)
 			whole = append(whole, ticket)
+			close(ticket.whole)
 		} else {
 			c.next++
 		}

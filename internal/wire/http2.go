@@ -60,7 +60,7 @@ const (
 )
 
 // A Guard is the connection below the session's gRPC streams. It refuses frames of HTTP/2 that a worker's gRPC does not send, and of which
-// the session's would keep many times their length.
+// the session's would keep many times their length. It has to see them in the clear: TLS would have to be below it.
 type Guard struct {
 	net.Conn
 

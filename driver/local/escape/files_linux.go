@@ -168,7 +168,7 @@ func withHostPage(fd int, do func(page []byte) error) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Munmap(page)
+	defer func() { _ = unix.Munmap(page) }()
 	return do(page)
 }
 

@@ -70,7 +70,7 @@ func newPeer(conn net.Conn) *peer {
 
 // flush sends what was written; false if the connection has ended.
 func (p *peer) flush() bool {
-	_, err := p.Conn.Write(p.out.Bytes())
+	_, err := p.Write(p.out.Bytes())
 	p.out.Reset()
 	return err == nil
 }

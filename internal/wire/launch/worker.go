@@ -491,6 +491,9 @@ func (p *Pending) Answered() bool {
 // 0 if none has.
 func (p *Pending) Arriving() uint64 { return p.arriving.Load() }
 
+// InOrder is closed when no call that is sent later can overtake this one any more; it is nil if none ever could.
+func (p *Pending) InOrder() <-chan struct{} { return p.ticket.Whole() }
+
 // Handed reports whether the call was wholly given to the transport.
 func (p *Pending) Handed() bool { return p.worker.conn.Handed(p.ticket) }
 
