@@ -301,8 +301,6 @@ type faulty struct{ what func() error }
 func (f faulty) Write(p []byte) (int, error) { return 0, f.what() }
 func (f faulty) Read(p []byte) (int, error)  { return 0, f.what() }
 
-var errOwn = errors.New("the test's own")
-
 func TestWritersAndReadersThatFail(t *testing.T) {
 	sb := openLocal(t).Sandbox()
 	cmd := sb.Command("sh", "-c", "echo; sleep 1000")
