@@ -23,6 +23,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+var errNotClosed = errors.New("the disk is busy")
+
 // signalVariable says to a test binary that it is the program of a test of signals, and which.
 const signalVariable = "SBX_TEST_SIGNALS"
 
@@ -71,7 +73,7 @@ func TestProgramOfSignals(t *testing.T) {
 			sbx.CloseOnSignal(open("one", func() error { <-second; return nil }), nil)
 		}()
 		<-called
-		stop := sbx.CloseOnSignal(open("failing", func() error { return errOwn }))
+		stop := sbx.CloseOnSignal(open("failing", func() error { return errNotClosed }))
 		defer stop()
 		sbx.CloseOnSignal(open("two", func() error { close(second); return nil })) // one waits for it: they close together
 	case "block":
@@ -153,7 +155,7 @@ func TestCloseOnSignal(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		how, printed := startProgram(t, "close").ends(s)
 		assert.Equal(t, "signal: "+s.String(), how)
-		for _, want := range []string{"closes one", "closes two", "closes failing", "level=ERROR", errOwn.Error()} {
+		for _, want := range []string{"closes one", "closes two", "closes failing", "level=ERROR", errNotClosed.Error()} {
 			assert.Equal(t, 1, strings.Count(printed, want), "%s in %s", want, printed)
 		}
 	}
