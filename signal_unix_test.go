@@ -23,8 +23,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var errNotClosed = errors.New("the disk is busy")
-
 // signalVariable says to a test binary that it is the program of a test of signals, and which.
 const signalVariable = "SBX_TEST_SIGNALS"
 
@@ -55,10 +53,10 @@ func TestProgramOfSignals(t *testing.T) {
 		t.Skip("not on its own")
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{Level: slog.LevelError}))
-	open := func(name string, end func() error) *sbx.Session {
+	open := func(name string, close func() error) *sbx.Session {
 		session, err := sbx.Open(t.Context(), sbx.Logger(logger), sbx.Driver(closing{inprocess.New(nil), func() error {
 			fmt.Println("closes", name)
-			return end()
+			return close()
 		}}))
 		require.NoError(t, err)
 		require.NoError(t, session.Sandbox().Start(t.Context()))
@@ -73,7 +71,7 @@ func TestProgramOfSignals(t *testing.T) {
 			sbx.CloseOnSignal(open("one", func() error { <-second; return nil }), nil)
 		}()
 		<-called
-		stop := sbx.CloseOnSignal(open("failing", func() error { return errNotClosed }))
+		stop := sbx.CloseOnSignal(open("failing", func() error { return errOwn }))
 		defer stop()
 		sbx.CloseOnSignal(open("two", func() error { close(second); return nil })) // one waits for it: they close together
 	case "block":
@@ -155,7 +153,7 @@ func TestCloseOnSignal(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		how, printed := startProgram(t, "close").ends(s)
 		assert.Equal(t, "signal: "+s.String(), how)
-		for _, want := range []string{"closes one", "closes two", "closes failing", "level=ERROR", errNotClosed.Error()} {
+		for _, want := range []string{"closes one", "closes two", "closes failing", "level=ERROR", errOwn.Error()} {
 			assert.Equal(t, 1, strings.Count(printed, want), "%s in %s", want, printed)
 		}
 	}
