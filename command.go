@@ -254,6 +254,8 @@ func (c *Cmd) outcome(r result, readErr error) error {
 		return r.writing
 	case err != nil && killed && c.ctx.Err() != nil && !errors.Is(err, c.ctx.Err()):
 		return fmt.Errorf("%w: %w", contextError(c.ctx), err)
+	case c.run.killedWithSandbox(r):
+		return fmt.Errorf("%w: %w", c.sandbox.whyNotRunning(), err)
 	case err != nil:
 		return err
 	case readErr != nil:

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -79,8 +80,10 @@ func (c *Cmd) begin() (*commandRun, error) {
 		cmd: c, id: c.sandbox.nextCommand(), running: running,
 		failed: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{}),
 	}
+	running.note(r, true)
 	if err := r.start(); err != nil {
 		r.end()
+		running.note(r, false)
 		session.counts.count(func(_ *OwnStats, commands *CommandStats) { commands.NotStarted++ })
 		session.leave()
 		return nil, err
@@ -227,6 +230,7 @@ func (r *commandRun) settle() {
 		return
 	}
 	r.settled = true
+	r.running.note(r, false)
 	r.cmd.sandbox.session.counts.ended(r.received.exited)
 	r.endPipes()
 	r.cmd.sandbox.session.leave()
@@ -236,12 +240,20 @@ func (r *commandRun) settle() {
 // endPipes ends the reading of pipes. Callers hold mu.
 func (r *commandRun) endPipes() {
 	var err error
-	if r.received.exited == nil { // output may be missing
+	switch { // where output may be missing
+	case r.received.exited == nil:
 		err = r.cmd.fail(cmp.Or(r.received.failure, r.received.writing, errUnanswered))
+	case r.killedWithSandbox(r.received):
+		err = r.cmd.fail(r.cmd.sandbox.whyNotRunning())
 	}
 	for _, pipe := range r.cmd.pipes {
 		pipe.end(err)
 	}
+}
+
+// killedWithSandbox reports whether the command ended because its sandbox was stopped.
+func (r *commandRun) killedWithSandbox(received result) bool {
+	return syscall.Signal(received.exited.GetSignal()) == syscall.SIGKILL && r.running.killed.Load()
 }
 
 // write hands output on. When nobody takes it, the command has nothing to run for.

@@ -12,6 +12,7 @@ import (
 	"io"
 	random "math/rand/v2"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -301,8 +302,6 @@ type faulty struct{ what func() error }
 func (f faulty) Write(p []byte) (int, error) { return 0, f.what() }
 func (f faulty) Read(p []byte) (int, error)  { return 0, f.what() }
 
-var errOwn = errors.New("the test's own")
-
 func TestWritersAndReadersThatFail(t *testing.T) {
 	sb := openLocal(t).Sandbox()
 	cmd := sb.Command("sh", "-c", "echo; sleep 1000")
@@ -545,4 +544,34 @@ func TestACommandThatNobodyWaitsFor(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), long)
 	defer cancel()
 	require.NoError(t, session.Shutdown(ctx))
+}
+
+// The process driver knows of the worker alone.
+func TestCommandsEndWithTheirSandbox(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		sb := openLocal(t, on).Sandbox()
+		mark := filepath.Join(t.TempDir(), "mark") // in the command line of what is looked for
+		cmd := sb.Command("sh", "-c", "sh -c 'echo on; while :; do sleep 0.01; done' $0 & wait", mark)
+		stdout, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		_, err = io.ReadFull(stdout, make([]byte, 2))
+		require.NoError(t, err)
+		require.NotEmpty(t, processesWith(t, mark))
+		require.NoError(t, sb.Stop(t.Context()))
+		assert.Empty(t, processesWith(t, mark))
+		require.ErrorIs(t, cmd.Wait(), sbx.ErrNotRunning)
+	})
+}
+
+// processesWith finds the machine's processes with a text in their command lines.
+func processesWith(t *testing.T, text string) (found []string) {
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, path := range paths {
+		if line, err := os.ReadFile(path); err == nil && strings.Contains(string(line), text) {
+			found = append(found, path)
+		}
+	}
+	return found
 }

@@ -47,7 +47,10 @@ func TestPanicsInTheCall(t *testing.T) {
 func TestAPanicElsewhereIsNotBlamedOnItsNeighbour(t *testing.T) {
 	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(1), sbx.Concurrency(2))
 	neighbour := session.Function2(Count).Spawn(t.Context(), t.Name(), time.Minute)
-	require.Eventually(t, func() bool { return session.Stats().Running == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		stacks, _ := neighbour.Stacks(t.Context())
+		return strings.Contains(string(stacks), "sbx_test.Count(") // it has begun
+	}, 10*time.Second, time.Millisecond)
 	_, err := session.Function2(Crash).Call(t.Context(), "", "elsewhere: panic")
 	require.ErrorAs(t, err, new(*sbx.PanicError))
 	_, err = neighbour.Result(t.Context())

@@ -227,7 +227,7 @@ func TestAWorkerThatSendsWithoutEnd(t *testing.T) {
 		run: func(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput]) error {
 			err := stream.Send(hasStarted)
 			for err == nil {
-				err = stream.Send(says(strings.Repeat("x", 1<<20)))
+				err = stream.Send(says(strings.Repeat("x", 128<<10)))
 			}
 			close(stopped)
 			return err

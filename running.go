@@ -7,7 +7,9 @@ import (
 	"sync/atomic"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/internal/wire/launch"
+	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
 
 // sandbox is a sandbox that was started, with its worker: one of the pool, or a [Sandbox]'s.
@@ -19,6 +21,9 @@ type sandbox struct {
 	killed   atomic.Bool // the session ended it while it ran
 	stopping sync.Mutex
 	stopped  bool
+
+	mu       sync.Mutex
+	commands map[*commandRun]struct{} // that run
 }
 
 // startSandbox makes a sandbox and starts its worker. When it fails, nothing is left, or what is returned with the error is to be
@@ -67,6 +72,7 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 	case <-sb.worker.Done():
 	default:
 		sb.killed.Store(true)
+		sb.endCommands(ctx)
 	}
 	sb.worker.Drain()
 	if err := sb.inner.Stop(ctx); err != nil {
@@ -75,6 +81,35 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 	sb.worker.Close()
 	sb.stopped = true
 	return nil
+}
+
+// endCommands kills the commands that run, with their groups: a driver may know of the worker alone.
+func (sb *sandbox) endCommands(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, wire.Grace) // a worker that does not answer is killed all the same
+	defer cancel()
+	sb.mu.Lock()
+	var kills sync.WaitGroup
+	for run := range sb.commands {
+		kills.Go(func() {
+			_, _ = sb.client().Signal(ctx, &wirepb.CommandSignal{Id: run.id, Kind: &wirepb.CommandSignal_Stop{Stop: true}})
+		})
+	}
+	sb.mu.Unlock()
+	kills.Wait()
+}
+
+// note notes that a command begins, or that it has ended.
+func (sb *sandbox) note(run *commandRun, runs bool) {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	if !runs {
+		delete(sb.commands, run)
+		return
+	}
+	if sb.commands == nil {
+		sb.commands = map[*commandRun]struct{}{}
+	}
+	sb.commands[run] = struct{}{}
 }
 
 func (sb *sandbox) String() string { return "sandbox " + sb.id }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -577,4 +578,81 @@ func TestASandboxThatWasNotMade(t *testing.T) {
 		assert.Empty(t, sb.ID())
 	}
 	assert.Zero(t, session.SandboxCount())
+}
+
+// Many hands do anything at any time: nothing hangs, and nothing is left behind or counted twice.
+func TestManyHands(t *testing.T) {
+	var stops atomic.Int32
+	d := watch(nil, func(context.Context, string) error {
+		if stops.Add(1)%7 == 0 {
+			return errors.New("the disk is busy")
+		}
+		return nil
+	})
+	watcher := sbxtest.Open(t, sbx.Driver(d))
+	for round := range 20 {
+		tag := fmt.Sprint("round ", round)
+		session, err := sbx.Open(t.Context(), sbx.Driver(d), sbx.Tags(tag))
+		require.NoError(t, err)
+		other, err := sbx.Open(t.Context(), sbx.Driver(d))
+		require.NoError(t, err)
+		sandboxes := make([]*sbx.Sandbox, 4)
+		for i := range sandboxes {
+			sandboxes[i] = session.Sandbox()
+		}
+		double := session.Function(Double)
+		closing := mathrand.IntN(60)
+		var done atomic.Int32
+		var hands sync.WaitGroup
+		for range 6 {
+			hands.Go(func() {
+				for range 20 {
+					sb := sandboxes[mathrand.IntN(len(sandboxes))]
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(mathrand.IntN(2000))*time.Microsecond)
+					switch mathrand.IntN(12) {
+					case 0, 1, 2:
+						_ = sb.Start(ctx)
+					case 3, 4, 5:
+						if n, err := double.In(sb).Call(ctx, 4); err == nil {
+							assert.Equal(t, 8, n)
+						}
+					case 6:
+						_ = sb.Stop(ctx)
+					case 7:
+						_ = other.Adopt(sb)
+					case 8:
+						_, _ = other.FromID(ctx, sb.ID())
+					case 9:
+						_, _ = other.List(ctx)
+					case 10:
+						_ = sb.Wait(ctx)
+					case 11:
+						_ = fmt.Sprint(sb, session, session.Stats(), other.SandboxCount())
+					}
+					cancel()
+					if int(done.Add(1)) == closing {
+						_ = session.Close()
+					}
+				}
+			})
+		}
+		hands.Wait()
+		for _, s := range []*sbx.Session{other, session} {
+			require.Eventually(t, func() bool { return s.Close() == nil }, 20*time.Second, time.Millisecond)
+			assert.Zero(t, s.SandboxCount())
+		}
+		for _, sb := range sandboxes {
+			assert.Contains(t, []sbx.Status{sbx.Stopped, sbx.Lost}, sb.Status())
+			ended, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			assert.NotErrorIs(t, sb.Wait(ended), context.DeadlineExceeded)
+			cancel()
+		}
+		found, err := watcher.List(t.Context(), tag)
+		require.NoError(t, err)
+		assert.Empty(t, found)
+		assert.Equal(t, d.created.Load(), d.ended.Load())
+		stats := session.Stats().Own
+		assert.EqualValues(t, 4, stats.Made)
+		assert.LessOrEqual(t, stats.Started, stats.Made)
+	}
 }

@@ -26,6 +26,8 @@ import (
 // signalVariable says to a test binary that it is the program of a test of signals, and which.
 const signalVariable = "SBX_TEST_SIGNALS"
 
+var errOwn = errors.New("the test's own")
+
 // closing is a driver that tells when its sessions are closed.
 type closing struct {
 	driver.Driver
@@ -53,10 +55,10 @@ func TestProgramOfSignals(t *testing.T) {
 		t.Skip("not on its own")
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{Level: slog.LevelError}))
-	open := func(name string, close func() error) *sbx.Session {
+	open := func(name string, end func() error) *sbx.Session {
 		session, err := sbx.Open(t.Context(), sbx.Logger(logger), sbx.Driver(closing{inprocess.New(nil), func() error {
 			fmt.Println("closes", name)
-			return close()
+			return end()
 		}}))
 		require.NoError(t, err)
 		require.NoError(t, session.Sandbox().Start(t.Context()))

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -27,7 +28,6 @@ type attendant struct {
 	// folder and env are the worker's as it began. Functions may change theirs.
 	folder string
 	env    []string
-	starts chan starting
 
 	mu       sync.Mutex
 	commands map[uint64]*command
@@ -38,9 +38,7 @@ func newAttendant() (*attendant, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &attendant{folder: folder, env: os.Environ(), starts: make(chan starting), commands: map[uint64]*command{}}
-	go a.starter()
-	return a, nil
+	return &attendant{folder: folder, env: os.Environ(), commands: map[uint64]*command{}}, nil
 }
 
 // path is a path of the sandbox as the session means it.
@@ -147,6 +145,10 @@ func (a *attendant) Run(stream grpc.BidiStreamingServer[wirepb.CommandInput, wir
 		return status.Error(codes.InvalidArgument, "the first message of a command is its start")
 	}
 	to := &outputs{stream: stream}
+	// The kernel takes the end of the thread that starts the command for the worker's (see dieWithWorker), and user code may end threads.
+	// The thread is needed anyway, to wait for the command's end.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	c, err := a.start(start)
 	if err != nil {
 		return to.send(asFailure(err))
@@ -192,6 +194,9 @@ func (a *attendant) Run(stream grpc.BidiStreamingServer[wirepb.CommandInput, wir
 // drain waits for the copying of output, which other processes than the command may hold open: for delay, if that is not 0, and not for
 // ever if the command was stopped. It reports whether it had to end it.
 func (c *command) drain(copying *sync.WaitGroup, delay time.Duration) (cut bool) {
+	if c.streams.stdout == nil && c.streams.stderr == nil {
+		return false
+	}
 	copied := make(chan struct{})
 	go func() {
 		copying.Wait()

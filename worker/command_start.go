@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -77,21 +76,6 @@ func (s *commandStreams) feed(stream grpc.BidiStreamingServer[wirepb.CommandInpu
 	}
 }
 
-// starting is a command that is to be started.
-type starting struct {
-	cmd  *exec.Cmd
-	done chan error
-}
-
-// starter starts commands, one at a time, on a thread that does not end: the kernel takes the end of the thread that started a
-// command for the worker's (see dieWithWorker), and user code may end threads. It ends with the process.
-func (a *attendant) starter() {
-	runtime.LockOSThread()
-	for s := range a.starts {
-		s.done <- s.cmd.Start()
-	}
-}
-
 // start starts a command.
 func (a *attendant) start(start *wirepb.Start) (_ *command, err error) {
 	args, env := texts(start.GetArgs()), a.environ(texts(start.GetEnv()))
@@ -130,12 +114,10 @@ func (a *attendant) start(start *wirepb.Start) (_ *command, err error) {
 	if !a.remember(start.GetId(), c) {
 		return nil, refused("run", args[0], fmt.Sprintf("there is a command %d", start.GetId()))
 	}
-	done := make(chan error, 1)
 	// Whoever signals it meanwhile waits.
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	a.starts <- starting{cmd, done}
-	if err := <-done; err != nil {
+	if err := cmd.Start(); err != nil {
 		c.reaped = true // there is nothing to signal
 		close(c.exited)
 		a.forget(start.GetId())

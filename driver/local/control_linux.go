@@ -179,10 +179,10 @@ func receive(conn *net.UnixConn, message any, limit int) ([]int, error) {
 	data := make([]byte, limit+1)
 	rights := make([]byte, unix.CmsgSpace(4*maxPassed))
 	n, rightsLen, flags, _, err := conn.ReadMsgUnix(data, rights)
+	if errors.Is(err, syscall.ECONNRESET) { // the other side died with messages unread; what it sent before comes after this
+		n, rightsLen, flags, _, err = conn.ReadMsgUnix(data, rights)
+	}
 	if err != nil {
-		if errors.Is(err, syscall.ECONNRESET) { // the other side died with messages unread
-			return nil, io.EOF
-		}
 		return nil, err
 	}
 	var files []int

@@ -2,6 +2,7 @@ package local
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -385,7 +386,8 @@ func (l *launcher) instruct(resources driver.Resources, mounts []placed, o order
 	if err != nil {
 		return nil, err
 	}
-	if err := send(p.conn, o, files...); err != nil {
+	// One that could not prepare the sandbox may have ended already: what it said of that is to be read, as if it had its orders.
+	if err := send(p.conn, o, files...); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
 		p.end()
 		return nil, err
 	}

@@ -51,7 +51,8 @@ func useTerminal() error {
 	if err := resize(33, 111); err != nil {
 		return err
 	}
-	shell := exec.Command("/bin/sh", "-c", `tty; stty -echo; stty size; echo by name >/dev/tty
+	// noflsh: else the kernel drops, after the signal, what the shell has written by then.
+	shell := exec.Command("/bin/sh", "-c", `tty; stty -echo noflsh; stty size; echo by name >/dev/tty
 		trap 'stty size' WINCH; trap 'echo interrupted; exit 7' INT
 		echo ready; while :; do read line; done`)
 	shell.Env = []string{"PATH=/usr/bin:/bin"}
