@@ -34,6 +34,9 @@ const startTimeout = time.Minute
 // maxHeaders bounds the headers that a worker sends, which say no more than how the stream ended.
 const maxHeaders = 64 << 10
 
+// greetingBuffer is the length of buffers for a greeting.
+const greetingBuffer = 4 << 10
+
 var errSlow = fmt.Errorf("the worker was not ready within %v; package variables and init functions run in the sandbox too", startTimeout)
 
 // Config is what Start needs beside the sandbox.
@@ -91,7 +94,7 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 	}).Start(); err != nil {
 		return nil, err
 	}
-	conn, err := grpc.NewClient("passthrough:///sandbox",
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // an inherited socket
 		grpc.WithContextDialer(adapter.dial),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxFrame), grpc.MaxCallSendMsgSize(wire.MaxFrame),
@@ -99,7 +102,11 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 		grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
-	)
+	}
+	if adapter.process.Direct() != nil { // then it carries two messages, and a sandbox that waits keeps its buffers
+		options = append(options, grpc.WithReadBufferSize(greetingBuffer), grpc.WithWriteBufferSize(greetingBuffer))
+	}
+	conn, err := grpc.NewClient("passthrough:///sandbox", options...)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
