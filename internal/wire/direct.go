@@ -39,7 +39,7 @@ const (
 	chunkHead = frameHead + 16
 	isChunk   = 1 << 31
 	// directBuffer is how much is read at a time, and how long a buffer may be that is kept.
-	directBuffer = 16 << 10
+	directBuffer = 8 << 10
 )
 
 // NewDirect returns the stream over conn, which must be a socket of the system. Closing conn ends it.

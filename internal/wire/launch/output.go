@@ -87,7 +87,7 @@ func (o *output) failed(stream string, err error) {
 // read reads a stream to its end. If to is nil, lines become records.
 func (o *output) read(stream string, from io.Reader, lines *splitter, to *sink) {
 	line := func(line []byte) { o.line(stream, string(line), to == nil) }
-	buffer := make([]byte, 32<<10)
+	buffer := make([]byte, 4<<10) // sandboxes that print nothing keep it, too
 	for {
 		n, err := from.Read(buffer)
 		lines.split(buffer[:n], line) // first, so that a writer that blocks does not hide the last lines

@@ -40,7 +40,8 @@ type Worker struct {
 	calls     map[uint64]*Pending // nil when the stream has ended
 	last      uint64
 	ledger    *ledger.Ledger // nil if there is none, or the stream has ended
-	slots     []int          // of the ledger, those that are free
+	slots     []int          // of the ledger, those that are free again
+	unused    int            // the first of the ledger's slots that no call had
 	withdrawn int            // calls that the worker has not confirmed
 	asked     []chan struct{}
 	profiles  map[uint64]*profiling // nil when the stream has ended
@@ -144,9 +145,6 @@ func (w *Worker) open(config Config) error {
 		w.beating.Lock()
 		w.beats = notes
 		w.beating.Unlock()
-		for slot := range ledger.Slots {
-			w.slots = append(w.slots, slot)
-		}
 		w.output.attribute(w.ledger)
 	}
 	w.functions = make(map[string]Function, len(welcome.GetFunctions()))
@@ -494,10 +492,10 @@ func (w *Worker) Go(call *wirepb.Call, argument []byte) *Pending {
 	call.Id = w.last
 	p := &Pending{worker: w, id: call.GetId(), attempt: call.GetAttempt(), slot: ledger.Slots, done: make(chan struct{})}
 	call.Argument, p.kind.Call, p.message.Kind, p.ticket = &p.argument, call, &p.kind, &p.sent
-	if n := len(w.slots); w.calls != nil && n > 0 {
-		p.slot = w.slots[n-1]
-		w.slots = w.slots[:n-1]
-		w.ledger.Queue(p.slot, p.id)
+	if w.calls != nil && w.ledger != nil {
+		if p.slot = w.slot(); p.slot < ledger.Slots {
+			w.ledger.Queue(p.slot, p.id)
+		}
 	}
 	call.Slot = uint32(p.slot) // without one the worker refuses the call
 	w.output.began(caller{p.id, p.slot, w.nameOf(call.GetFunction()), call.GetName()})
@@ -507,6 +505,20 @@ func (w *Worker) Go(call *wirepb.Call, argument []byte) *Pending {
 		w.calls[p.id] = p
 	}
 	return p
+}
+
+// slot returns a free slot of the ledger, or one that does not exist if there is none. Callers hold mu.
+func (w *Worker) slot() int {
+	if n := len(w.slots); n > 0 {
+		slot := w.slots[n-1]
+		w.slots = w.slots[:n-1]
+		return slot
+	}
+	if w.unused < ledger.Slots {
+		w.unused++
+		return w.unused - 1
+	}
+	return ledger.Slots
 }
 
 // maxWithdrawn is how many withdrawn calls a worker may have unconfirmed and still be sent calls to queue.
