@@ -186,7 +186,7 @@ func TestTheLauncherIsKilled(t *testing.T) {
 			killed++
 		}
 	}
-	require.Equal(t, 1, killed)
+	require.Positive(t, killed) // what it has forked bears its name, too, until it executes
 	_, err = call.Result(t.Context())
 	require.ErrorContains(t, err, "launcher died: signal: killed")
 	_, err = session.Function(Double).Call(t.Context(), 1)

@@ -75,7 +75,6 @@ func TestTerminals(t *testing.T) {
 		t.Run("held open", func(t *testing.T) {
 			cmd, _, line := terminal(t, sb, "trap '' HUP; stty -echo; (trap '' HUP; exec sleep 1000) & echo $!")
 			assert.NotEmpty(t, line())
-			cmd.WaitDelay = 0
 			ctx, cancel := context.WithCancel(t.Context())
 			other := sb.CommandContext(ctx, "sh", "-c", "trap '' HUP; setsid sleep 1000 & echo on; sleep 1000")
 			other.Terminal = &sbx.Terminal{}
