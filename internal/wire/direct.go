@@ -178,8 +178,12 @@ func newPiece(n int) []byte {
 	return pieces.Get().(*[chunkSize]byte)[:]
 }
 
+// maxFreed is how many pieces are kept of one value, until the next collections of garbage: 64 MiB.
+const maxFreed = 256
+
 // freePieces takes buffers back that nobody uses any more.
 func freePieces(list [][]byte) {
+	list = list[:min(len(list), maxFreed)]
 	for _, piece := range list {
 		if cap(piece) == chunkSize {
 			pieces.Put((*[chunkSize]byte)(piece[:chunkSize]))
