@@ -32,6 +32,7 @@ type Direct struct {
 	err   error // of write
 
 	chunk [chunkHead]byte
+	place func(stream uint64, n int) []byte // where to read a chunk's data to; nil if that is nowhere yet
 }
 
 const (
@@ -52,7 +53,7 @@ func NewDirect(conn net.Conn) (*Direct, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Direct{conn: conn, raw: raw, in: bufio.NewReaderSize(conn, directBuffer)}
+	d := &Direct{conn: conn, raw: raw, in: bufio.NewReaderSize(conn, directBuffer), place: nowhere}
 	d.write = func(fd uintptr) bool {
 		n, err := writeOnce(fd, d.rest)
 		d.rest, d.err = d.rest[max(n, 0):], err
@@ -148,6 +149,8 @@ func (d *Direct) Recv() (*wirepb.Frame, error) {
 	return decodeFrame(d.body[:n])
 }
 
+func nowhere(uint64, int) []byte { return nil }
+
 func (d *Direct) recvChunk(n int) (*wirepb.Frame, error) {
 	if n > chunkSize {
 		return nil, broken("a chunk of %d bytes; the limit is %d", n, chunkSize)
@@ -156,11 +159,15 @@ func (d *Direct) recvChunk(n int) (*wirepb.Frame, error) {
 	if _, err := io.ReadFull(d.in, head[:]); err != nil {
 		return nil, unexpected(err)
 	}
-	data := newPiece(n)
+	stream := binary.BigEndian.Uint64(head[frameHead+8:])
+	data := d.place(stream, n)
+	if data == nil {
+		data = newPiece(n)
+	}
 	if _, err := io.ReadFull(d.in, data); err != nil {
 		return nil, unexpected(err)
 	}
-	chunk := &wirepb.Chunk{Stream: binary.BigEndian.Uint64(head[frameHead+8:]), Data: data}
+	chunk := &wirepb.Chunk{Stream: stream, Data: data}
 	return &wirepb.Frame{
 		Sequence: binary.BigEndian.Uint64(head[frameHead:]),
 		Messages: []*wirepb.Message{{Kind: &wirepb.Message_Chunk{Chunk: chunk}}},
