@@ -24,7 +24,7 @@ type Direct struct {
 	raw  syscall.RawConn
 
 	in   *bufio.Reader
-	body []byte // kept for short frames
+	body []byte // kept for frames of some length
 
 	out   []byte // the last frame that was sent
 	rest  []byte // what of it is not written
@@ -140,13 +140,17 @@ func (d *Direct) Recv() (*wirepb.Frame, error) {
 		_, err = d.in.Discard(n)
 		return frame, err
 	}
-	if n > cap(d.body) {
-		d.body = make([]byte, n)
+	body := d.body
+	if n > cap(body) {
+		body = make([]byte, n)
 	}
-	if _, err := io.ReadFull(d.in, d.body[:n]); err != nil {
+	if n <= maxInline {
+		d.body = body
+	}
+	if _, err := io.ReadFull(d.in, body[:n]); err != nil {
 		return nil, unexpected(err)
 	}
-	return decodeFrame(d.body[:n])
+	return decodeFrame(body[:n])
 }
 
 func nowhere(uint64, int) []byte { return nil }
