@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -39,6 +40,23 @@ func spin(rounds int) uint64 {
 		x ^= x << 17
 	}
 	return x
+}
+
+// Peak returns the most memory that the process which it runs in had so far, in bytes.
+func Peak(context.Context, struct{}) (int, error) { return peak() }
+
+func peak() (int, error) {
+	content, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(content)) {
+		var kib int
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kib); n == 1 {
+			return kib << 10, nil
+		}
+	}
+	return 0, errors.New("/proc/self/status has no VmHWM")
 }
 
 // Resident returns the memory of the process that it runs in, in bytes.

@@ -18,6 +18,7 @@ import (
 func init() {
 	registry.Function[[]byte, []byte]("github.com/sandboxfn/sbx/bench/calls.Echo", Echo)
 	registry.Function[struct{}, struct{}]("github.com/sandboxfn/sbx/bench/calls.Empty", Empty)
+	registry.Function[struct{}, int]("github.com/sandboxfn/sbx/bench/calls.Peak", Peak)
 	registry.Function[struct{}, int]("github.com/sandboxfn/sbx/bench/calls.Resident", Resident)
 	registry.Function[time.Duration, struct{}]("github.com/sandboxfn/sbx/bench/calls.Sleep", Sleep)
 	registry.Function[int, uint64]("github.com/sandboxfn/sbx/bench/calls.Spin", Spin)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -46,7 +48,48 @@ func values(ctx context.Context, b *bench, w *strings.Builder) error {
 	for _, v := range variants {
 		b.atLeast(fmt.Sprintf("%d MiB, %s: rate to a raw socket's", bigValue>>20, v.name), took["raw echo"]/took[v.name], 0.5)
 	}
-	return errors.Join(b.beside(ctx, w, data), end())
+	return errors.Join(b.beside(ctx, w, data), giant(ctx, w), end())
+}
+
+// giant tells what the longest value takes beside itself.
+func giant(ctx context.Context, w *strings.Builder) error {
+	session, err := variants[0].open(ctx, sbx.MaxSandboxes(1))
+	if err != nil {
+		return err
+	}
+	data := make([]byte, 1<<30-16) // and a header
+	for i := 0; i < len(data); i += 4096 {
+		data[i] = 1 // or it takes no memory
+	}
+	debug.FreeOSMemory()
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil { // forget the peak
+		return err
+	}
+	before, err := peak()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	result, err := session.Function(Echo).Call(ctx, data)
+	if err != nil {
+		return err
+	}
+	took := time.Since(began)
+	if len(result) != len(data) || result[len(result)/4096*4096-4096] != 1 {
+		return errors.New("the value came back as another")
+	}
+	after, err := peak()
+	if err != nil {
+		return err
+	}
+	worker, err := session.Function(Peak).Call(ctx, struct{}{})
+	if err != nil {
+		return err
+	}
+	const gib = 1 << 30
+	fmt.Fprintf(w, "\nAn argument of 1 GiB that comes back takes %.1f s. The session has at most %.2f GiB more than before, its own argument not among them; the worker has at most %.2f GiB.\n",
+		took.Seconds(), float64(after-before)/gib, float64(worker)/gib)
+	return session.Close()
 }
 
 // beside measures small calls in a sandbox to which a big value is always on its way.

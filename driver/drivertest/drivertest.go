@@ -56,6 +56,7 @@ func Run(t *testing.T, d driver.Driver, has Features) {
 	}{
 		{"a call is answered", true, (*suite).answers},
 		{"a large value crosses whole", true, (*suite).large},
+		{"calls have a socket of their own", true, (*suite).direct},
 		{"sandboxes work side by side", true, (*suite).sideBySide},
 		{"create ends with its context", true, (*suite).createCancelled},
 		{"a sandbox has one worker", true, (*suite).oneWorker},

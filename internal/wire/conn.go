@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 	"google.golang.org/protobuf/proto"
@@ -33,19 +33,11 @@ type Stream interface {
 	Recv() (*wirepb.Frame, error)
 }
 
-// A direct stream tries to send in the goroutine that has something to send.
-type direct interface {
-	Stream
-	// Try is Send, but does not wait for the other side: if whole is false, Finish must follow.
-	Try(frame *wirepb.Frame) (whole bool, err error)
-	Finish() error
-}
-
 // Conn sends and receives messages over a stream: it gathers messages into frames and cuts big values into chunks.
 // Send, Offer, Abort and Close may be called at the same time; Recv is for one goroutine.
 type Conn struct {
 	stream Stream
-	direct direct // stream, if it is one
+	direct *Direct // stream, if it is one
 
 	mu      sync.Mutex
 	wake    sync.Cond // work for the sender, or the end
@@ -99,8 +91,9 @@ type outgoing struct {
 type incoming struct {
 	message *wirepb.Message
 	body    *wirepb.Body
-	pieces  [][]byte // that have arrived
+	pieces  [][]byte // that have arrived, until there is data
 	have    uint64   // bytes
+	data    []byte   // the whole value's place
 }
 
 // NewConn returns a connection over stream. If announced is not nil, Recv calls it for each message whose value is going to
@@ -108,7 +101,9 @@ type incoming struct {
 func NewConn(stream Stream, announced func(*wirepb.Message) error) *Conn {
 	c := &Conn{stream: stream, announced: announced, stopped: make(chan struct{}), incoming: map[uint64]*incoming{}}
 	c.wake.L = &c.mu
-	c.direct, _ = stream.(direct)
+	if direct, ok := stream.(*Direct); ok {
+		c.direct, direct.place = direct, c.place
+	}
 	go c.send()
 	return c
 }
@@ -484,19 +479,40 @@ func (c *Conn) acceptChunk(chunk *wirepb.Chunk) (*wirepb.Message, error) {
 	if n == 0 || n > left || n < min(chunkSize, left) { // short ones could take much memory
 		return nil, broken("a chunk of %d bytes where %d are missing", n, left)
 	}
-	// What has arrived takes memory, never what was announced.
-	in.pieces = append(in.pieces, chunk.GetData())
+	// The value's place takes no more than four times what has arrived, whatever was announced.
+	if in.data == nil {
+		in.pieces = append(in.pieces, chunk.GetData())
+	} else if place := in.data[in.have:]; unsafe.SliceData(place) != unsafe.SliceData(chunk.GetData()) {
+		copy(place, chunk.GetData())
+	}
 	in.have += n
+	if in.data == nil && in.have >= in.body.GetSize()/4 {
+		in.data = in.pieces[0]
+		if in.have < in.body.GetSize() || len(in.pieces) > 1 {
+			in.data = make([]byte, in.body.GetSize())
+			at := 0
+			for _, piece := range in.pieces {
+				at += copy(in.data[at:], piece)
+			}
+			freePieces(in.pieces)
+		}
+		in.pieces = nil
+	}
 	if n < left {
 		return nil, nil
 	}
-	in.body.Data = in.pieces[0]
-	if len(in.pieces) > 1 {
-		in.body.Data = bytes.Join(in.pieces, nil)
-		freePieces(in.pieces)
-	}
+	in.body.Data = in.data
 	delete(c.incoming, chunk.GetStream())
 	return in.message, nil
+}
+
+// place returns where the next n bytes of a value are to be, if there is a place for them.
+func (c *Conn) place(stream uint64, n int) []byte {
+	in := c.incoming[stream]
+	if in == nil || in.data == nil || uint64(n) > in.body.GetSize()-in.have {
+		return nil
+	}
+	return in.data[in.have:][:n]
 }
 
 // bodyOf returns the body of a message that can have one, else nil.

@@ -24,7 +24,7 @@ type Direct struct {
 	raw  syscall.RawConn
 
 	in   *bufio.Reader
-	body []byte // kept for short frames
+	body []byte // kept for frames of some length
 
 	out   []byte // the last frame that was sent
 	rest  []byte // what of it is not written
@@ -32,6 +32,7 @@ type Direct struct {
 	err   error // of write
 
 	chunk [chunkHead]byte
+	place func(stream uint64, n int) []byte // where to read a chunk's data to; nil if that is nowhere yet
 }
 
 const (
@@ -52,7 +53,7 @@ func NewDirect(conn net.Conn) (*Direct, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Direct{conn: conn, raw: raw, in: bufio.NewReaderSize(conn, directBuffer)}
+	d := &Direct{conn: conn, raw: raw, in: bufio.NewReaderSize(conn, directBuffer), place: nowhere}
 	d.write = func(fd uintptr) bool {
 		n, err := writeOnce(fd, d.rest)
 		d.rest, d.err = d.rest[max(n, 0):], err
@@ -139,14 +140,20 @@ func (d *Direct) Recv() (*wirepb.Frame, error) {
 		_, err = d.in.Discard(n)
 		return frame, err
 	}
-	if n > cap(d.body) {
-		d.body = make([]byte, n)
+	body := d.body
+	if n > cap(body) {
+		body = make([]byte, n)
 	}
-	if _, err := io.ReadFull(d.in, d.body[:n]); err != nil {
+	if n <= maxInline {
+		d.body = body
+	}
+	if _, err := io.ReadFull(d.in, body[:n]); err != nil {
 		return nil, unexpected(err)
 	}
-	return decodeFrame(d.body[:n])
+	return decodeFrame(body[:n])
 }
+
+func nowhere(uint64, int) []byte { return nil }
 
 func (d *Direct) recvChunk(n int) (*wirepb.Frame, error) {
 	if n > chunkSize {
@@ -156,11 +163,15 @@ func (d *Direct) recvChunk(n int) (*wirepb.Frame, error) {
 	if _, err := io.ReadFull(d.in, head[:]); err != nil {
 		return nil, unexpected(err)
 	}
-	data := newPiece(n)
+	stream := binary.BigEndian.Uint64(head[frameHead+8:])
+	data := d.place(stream, n)
+	if data == nil {
+		data = newPiece(n)
+	}
 	if _, err := io.ReadFull(d.in, data); err != nil {
 		return nil, unexpected(err)
 	}
-	chunk := &wirepb.Chunk{Stream: binary.BigEndian.Uint64(head[frameHead+8:]), Data: data}
+	chunk := &wirepb.Chunk{Stream: stream, Data: data}
 	return &wirepb.Frame{
 		Sequence: binary.BigEndian.Uint64(head[frameHead:]),
 		Messages: []*wirepb.Message{{Kind: &wirepb.Message_Chunk{Chunk: chunk}}},
@@ -178,8 +189,12 @@ func newPiece(n int) []byte {
 	return pieces.Get().(*[chunkSize]byte)[:]
 }
 
+// maxFreed is how many pieces are kept of one value, until the next collections of garbage: 64 MiB.
+const maxFreed = 256
+
 // freePieces takes buffers back that nobody uses any more.
 func freePieces(list [][]byte) {
+	list = list[:min(len(list), maxFreed)]
 	for _, piece := range list {
 		if cap(piece) == chunkSize {
 			pieces.Put((*[chunkSize]byte)(piece[:chunkSize]))
