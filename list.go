@@ -110,6 +110,14 @@ func (s *Session) Adopt(sb *Sandbox) error {
 func (s *Session) adopt(sb *Sandbox) error {
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
+	var err error
+	switch sb.status {
+	case Running:
+	case Unstarted, Starting:
+		err = fmt.Errorf("sandbox is %v; start it first", sb.status)
+	default:
+		err = fmt.Errorf("sandbox %s: %w", sb.id, sb.notRunning())
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch _, has := s.own[sb]; {
@@ -117,13 +125,8 @@ func (s *Session) adopt(sb *Sandbox) error {
 		return ErrClosed
 	case has:
 		return nil
-	}
-	switch sb.status {
-	case Unstarted, Starting:
-		return fmt.Errorf("sandbox is %v; start it first", sb.status)
-	case Running:
-	default:
-		return fmt.Errorf("sandbox %s: %w", sb.id, sb.notRunning())
+	case err != nil:
+		return err
 	}
 	s.own[sb] = struct{}{}
 	sb.adopters = append(sb.adopters, s)
