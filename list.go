@@ -110,13 +110,13 @@ func (s *Session) Adopt(sb *Sandbox) error {
 func (s *Session) adopt(sb *Sandbox) error {
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
-	var err error
+	var unfit error // found before s is locked, which may be the sandbox's own session and is asked then
 	switch sb.status {
-	case Running:
 	case Unstarted, Starting:
-		err = fmt.Errorf("sandbox is %v; start it first", sb.status)
+		unfit = fmt.Errorf("sandbox is %v; start it first", sb.status)
+	case Running:
 	default:
-		err = fmt.Errorf("sandbox %s: %w", sb.id, sb.notRunning())
+		unfit = fmt.Errorf("sandbox %s: %w", sb.id, sb.notRunning())
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,8 +125,8 @@ func (s *Session) adopt(sb *Sandbox) error {
 		return ErrClosed
 	case has:
 		return nil
-	case err != nil:
-		return err
+	case unfit != nil:
+		return unfit
 	}
 	s.own[sb] = struct{}{}
 	sb.adopters = append(sb.adopters, s)
