@@ -268,7 +268,11 @@ func (r *commandRun) write(to io.Writer, data []byte) {
 	if to == nil || len(data) == 0 {
 		return
 	}
-	if _, err := to.Write(data); err != nil {
+	n, err := to.Write(data)
+	if err == nil && n < len(data) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
 		r.note(func(received *result) { received.writing = err })
 		close(r.failed)
 	}

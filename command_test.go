@@ -308,6 +308,10 @@ func TestWritersAndReadersThatFail(t *testing.T) {
 	cmd.Stdout = faulty{func() error { return errOwn }}
 	require.ErrorIs(t, cmd.Run(), errOwn)
 
+	cmd = sb.Command("echo", "more than nothing")
+	cmd.Stdout = faulty{func() error { return nil }}
+	require.ErrorIs(t, cmd.Run(), io.ErrShortWrite, "a writer that takes less than it was given, and does not say so")
+
 	cmd = sb.Command("sh", "-c", "setsid sleep 1000 & echo; sleep 1000")
 	cmd.Stdout = faulty{func() error { return errOwn }}
 	require.ErrorIs(t, cmd.Run(), errOwn, "another process holds the output open, for ever")

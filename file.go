@@ -176,6 +176,17 @@ func (f *File) ask(request *wirepb.FileRequest) (*wirepb.FileReply, error) {
 	return f.receive()
 }
 
+var errFileNotOpened = &OptionError{Option: "the file", Reason: "was not opened; use what Open, Create or OpenFile returned, and look at their error first"}
+
+// lock has the file for one operation, which must end with unlock. It is an error if nothing opened it.
+func (f *File) lock(op string) error {
+	if f == nil || f.sandbox == nil {
+		return fmt.Errorf("sbx: %s: %w", op, errFileNotOpened)
+	}
+	f.mu.Lock()
+	return nil
+}
+
 // usable is an error if the file is not.
 func (f *File) usable() error {
 	switch {
@@ -199,7 +210,9 @@ func (f *File) Name() string { return f.name }
 
 // Read reads the next bytes. At the end of the file it returns io.EOF.
 func (f *File) Read(p []byte) (int, error) {
-	f.mu.Lock()
+	if err := f.lock("read"); err != nil {
+		return 0, err
+	}
 	defer f.mu.Unlock()
 	n, err := f.read(p)
 	return n, f.fail("read", err)
@@ -279,7 +292,9 @@ func (f *File) drop() error {
 
 // ReadAt reads from offset, until p is full or the file ends. It does not move the place of Read.
 func (f *File) ReadAt(p []byte, offset int64) (int, error) {
-	f.mu.Lock()
+	if err := f.lock("read"); err != nil {
+		return 0, err
+	}
 	defer f.mu.Unlock()
 	n, err := f.readAt(p, offset)
 	return n, f.fail("read", err)
@@ -322,7 +337,9 @@ func (f *File) readAt(p []byte, offset int64) (n int, err error) {
 
 // Write writes at the file's place. It returns when the bytes are on their way: errors of writing may be a later write's, Sync's or Close's.
 func (f *File) Write(p []byte) (int, error) {
-	f.mu.Lock()
+	if err := f.lock("write"); err != nil {
+		return 0, err
+	}
 	defer f.mu.Unlock()
 	n, err := f.write(p, f.offset)
 	f.offset += int64(n)
@@ -331,7 +348,9 @@ func (f *File) Write(p []byte) (int, error) {
 
 // WriteAt writes at offset, like [File.Write]; not in a file that was opened with os.O_APPEND. It does not move the place of Write.
 func (f *File) WriteAt(p []byte, offset int64) (int, error) {
-	f.mu.Lock()
+	if err := f.lock("write"); err != nil {
+		return 0, err
+	}
 	defer f.mu.Unlock()
 	if f.append || offset < 0 {
 		return 0, f.fail("write", fmt.Errorf("at an offset of %d, or in a file that was opened to append: %w", offset, fs.ErrInvalid))
@@ -378,7 +397,9 @@ func (f *File) extend(data []byte) error {
 
 // Seek sets the place of the next Read or Write.
 func (f *File) Seek(offset int64, whence int) (int64, error) {
-	f.mu.Lock()
+	if err := f.lock("seek"); err != nil {
+		return 0, err
+	}
 	defer f.mu.Unlock()
 	to, err := f.seek(offset, whence)
 	return to, f.fail("seek", err)
@@ -413,7 +434,9 @@ func (f *File) seek(offset int64, whence int) (int64, error) {
 
 // Stat describes the file as it is now.
 func (f *File) Stat() (fs.FileInfo, error) {
-	f.mu.Lock()
+	if err := f.lock("stat"); err != nil {
+		return nil, err
+	}
 	defer f.mu.Unlock()
 	info, err := f.stat()
 	if err != nil {
@@ -448,7 +471,9 @@ func (f *File) Sync() error {
 }
 
 func (f *File) simple(op string, request *wirepb.FileRequest) error {
-	f.mu.Lock()
+	if err := f.lock(op); err != nil {
+		return err
+	}
 	defer f.mu.Unlock()
 	if err := f.usable(); err != nil {
 		return f.fail(op, err)
@@ -463,7 +488,9 @@ func (f *File) simple(op string, request *wirepb.FileRequest) error {
 
 // Close closes the file. It fails if something that was written did not arrive. A second Close fails with fs.ErrClosed.
 func (f *File) Close() error {
-	f.mu.Lock()
+	if err := f.lock("close"); err != nil {
+		return err
+	}
 	defer f.mu.Unlock()
 	_, err := f.commit(false)
 	return f.fail("close", err)
@@ -491,7 +518,9 @@ func (f *File) commit(check bool) (*wirepb.Closed, error) {
 
 // ReadDir is that of *os.File, but entries are read once, and sorted by name.
 func (f *File) ReadDir(n int) ([]fs.DirEntry, error) {
-	f.mu.Lock()
+	if err := f.lock("readdir"); err != nil {
+		return nil, err
+	}
 	defer f.mu.Unlock()
 	if err := f.usable(); err != nil {
 		return nil, f.fail("readdir", err)

@@ -76,6 +76,26 @@ func TestAnOpenFile(t *testing.T) {
 	assert.Equal(t, "he", string(data))
 }
 
+// Careless: the error of Open was not looked at.
+func TestAFileThatWasNotOpened(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	failed, err := sb.Open(t.Context(), "missing")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	for _, f := range []*sbx.File{failed, {}} {
+		_, read := f.Read(make([]byte, 1))
+		_, readAt := f.ReadAt(make([]byte, 1), 0)
+		_, written := f.Write([]byte("x"))
+		_, writtenAt := f.WriteAt([]byte("x"), 0)
+		_, sought := f.Seek(0, io.SeekStart)
+		_, seen := f.Stat()
+		_, listed := f.ReadDir(-1)
+		for _, err := range []error{read, readAt, written, writtenAt, sought, seen, listed, f.Truncate(0), f.Sync(), f.Close()} {
+			require.ErrorAs(t, err, new(*sbx.OptionError))
+			assert.ErrorContains(t, err, "the file was not opened")
+		}
+	}
+}
+
 func TestASandboxIsAFileSystem(t *testing.T) {
 	sb := openLocal(t).Sandbox()
 	require.NoError(t, sb.MkdirAll(t.Context(), "tree/a/b", 0o755))

@@ -110,6 +110,14 @@ func (s *Session) Adopt(sb *Sandbox) error {
 func (s *Session) adopt(sb *Sandbox) error {
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
+	var unfit error // found before s is locked, which may be the sandbox's own session and is asked then
+	switch sb.status {
+	case Unstarted, Starting:
+		unfit = fmt.Errorf("sandbox is %v; start it first", sb.status)
+	case Running:
+	default:
+		unfit = fmt.Errorf("sandbox %s: %w", sb.id, sb.notRunning())
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch _, has := s.own[sb]; {
@@ -117,13 +125,8 @@ func (s *Session) adopt(sb *Sandbox) error {
 		return ErrClosed
 	case has:
 		return nil
-	}
-	switch sb.status {
-	case Unstarted, Starting:
-		return fmt.Errorf("sandbox is %v; start it first", sb.status)
-	case Running:
-	default:
-		return fmt.Errorf("sandbox %s: %w", sb.id, sb.notRunning())
+	case unfit != nil:
+		return unfit
 	}
 	s.own[sb] = struct{}{}
 	sb.adopters = append(sb.adopters, s)

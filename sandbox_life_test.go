@@ -580,6 +580,21 @@ func TestASandboxThatWasNotMade(t *testing.T) {
 	assert.Zero(t, session.SandboxCount())
 }
 
+func TestAdoptingWhatHasEnded(t *testing.T) {
+	session := sbxtest.Open(t)
+	sb := session.Sandbox()
+	require.NoError(t, sb.Start(t.Context()))
+	require.NoError(t, sb.Stop(t.Context()))
+	adopted := make(chan error, 1)
+	go func() { adopted <- session.Adopt(sb) }()
+	select {
+	case err := <-adopted:
+		require.ErrorIs(t, err, sbx.ErrNotRunning, "by its own session, too")
+	case <-time.After(10 * time.Second):
+		t.Fatal("Adopt hangs")
+	}
+}
+
 // Many hands do anything at any time: nothing hangs, and nothing is left behind or counted twice.
 func TestManyHands(t *testing.T) {
 	var stops atomic.Int32

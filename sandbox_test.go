@@ -148,6 +148,7 @@ func TestSandboxesAreFoundAndAdopted(t *testing.T) {
 	assert.Equal(t, sbx.Stopped, sb.Status())
 	assert.Zero(t, first.SandboxCount())
 	require.ErrorIs(t, second.Adopt(sb), sbx.ErrClosed)
+	require.ErrorIs(t, first.Adopt(sb), sbx.ErrNotRunning)
 }
 
 func TestRunIsASandboxOfItsOwn(t *testing.T) {

@@ -206,6 +206,9 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 	if err != nil {
 		return err
 	}
+	if target == "" { // which is a variable that was not set, and not this program's folder
+		return fail(&fs.PathError{Op: "open", Path: target, Err: fs.ErrNotExist})
+	}
 	target = filepath.Clean(target)
 	if !info.IsDir() {
 		root, err := os.OpenRoot(filepath.Dir(target))

@@ -39,6 +39,19 @@ func makeTree(t *testing.T) string {
 	return dir
 }
 
+func TestACopyNeedsATarget(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.MkdirAll(t.Context(), "tree", 0o755))
+	require.NoError(t, sb.WriteFile(t.Context(), "tree/file", nil, 0o644))
+	t.Chdir(t.TempDir())
+	for _, source := range []string{"tree", "tree/file"} {
+		require.ErrorIs(t, sb.CopyFrom(t.Context(), source, ""), fs.ErrNotExist)
+	}
+	entries, err := os.ReadDir(".")
+	require.NoError(t, err)
+	assert.Empty(t, entries, "the empty path is not this program's folder")
+}
+
 func TestATreeGoesInAndOut(t *testing.T) {
 	sb := openLocal(t, sbx.Limit(sbx.Resources{DiskMiB: 16})).Sandbox()
 	dir := makeTree(t)
