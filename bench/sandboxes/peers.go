@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/sandboxfn/sbx/driver"
 )
@@ -109,22 +110,27 @@ func parked(ctx context.Context, session driver.Session) error {
 		}
 		defer func() { _ = end() }()
 	}
-	agents, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		return err
-	}
-	for _, path := range agents {
-		line, _ := os.ReadFile(path)
-		if !strings.HasPrefix(string(line), "/.sbx/agent\x00bench/") {
-			continue
-		}
-		size, err := proportional(filepath.Join(filepath.Dir(path), "smaps_rollup"))
+	// Process 1 starts the worker, and only then becomes what is looked for.
+	for wait := time.Millisecond; found < count && wait < 2*time.Second; wait *= 2 {
+		time.Sleep(wait)
+		total, found = 0, 0
+		agents, err := filepath.Glob("/proc/[0-9]*/cmdline")
 		if err != nil {
-			fmt.Printf("\nwhat a parked sandbox takes can't be read as an ordinary user: %v\n", err)
-			return nil
+			return err
 		}
-		total += size
-		found++
+		for _, path := range agents {
+			line, _ := os.ReadFile(path)
+			if !strings.HasPrefix(string(line), "/.sbx/agent\x00bench/") {
+				continue
+			}
+			size, err := proportional(filepath.Join(filepath.Dir(path), "smaps_rollup"))
+			if err != nil {
+				fmt.Printf("\nwhat a parked sandbox takes can't be read as an ordinary user: %v\n", err)
+				return nil
+			}
+			total += size
+			found++
+		}
 	}
 	if found != count {
 		return fmt.Errorf("%d of %d sandboxes were found in /proc", found, count)
