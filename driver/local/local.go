@@ -21,7 +21,7 @@
 //
 // # What a worker sees
 //
-// Descriptors 0 to 5 of package driver and nothing else. Exactly the environment of its spec. User and group 1000, no
+// Descriptors 0 to 6 of package driver and nothing else. Exactly the environment of its spec. User and group 1000, no
 // capabilities, host name "sandbox". A read-only root with the host's /usr (and /bin, /sbin, /lib*), a few entries in
 // /etc, /proc of its own, /dev with null, zero, full, random and urandom, and pseudo terminals of its own (/dev/ptmx, 128 at a
 // time). It starts in /work, which, like /tmp, is empty, writable, private, and limited in size and inodes; $HOME is set only
