@@ -2,7 +2,8 @@
 // what the program's user can do. It has to be asked for, and says so in the log of every session.
 //
 // It is for machines without a driver that isolates, where the code that runs is the user's own. Each worker is the
-// leader of a process group, which ends with it; processes that leave the group are not found again. A worker exits
+// leader of a process group, which ends with it; processes that leave the group are not found again. A command has a group of its own, which ends
+// with the worker as long as the command runs: what a command left in the background when it ended stays. A worker exits
 // when its session's program does, even by kill -9; what the worker itself has started may outlive that.
 //
 // A worker starts in a folder of its own, which is empty, only this user's, and removed by Stop and Close. It is in the folder for
