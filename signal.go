@@ -17,6 +17,7 @@ const signalStopTime = 15 * time.Second
 
 // CloseOnSignal closes sessions when this program gets an interrupt (Ctrl-C) or SIGTERM, all at the same time and within fifteen seconds, and then ends the program as the
 // signal would have: deferred functions do not run. A second of these signals ends it at once. What can't be closed is logged by the session's [Logger].
+// A main function that returns meanwhile, because its calls and commands have failed, say, ends the program first, with its own exit status.
 //
 // A signal that the program ignores stays ignored, as nohup and the shell's background jobs want it. Programs that handle these signals themselves should not
 // use this, but close their sessions there. It may be called several times, for sessions that come later; stop takes back what one call did, and may be called again. Nothing is
