@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -70,24 +71,13 @@ func TestATreeGoesInAndOut(t *testing.T) {
 		output, err := cmd.Output()
 		require.NoError(t, err)
 		lines := strings.Split(string(output), "\n")
-		return strings.Join(sorted(lines), "\n")
+		slices.Sort(lines)
+		return strings.Join(lines, "\n")
 	}
 	assert.Equal(t, list(dir), list(back))
 	var stat syscall.Stat_t
 	require.NoError(t, syscall.Stat(filepath.Join(back, "sparse"), &stat))
 	assert.Less(t, stat.Blocks*512, int64(8<<20), "holes are holes")
-}
-
-func sorted(lines []string) []string {
-	out := append([]string{}, lines...)
-	for i := range out {
-		for j := i + 1; j < len(out); j++ {
-			if out[j] < out[i] {
-				out[i], out[j] = out[j], out[i]
-			}
-		}
-	}
-	return out
 }
 
 func TestNothingLeavesATree(t *testing.T) {
