@@ -1170,7 +1170,7 @@ func (x *Refusal) GetText() string {
 	return ""
 }
 
-// Chunk is a piece of a value. Pieces of one stream are in order; those of different streams may alternate.
+// Chunk is a piece of a value: 256 KiB, but for the last. Pieces of one stream are in order; those of different streams may alternate.
 type Chunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stream        uint64                 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
