@@ -23,6 +23,7 @@ var parts = []part{
 	{"cold", cold},
 	{"memory", memory},
 	{"scale", scale},
+	{"own", own},
 }
 
 func main() {
