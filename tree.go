@@ -22,8 +22,8 @@ const (
 	MaxCopy = 64 << 30
 	// maxDepth bounds how deep a tree may be that is copied.
 	maxDepth = 200
-	// copyPiece is how much is on its way at a time when a file is copied.
-	copyPiece = 1 << 20
+	// copyAhead is how much a copy asks for at a time.
+	copyAhead = 64 << 20
 )
 
 // CopyTo copies a file or a whole folder of this machine into the sandbox: target becomes the copy. Folders that are there are
@@ -403,35 +403,32 @@ func (d *download) file(ctx context.Context, source, name string) (err error) {
 
 // content copies what is in a file, and leaves holes for zeros.
 func (d *download) content(from *File, to *os.File) error {
-	buffer := make([]byte, copyPiece)
 	size, sum := int64(0), uint32(0)
-	for {
-		n, err := from.read(buffer)
-		data := buffer[:n]
-		if d.rest -= int64(n); d.rest < 0 {
+	for !from.atEnd || from.coming {
+		if err := from.fill(copyAhead); err != nil {
+			return err
+		}
+		data := from.ahead
+		if d.rest -= int64(len(data)); d.rest < 0 {
 			return fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooLong, int64(MaxCopy))
 		}
-		if n > 0 && !isZero(data) {
+		if !isZero(data) {
 			if _, err := to.WriteAt(data, size); err != nil {
 				return err
 			}
 		}
-		size += int64(n)
+		size += int64(len(data))
+		from.offset = size
 		sum = crc32.Update(sum, castagnoli, data)
-		switch {
-		case errors.Is(err, io.EOF):
-			closed, err := from.commit(false)
-			if err == nil {
-				err = compare(closed, size, sum)
-			}
-			if err != nil {
-				return err
-			}
-			return to.Truncate(size) // it may end in a hole
-		case err != nil:
-			return err
-		}
 	}
+	closed, err := from.commit(false)
+	if err == nil {
+		err = compare(closed, size, sum)
+	}
+	if err != nil {
+		return err
+	}
+	return to.Truncate(size) // it may end in a hole
 }
 
 // isZero reports whether all bytes are 0.

@@ -87,7 +87,7 @@ func files(ctx context.Context, b *bench, w *strings.Builder, sandbox *sbx.Sandb
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(folder)
+	defer func() { _ = os.RemoveAll(folder) }()
 	from, to := filepath.Join(folder, "from"), filepath.Join(folder, "to")
 	random, err := os.Open("/dev/urandom")
 	if err != nil {

@@ -26,6 +26,8 @@ const (
 	MaxSandboxMessage = 512 << 10
 	// Window is how many bytes of each stream may be on their way to a reader that does not take them. A fixed one bounds what a worker can have the session keep.
 	Window = 1 << 20
+	// WriteBuffer is how much gRPC writes at a time; it has a buffer only while it does.
+	WriteBuffer = 128 << 10
 	// chunkSize is the length of a piece of a big value. One big value delays a small message by at most one piece.
 	chunkSize = 256 << 10
 	// maxInline is the longest value that travels within its message.

@@ -98,6 +98,7 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 			grpc.ForceCodecV2(wire.Codec())),
 		grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithStaticStreamWindowSize(wire.Window),
+		grpc.WithWriteBufferSize(wire.WriteBuffer),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
 	)
