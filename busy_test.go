@@ -16,12 +16,15 @@ import (
 // tooMany are so many goroutines that, with all of them busy, a message takes longer than the lease until it is read, or even sent.
 var tooMany = 4000 * runtime.NumCPU()
 
+// busyLease is far below what a message takes then, and above what other programs on the machine may take from this one.
+const busyLease = 8 * time.Second
+
 func TestBusyFunctionIsAlive(t *testing.T) {
 	if testing.Short() {
 		t.Skip("keeps all processors busy")
 	}
-	session := sbxtest.Open(t, sbx.Driver(local.New(nil)), sbx.Lease(4*time.Second))
-	n, err := session.Function2(Spin).Call(t.Context(), tooMany, 10*time.Second)
+	session := sbxtest.Open(t, sbx.Driver(local.New(nil)), sbx.Lease(busyLease))
+	n, err := session.Function2(Spin).Call(t.Context(), tooMany, 2*busyLease+4*time.Second)
 	require.NoError(t, err)
 	require.Positive(t, n)
 }
@@ -30,10 +33,10 @@ func TestBusyProgramIsAlive(t *testing.T) {
 	if testing.Short() {
 		t.Skip("keeps all processors busy")
 	}
-	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.Lease(4*time.Second))
-	call := session.Function2(Count).Spawn(t.Context(), "busy", 12*time.Second)
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.Lease(busyLease))
+	call := session.Function2(Count).Spawn(t.Context(), "busy", 2*busyLease+6*time.Second)
 	require.Eventually(t, func() bool { return session.Stats().Running == 1 }, 10*time.Second, time.Millisecond)
-	_, err := Spin(t.Context(), tooMany, 10*time.Second)
+	_, err := Spin(t.Context(), tooMany, 2*busyLease+4*time.Second)
 	require.NoError(t, err)
 	_, err = call.Result(t.Context())
 	require.NoError(t, err)
