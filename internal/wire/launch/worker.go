@@ -49,7 +49,7 @@ type Worker struct {
 	lost      *LostError
 	done      chan struct{}
 
-	beating sync.Mutex
+	beating sync.RWMutex   // that only the begin and the end lock
 	beats   *ledger.Ledger // ledger, for who must not wait for mu
 }
 
@@ -212,8 +212,8 @@ func ping(conn *wire.Conn) {
 // crowded tells the worker if this program is too crowded with goroutines to answer, and returns a count that grows while the
 // worker is. It shares no lock with those who wait.
 func (w *Worker) crowded(ours bool) uint64 {
-	w.beating.Lock()
-	defer w.beating.Unlock()
+	w.beating.RLock()
+	defer w.beating.RUnlock()
 	return w.beats.SessionCrowded(ours)
 }
 
