@@ -387,6 +387,16 @@ func newFunctionConfig(defaults spec, opts []FunctionOption) (functionConfig, er
 	return c, errors.Join(append(c.errs, err)...)
 }
 
+// newSandboxSpec is a sandbox of opts over the defaults.
+func newSandboxSpec(defaults spec, opts []SandboxOption) (spec, error) {
+	functionOpts := make([]FunctionOption, len(opts))
+	for i, opt := range opts {
+		functionOpts[i] = opt
+	}
+	c, err := newFunctionConfig(defaults, functionOpts)
+	return c.spec, err
+}
+
 func newMapConfig(ahead int, opts []MapOption) (mapConfig, error) {
 	c := mapConfig{ahead: ahead}
 	err := apply(opts, func(o MapOption) { o.applyMap(&c) })

@@ -107,14 +107,8 @@ func (s *Session) Sandbox(opts ...SandboxOption) *Sandbox {
 		sb.misuse = errNotOpened
 		return sb
 	}
-	functionOpts := make([]FunctionOption, len(opts))
-	for i, opt := range opts {
-		functionOpts[i] = opt
-	}
-	config, err := newFunctionConfig(s.config.spec, functionOpts)
-	sb.misuse = err
-	sb.tags = config.spec.tags
-	sb.class = config.spec.class()
+	wanted, err := newSandboxSpec(s.config.spec, opts)
+	sb.misuse, sb.tags, sb.class = err, wanted.tags, wanted.class()
 	// What bounds a sandbox of the pool, from which calls get another one, has no meaning here.
 	sb.class.limits.Uses, sb.class.limits.Age, sb.class.limits.Idle = 0, 0, 0
 	sb.calls = pool.New(1, pool.Backend[class, *sandbox]{

@@ -212,7 +212,7 @@ func (s *Session) leave() {
 // that calls of functions with the same options find them ready. n is at most what [MaxSandboxes] allows; sandboxes of
 // other kinds keep their places. When ctx ends first, Prewarm returns its error, and what was begun goes on.
 func (s *Session) Prewarm(ctx context.Context, n int, opts ...SandboxOption) error {
-	var c functionConfig
+	var wanted spec
 	var err error
 	switch {
 	case ctx == nil:
@@ -220,11 +220,7 @@ func (s *Session) Prewarm(ctx context.Context, n int, opts ...SandboxOption) err
 	case !s.opened():
 		err = errNotOpened
 	default:
-		functionOpts := make([]FunctionOption, len(opts))
-		for i, opt := range opts {
-			functionOpts[i] = opt
-		}
-		c, err = newFunctionConfig(s.config.spec, functionOpts)
+		wanted, err = newSandboxSpec(s.config.spec, opts)
 	}
 	switch {
 	case err != nil:
@@ -234,7 +230,7 @@ func (s *Session) Prewarm(ctx context.Context, n int, opts ...SandboxOption) err
 		err = ErrClosed
 	default:
 		defer s.leave()
-		if err = s.pool.Prewarm(ctx, c.spec.class(), n); errors.Is(err, pool.ErrClosed) {
+		if err = s.pool.Prewarm(ctx, wanted.class(), n); errors.Is(err, pool.ErrClosed) {
 			err = ErrClosed
 		}
 	}
