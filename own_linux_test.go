@@ -158,3 +158,17 @@ func countProcesses(t *testing.T, argument string) (n int) {
 	}
 	return n
 }
+
+// Whatever a start made among the temporary files of the machine would be left there if the program were killed at that moment. Not
+// even for a moment does it make any.
+func TestAStartMakesNoTemporaryFiles(t *testing.T) {
+	folder, past := t.TempDir(), time.Unix(1_000_000_000, 0)
+	t.Setenv("TMPDIR", folder)
+	require.NoError(t, os.Chtimes(folder, past, past))
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.Command("true").Run())
+	require.NoError(t, sb.Close())
+	info, err := os.Stat(folder)
+	require.NoError(t, err)
+	assert.Equal(t, past, info.ModTime())
+}

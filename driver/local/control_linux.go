@@ -82,7 +82,7 @@ type event struct {
 }
 
 const (
-	eventReady   = "ready"   // the launcher can make sandboxes
+	eventReady   = "ready"   // the launcher can make sandboxes; passes the client's folder
 	eventStarted = "started" // the worker runs; from the launcher it passes a pidfd of the sandbox's process 1
 	eventEnded   = "ended"   // from the launcher: every process of the sandbox is dead
 	eventFailed  = "failed"  // set-up failed

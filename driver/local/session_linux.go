@@ -29,6 +29,7 @@ type session struct {
 	report   driver.Report
 	gvisor   bool
 	mounts   mounts
+	folder   *os.File      // the launcher's /temporary
 	done     chan struct{} // closed when the launcher and all sandboxes are dead
 
 	mu        sync.Mutex
@@ -85,6 +86,7 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 	}
 	if err != nil || ready.Kind != eventReady {
 		_ = s.control.Close()
+		_ = s.folder.Close()
 		_ = s.launcher.Process.Kill()
 		waitErr := s.launcher.Wait()
 		switch {
@@ -138,8 +140,15 @@ func (s *session) handshake(first request, program, worker *os.File) (event, err
 		return ready, err
 	}
 	files, err := receive(s.control, &ready, maxEvent)
-	closeAll(files)
-	return ready, err
+	if err == nil && ready.Kind == eventReady && len(files) != 1 {
+		err = syscall.EMFILE // this process has no more
+	}
+	if err != nil || ready.Kind != eventReady {
+		closeAll(files)
+		return ready, err
+	}
+	s.folder = os.NewFile(uintptr(files[0]), temporary)
+	return ready, nil
 }
 
 // read passes the launcher's events on until the launcher is gone; then it makes sure that the sandboxes are, too.
@@ -171,6 +180,7 @@ func (s *session) read() {
 		closeAll(files)
 	}
 	_ = s.control.Close()
+	_ = s.folder.Close()
 	_ = s.launcher.Process.Kill() // if it ended the conversation but lives
 	err := s.launcher.Wait()
 
