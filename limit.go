@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/sandboxfn/sbx/driver"
 )
@@ -106,7 +107,14 @@ type IsolationError struct {
 }
 
 func (e *IsolationError) Error() string {
-	return fmt.Sprintf("the %s driver's level of isolation is %q, and MinIsolation asks for %q; choose a driver that gives it, or ask for less", e.Driver, e.Level, e.Min)
+	remedy := "leave sbx.Driver out for local sandboxes"
+	switch {
+	case e.Min == OwnKernel:
+		remedy = "use the local driver with Options.GVisor"
+	case e.Min > OwnKernel:
+		remedy = "use a driver that gives it, which none of this module does"
+	}
+	return fmt.Sprintf("the %s driver's level of isolation is %q, and MinIsolation asks for %q; %s, or ask for less", e.Driver, e.Level, e.Min, remedy)
 }
 
 // Report says what the session's sandboxes hold on this machine: the level of isolation, and which limits can be held, by which
@@ -142,7 +150,7 @@ func (s *Session) warnOfLimits(soft Resources) {
 		if !known {
 			s.log.LogAttrs(context.Background(), slog.LevelWarn, "sandboxes go without a limit that can't be held here",
 				slog.String("session", s.id), slog.String("driver", report.Driver), slog.String("limit", name),
-				slog.String("reason", c.Why), slog.Any("remedies", c.Remedies))
+				slog.String("reason", c.Why), slog.String("remedies", strings.Join(c.Remedies, ", or ")))
 		}
 	}
 }

@@ -222,7 +222,7 @@ func (b *sandbox) startError() error {
 	defer b.mu.Unlock()
 	switch {
 	case b.last.Limit != "":
-		return &driver.LimitError{Driver: driverName, Limit: b.last.Limit, Err: b.last.err(), Remedies: []string{withoutLimit}}
+		return driver.NewLimitError(driverName, b.last.Limit, b.last.err())
 	case b.last.Step != "":
 		return b.last.err()
 	case b.cause != nil:
