@@ -158,7 +158,7 @@ func (s SecretSource) value(ctx context.Context) (string, error) {
 		case o.err != nil:
 			return "", o.err
 		case strings.Contains(o.value, "\x00"): // and no more of it
-			return "", errors.New("its value holds a NUL byte, which no environment variable can")
+			return "", errors.New("its value holds a NUL byte, which no environment variable can; give it to the sandbox as a file")
 		case len(o.value) > maxSecret:
 			return "", fmt.Errorf("its value is longer than %d bytes; give it to the sandbox as a file", maxSecret)
 		}
@@ -171,7 +171,7 @@ func (s SecretSource) get(ctx context.Context) (string, error) {
 	case "environment variable":
 		value, found := os.LookupEnv(s.name)
 		if !found {
-			return "", errors.New("it is not set in this program's environment")
+			return "", errors.New("it is not set in this program's environment; set it there, or give the secret another source")
 		}
 		return value, nil
 	case "file":

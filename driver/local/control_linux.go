@@ -221,7 +221,7 @@ func packEnv(env []string) ([]byte, error) {
 	}
 	packed := joinEnv(env)
 	if len(packed) > maxEnv {
-		return nil, fmt.Errorf("environment of %d bytes, at most %d fit", len(packed), maxEnv)
+		return nil, fmt.Errorf("its environment has %d bytes, of which %d fit; give long values as files (sbx.Mount, Sandbox.WriteFile)", len(packed), maxEnv)
 	}
 	return packed, nil
 }
