@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -93,7 +94,7 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case err != nil:
-			return nil, unavailable(&SetupError{Step: "start the launcher", Err: fmt.Errorf("%w (%w)%s", err, waitErr, s.stderr)})
+			return nil, unavailable(&SetupError{Step: "start the launcher", Err: launcherDeath(err, waitErr, s.stderr)})
 		}
 		return nil, unavailable(ready.err())
 	}
@@ -132,6 +133,15 @@ func (s *session) startLauncher(attributes *syscall.SysProcAttr) error {
 		return err
 	}
 	return nil
+}
+
+// launcherDeath is why a launcher ended before it was ready. Go's runtime says by its output only that it may have no more threads.
+func launcherDeath(err, waitErr error, stderr *tail) error {
+	text := stderr.String()
+	if strings.Contains(text, "runtime.newosproc") {
+		return fmt.Errorf("%w (%w): it may have no more threads", syscall.EAGAIN, waitErr)
+	}
+	return fmt.Errorf("%w (%w)%s", err, waitErr, text)
 }
 
 func (s *session) handshake(first request, program, worker *os.File) (event, error) {
