@@ -203,7 +203,12 @@ func (f *File) fail(op string, err error) error {
 }
 
 // Name is the path as it was given.
-func (f *File) Name() string { return f.name }
+func (f *File) Name() string {
+	if f == nil {
+		return ""
+	}
+	return f.name
+}
 
 // Read reads the next bytes. At the end of the file it returns io.EOF.
 func (f *File) Read(p []byte) (int, error) {
