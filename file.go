@@ -11,6 +11,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 	"google.golang.org/grpc"
@@ -33,7 +34,7 @@ const (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // File is an open file of a sandbox, in the manner of *os.File. Its methods may be called at the same time, and wait for each other. When the context with which it was
-// opened ends, or the sandbox does, all of them fail. Close it.
+// opened ends, or the sandbox does, all of them fail; and so they do after an error of the sandbox's system, such as a full disk, since what was written before need not be there. Close it.
 type File struct {
 	sandbox *Sandbox
 	running *sandbox
@@ -41,8 +42,8 @@ type File struct {
 	ctx     context.Context // of the whole file
 	end     context.CancelFunc
 	stream  grpc.BidiStreamingClient[wirepb.FileRequest, wirepb.FileReply]
-	append  bool
-	atomic  bool
+	open    *wirepb.Open
+	folder  bool
 
 	mu      sync.Mutex
 	closed  bool
@@ -114,7 +115,7 @@ func (sb *Sandbox) openFile(ctx context.Context, open *wirepb.Open) (*File, *wir
 	if err != nil {
 		return nil, nil, err
 	}
-	f := &File{sandbox: sb, running: running, name: string(open.GetPath()), append: open.GetAppend(), atomic: open.GetAtomic()}
+	f := &File{sandbox: sb, running: running, name: string(open.GetPath()), open: open}
 	f.ctx, f.end = context.WithCancel(ctx)
 	if f.stream, err = running.client().File(f.ctx); err != nil {
 		f.end()
@@ -129,6 +130,7 @@ func (sb *Sandbox) openFile(ctx context.Context, open *wirepb.Open) (*File, *wir
 		f.end()
 		return nil, nil, err
 	}
+	f.folder = fs.FileMode(reply.GetInfo().GetMode()).IsDir()
 	return f, reply.GetInfo(), nil
 }
 
@@ -195,6 +197,29 @@ func (f *File) usable() error {
 	return nil
 }
 
+// mayRead is an error if the file can't be read. It is found here, because an error of the sandbox ends the handle.
+func (f *File) mayRead() error {
+	err := f.usable()
+	switch {
+	case err != nil:
+		return err
+	case f.folder:
+		return fmt.Errorf("%w; use ReadDir", syscall.EISDIR)
+	case !f.open.GetRead():
+		return fmt.Errorf("%w: it was opened for writing only", syscall.EBADF)
+	}
+	return nil
+}
+
+// mayWrite is an error if the file can't be written, as mayRead is.
+func (f *File) mayWrite() error {
+	err := f.usable()
+	if err == nil && !f.open.GetWrite() {
+		err = fmt.Errorf("%w: it was opened for reading only", syscall.EBADF)
+	}
+	return err
+}
+
 func (f *File) fail(op string, err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
@@ -221,7 +246,7 @@ func (f *File) Read(p []byte) (int, error) {
 }
 
 func (f *File) read(p []byte) (int, error) {
-	if err := f.usable(); err != nil {
+	if err := f.mayRead(); err != nil {
 		return 0, err
 	}
 	if len(p) == 0 {
@@ -303,7 +328,7 @@ func (f *File) ReadAt(p []byte, offset int64) (int, error) {
 }
 
 func (f *File) readAt(p []byte, offset int64) (n int, err error) {
-	switch err := f.usable(); {
+	switch err := f.mayRead(); {
 	case err != nil:
 		return 0, err
 	case offset < 0:
@@ -354,7 +379,7 @@ func (f *File) WriteAt(p []byte, offset int64) (int, error) {
 		return 0, err
 	}
 	defer f.mu.Unlock()
-	if f.append || offset < 0 {
+	if f.open.GetAppend() || offset < 0 {
 		return 0, f.fail("write", fmt.Errorf("at an offset of %d, or in a file that was opened to append: %w", offset, fs.ErrInvalid))
 	}
 	n, err := f.write(p, offset)
@@ -362,7 +387,7 @@ func (f *File) WriteAt(p []byte, offset int64) (int, error) {
 }
 
 func (f *File) write(p []byte, offset int64) (n int, err error) {
-	if err := f.usable(); err != nil {
+	if err := f.mayWrite(); err != nil {
 		return 0, err
 	}
 	if err := f.drop(); err != nil {
@@ -464,20 +489,27 @@ func (f *File) stat() (fs.FileInfo, error) {
 
 // Truncate changes the file's size.
 func (f *File) Truncate(size int64) error {
-	return f.simple("truncate", &wirepb.FileRequest{Kind: &wirepb.FileRequest_Truncate{Truncate: size}})
+	return f.simple("truncate", &wirepb.FileRequest{Kind: &wirepb.FileRequest_Truncate{Truncate: size}}, func() error {
+		err := f.mayWrite()
+		if err == nil && size < 0 {
+			err = fmt.Errorf("to a negative size: %w", fs.ErrInvalid)
+		}
+		return err
+	})
 }
 
 // Sync returns when all that was written is in the sandbox's file, and has the sandbox's system write it to its disk, if it has one.
 func (f *File) Sync() error {
-	return f.simple("sync", &wirepb.FileRequest{Kind: &wirepb.FileRequest_Sync{Sync: true}})
+	return f.simple("sync", &wirepb.FileRequest{Kind: &wirepb.FileRequest_Sync{Sync: true}}, f.usable)
 }
 
-func (f *File) simple(op string, request *wirepb.FileRequest) error {
+// simple asks for what is answered by Done, unless check, which has the file for itself, finds an error.
+func (f *File) simple(op string, request *wirepb.FileRequest, check func() error) error {
 	if err := f.lock(op); err != nil {
 		return err
 	}
 	defer f.mu.Unlock()
-	if err := f.usable(); err != nil {
+	if err := check(); err != nil {
 		return f.fail(op, err)
 	}
 	reply, err := f.ask(request)

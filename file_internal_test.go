@@ -36,7 +36,7 @@ func (s *scripted) Recv() (*wirepb.FileReply, error) {
 
 func scriptedFile(replies ...*wirepb.FileReply) *File {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &File{sandbox: &Sandbox{id: "s-1"}, name: "file", ctx: ctx, end: cancel, stream: &scripted{replies: replies}}
+	return &File{sandbox: &Sandbox{id: "s-1"}, name: "file", open: &wirepb.Open{Read: true, Write: true}, ctx: ctx, end: cancel, stream: &scripted{replies: replies}}
 }
 
 func data(text string, more, end bool) *wirepb.FileReply {
@@ -155,7 +155,7 @@ func TestWhatArrivesDamagedIsAnError(t *testing.T) {
 	} {
 		to, err := os.Create(filepath.Join(t.TempDir(), "to"))
 		require.NoError(t, err)
-		err = (&download{rest: MaxCopy}).content(scriptedFile(data("hello", false, true), c.closed), to)
+		err = (&download{rest: MaxCopy}).content(scriptedFile(data("hello", false, true), c.closed), to, "to")
 		if c.want == "" {
 			require.NoError(t, err, name)
 		} else {
@@ -165,6 +165,6 @@ func TestWhatArrivesDamagedIsAnError(t *testing.T) {
 	}
 	to, err := os.Create(filepath.Join(t.TempDir(), "to"))
 	require.NoError(t, err)
-	require.ErrorIs(t, (&download{rest: 3}).content(scriptedFile(data("hello", false, true)), to), ErrFileTooLong)
+	require.ErrorIs(t, (&download{rest: 3}).content(scriptedFile(data("hello", false, true)), to, "to"), ErrFileTooLong)
 	require.NoError(t, to.Close())
 }

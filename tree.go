@@ -13,6 +13,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
@@ -369,6 +370,10 @@ func (d *download) link(l link) error {
 
 // file copies one file to a name that it takes when it is whole.
 func (d *download) file(ctx context.Context, source, name string) (err error) {
+	// What no file can replace is found before all of it has come.
+	if info, err := d.root.Lstat(name); err == nil && info.IsDir() {
+		return d.here(name, syscall.EISDIR)
+	}
 	f, info, err := d.sb.openFile(ctx, &wirepb.Open{Path: []byte(source), Read: true})
 	if err != nil {
 		return err
@@ -381,7 +386,7 @@ func (d *download) file(ctx context.Context, source, name string) (err error) {
 		temporary = filepath.Join(filepath.Dir(name), fmt.Sprintf(".sbx-%d-%d", os.Getpid(), d.serial))
 		to, err = d.root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+			return d.here(name, err)
 		}
 	}
 	defer func() {
@@ -389,20 +394,36 @@ func (d *download) file(ctx context.Context, source, name string) (err error) {
 			_, _ = to.Close(), d.root.Remove(temporary)
 		}
 	}()
-	if err := d.content(f, to); err != nil {
+	if err := d.content(f, to, name); err != nil {
 		return err
 	}
 	if err := to.Chmod(fs.FileMode(info.GetMode()).Perm()); err != nil {
-		return err
+		return d.here(name, err)
 	}
 	if err := to.Close(); err != nil {
-		return err
+		return d.here(name, err)
 	}
-	return d.root.Rename(temporary, name)
+	if err := d.root.Rename(temporary, name); err != nil {
+		return d.here(name, err)
+	}
+	return nil
+}
+
+// here is an error about a file of this machine, with the name that it is to have: nobody knows the other.
+func (d *download) here(name string, err error) error {
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		err = path.Err
+	case errors.As(err, &link):
+		err = link.Err
+	}
+	return &fs.PathError{Op: "write", Path: filepath.Join(d.root.Name(), name), Err: err}
 }
 
 // content copies what is in a file, and leaves holes for zeros.
-func (d *download) content(from *File, to *os.File) error {
+func (d *download) content(from *File, to *os.File, name string) error {
 	size, sum := int64(0), uint32(0)
 	for !from.atEnd || from.coming {
 		if err := from.fill(copyAhead); err != nil {
@@ -414,7 +435,7 @@ func (d *download) content(from *File, to *os.File) error {
 		}
 		if !isZero(data) {
 			if _, err := to.WriteAt(data, size); err != nil {
-				return err
+				return d.here(name, err)
 			}
 		}
 		size += int64(len(data))
@@ -428,7 +449,10 @@ func (d *download) content(from *File, to *os.File) error {
 	if err != nil {
 		return err
 	}
-	return to.Truncate(size) // it may end in a hole
+	if err := to.Truncate(size); err != nil { // it may end in a hole
+		return d.here(name, err)
+	}
+	return nil
 }
 
 // isZero reports whether all bytes are 0.
