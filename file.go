@@ -53,6 +53,7 @@ type File struct {
 	coming  bool   // more pieces of the last request follow
 	atEnd   bool   // the last piece ended the file
 	written int64  // in order from the begin
+	hole    int    // at the end of that, which the sandbox does not know of yet
 	sum     uint32 // of that
 }
 
@@ -407,14 +408,32 @@ func (f *File) write(p []byte, offset int64) (n int, err error) {
 	return n, nil
 }
 
-// extend appends to a file that is written whole. Zeros become a hole.
+// maxHole is how much of a hole waits to be told: the sandbox sums up its zeros, too, and is to hear of an end meanwhile.
+const maxHole = 64 << 20
+
+// extend appends to a file that is written whole. Zeros become a hole, which is told as a whole.
 func (f *File) extend(data []byte) error {
-	if !isZero(data) {
-		_, err := f.write(data, f.written)
+	if isZero(data) {
+		f.written += int64(len(data))
+		f.sum = crc32.Update(f.sum, castagnoli, data)
+		if f.hole += len(data); f.hole < maxHole {
+			return nil
+		}
+		return f.endHole()
+	}
+	if err := f.endHole(); err != nil {
 		return err
 	}
-	f.written += int64(len(data))
-	f.sum = crc32.Update(f.sum, castagnoli, data)
+	_, err := f.write(data, f.written)
+	return err
+}
+
+// endHole tells of a hole that extend has left.
+func (f *File) endHole() error {
+	if f.hole == 0 {
+		return nil
+	}
+	f.hole = 0
 	reply, err := f.ask(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Truncate{Truncate: f.written}})
 	if err == nil && !reply.GetDone() {
 		err = unexpected(reply)

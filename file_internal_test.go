@@ -21,9 +21,13 @@ import (
 type scripted struct {
 	grpc.ClientStream
 	replies []*wirepb.FileReply
+	sent    int
 }
 
-func (s *scripted) Send(*wirepb.FileRequest) error { return nil }
+func (s *scripted) Send(*wirepb.FileRequest) error {
+	s.sent++
+	return nil
+}
 
 func (s *scripted) Recv() (*wirepb.FileReply, error) {
 	if len(s.replies) == 0 {
@@ -128,6 +132,25 @@ func FuzzFile(f *testing.F) {
 			}
 		}
 	})
+}
+
+// 10 GiB of nothing took a round trip for each piece.
+func TestAHoleIsToldAsAWhole(t *testing.T) {
+	done := &wirepb.FileReply{Kind: &wirepb.FileReply_Done{Done: true}}
+	f := scriptedFile(done, done, done)
+	stream := f.stream.(*scripted)
+	zeros := make([]byte, filePiece)
+	for range maxHole/filePiece + 10 {
+		require.NoError(t, f.extend(zeros))
+	}
+	assert.Equal(t, 1, stream.sent, "a hole that is long is told of meanwhile")
+	require.NoError(t, f.extend([]byte("x")))
+	assert.Equal(t, 3, stream.sent, "the rest of the hole, and what follows")
+	require.NoError(t, f.extend(zeros))
+	require.NoError(t, f.endHole())
+	require.NoError(t, f.endHole())
+	assert.Equal(t, 4, stream.sent, "one at the end")
+	assert.EqualValues(t, maxHole+11*filePiece+1, f.written)
 }
 
 func TestLinksThatLeadOut(t *testing.T) {

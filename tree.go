@@ -188,6 +188,9 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 		}
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			if err := f.endHole(); err != nil {
+				return err
+			}
 			_, err = f.commit(true)
 			return err
 		case err != nil:
