@@ -181,12 +181,19 @@ func (c *Cmd) check() error {
 		return errNilContext
 	case len(c.Args) == 0 || c.Args[0] == "":
 		return &OptionError{Option: "the command", Reason: "has no name; give Command a program"}
+	case c.Stdin != nil && c.stdin != nil:
+		return &OptionError{Option: "Cmd.Stdin", Reason: "is set beside StdinPipe; use one of them"}
 	case c.Terminal != nil && c.Stderr != nil:
 		return &OptionError{Option: "Cmd.Stderr", Reason: "is set for a command with a terminal, which has one output; leave it out"}
 	case c.WaitDelay < 0:
 		return &OptionError{Option: "Cmd.WaitDelay", Reason: "is negative"}
 	case strings.Contains(c.Dir, "\x00"):
 		return &OptionError{Option: "Cmd.Dir", Reason: "holds a NUL byte"}
+	}
+	for _, pipe := range c.pipes {
+		if io.Writer(pipe) != c.Stdout && io.Writer(pipe) != c.Stderr {
+			return &OptionError{Option: "Cmd.Stdout or Cmd.Stderr", Reason: "was set after StdoutPipe or StderrPipe, whose reader would get nothing; use one of them"}
+		}
 	}
 	size := 0
 	for _, arg := range c.Args {

@@ -75,6 +75,9 @@ func (sb *Sandbox) OpenFile(ctx context.Context, name string, flag int, mode fs.
 		Read: flag&(os.O_WRONLY|os.O_RDWR) != os.O_WRONLY, Write: flag&(os.O_WRONLY|os.O_RDWR) != 0, Append: flag&os.O_APPEND != 0,
 		Create: flag&os.O_CREATE != 0, Exclusive: flag&os.O_EXCL != 0, Truncate: flag&os.O_TRUNC != 0,
 	}
+	if flag&os.O_SYNC != 0 { // whose promise nobody would keep
+		return nil, sb.fileError("open", name, fmt.Errorf("os.O_SYNC: %w; use File.Sync", fs.ErrInvalid))
+	}
 	f, _, err := sb.openFile(ctx, open)
 	if err != nil {
 		return nil, sb.fileError("open", name, err)

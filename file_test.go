@@ -105,6 +105,10 @@ func TestAFileLivesThroughMisuse(t *testing.T) {
 	assert.Equal(t, "first and second", string(data))
 	require.NoError(t, f.Close())
 
+	_, err = sb.OpenFile(t.Context(), "f", os.O_WRONLY|os.O_SYNC, 0)
+	require.ErrorIs(t, err, fs.ErrInvalid)
+	require.ErrorContains(t, err, "use File.Sync")
+
 	folder, err := sb.Open(t.Context(), ".")
 	require.NoError(t, err)
 	_, err = folder.Read(make([]byte, 1))
