@@ -27,6 +27,8 @@ const (
 	copyAhead = 64 << 20
 )
 
+var errCopyTooLong = fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooLong, int64(MaxCopy))
+
 // CopyTo copies a file or a whole folder of this machine into the sandbox: target becomes the copy. Folders that are there are
 // kept, and files in them replaced if they have the same name, each as a whole, as [Sandbox.WriteFile] does; nothing is removed. Permissions are copied, owners and times are not.
 //
@@ -203,7 +205,8 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 // is written is checked against size and checksum, and takes its place only when it is whole. Runs of zeros become holes.
 //
 // Nothing is written outside of target, whatever the sandbox says: a link that leads out of the tree, or could, is refused, as devices, sockets and pipes
-// are. The rest is copied then, and the error wraps [ErrRefused] for each. At most [MaxCopy] bytes are copied. Use what comes from untrusted code as such: the copy may hold any names and contents.
+// are. The rest is copied then, and the error wraps [ErrRefused] for each. At most [MaxCopy] bytes are copied. A program that is killed meanwhile leaves a file whose name begins
+// with .sbx- beside the target, or in it. Use what comes from untrusted code as such: the copy may hold any names and contents.
 func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 	fail := func(err error) error { return sb.fail("copy from the sandbox", err) }
 	info, err := sb.Stat(ctx, source)
@@ -382,6 +385,9 @@ func (d *download) file(ctx context.Context, source, name string) (err error) {
 		return err
 	}
 	defer f.end()
+	if info.GetSize() > d.rest { // which would take a while to come
+		return errCopyTooLong
+	}
 	var to *os.File
 	temporary := ""
 	for to == nil {
@@ -434,7 +440,7 @@ func (d *download) content(from *File, to *os.File, name string) error {
 		}
 		data := from.ahead
 		if d.rest -= int64(len(data)); d.rest < 0 {
-			return fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooLong, int64(MaxCopy))
+			return errCopyTooLong
 		}
 		if !isZero(data) {
 			if _, err := to.WriteAt(data, size); err != nil {
