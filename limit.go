@@ -39,7 +39,8 @@ const (
 // of LimitIfPossible. Functions with other limits run in other sandboxes.
 //
 // A function that needs more memory is killed, and its call fails with [ErrOutOfMemory]; one that needs more processor time
-// is slower; all else that is used up fails in the function with the error that the system has for it. The Go runtime in the sandbox knows of the first two: local
+// is slower; all else that is used up fails in the function with the error that the system has for it. What serves calls and commands in the sandbox, the worker, is under the same
+// limits: where commands use up all Processes, threads included, it can fail to get a thread, and then the sandbox ends, and its error says so. The Go runtime in the sandbox knows of the first two: local
 // sandboxes have the variables GOMAXPROCS and GOMEMLIMIT set accordingly, unless [Env] sets them.
 func Limit(r Resources) SandboxOption {
 	return limitOption("Limit", r, func(s *spec) {

@@ -3,6 +3,7 @@ package sbx_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -171,4 +172,22 @@ func TestAStartMakesNoTemporaryFiles(t *testing.T) {
 	info, err := os.Stat(folder)
 	require.NoError(t, err)
 	assert.Equal(t, past, info.ModTime())
+}
+
+// The worker needs threads of the same number that a command's processes are of.
+func TestTooManyProcessesAreNamed(t *testing.T) {
+	sb := openLocal(t).Sandbox(sbx.Limit(sbx.Resources{Processes: 64}))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	// Each try has the worker start more threads, which it needs to wait for commands.
+	var err error
+	require.NoError(t, sb.CommandContext(ctx, "sh", "-c", "(while :; do sleep 60 & done) >/dev/null 2>&1 &").Run())
+	for err == nil || !errors.Is(err, sbx.ErrNotRunning) {
+		require.NoError(t, ctx.Err(), "the worker lives on with no thread to be had")
+		go func() { _ = sb.CommandContext(ctx, "sleep", "60").Run() }()
+		time.Sleep(10 * time.Millisecond)
+		err = sb.CommandContext(ctx, "true").Run()
+	}
+	assert.ErrorContains(t, err, "the sandbox's processes and threads were used up")
+	assert.ErrorContains(t, sb.Wait(ctx), "the sandbox's processes and threads were used up")
 }
