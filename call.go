@@ -242,6 +242,11 @@ func (f *function) do(r *request) ([]byte, error) {
 			r.delivery = Failed // should anything fail from here on
 			return data, nil
 		}
+		if err == errSentBack { //nolint:errorlint // nobody wraps it
+			r.attempt--
+			r.turn = r.turn.Again()
+			continue
+		}
 		r.note(sandbox, delivery, err)
 		if delivery == NotBegun {
 			r.attempt--
@@ -250,7 +255,7 @@ func (f *function) do(r *request) ([]byte, error) {
 		switch cause := err.(type) { //nolint:errorlint // see above
 		case *notBegunError:
 			if resent++; resent <= maxResend {
-				r.turn = f.sandboxes().QueueFirst(f.class)
+				r.turn = r.turn.Again()
 				continue
 			}
 			err = startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, cause.err))
@@ -311,6 +316,9 @@ func (e *notBegunError) Error() string {
 
 func (e *notBegunError) Unwrap() error { return e.err }
 
+// errSentBack says that a call has waited in a busy sandbox for long, and was taken back from it.
+var errSentBack = errors.New("the call waited in a busy sandbox for long")
+
 type lease = pool.Lease[class, *sandbox]
 
 // send runs the request in its lease's sandbox, or in the one that takes the lease over, and gives the lease back.
@@ -344,11 +352,15 @@ func (f *function) send(r *request, l *lease) (data []byte, sandbox string, deli
 			returned = true
 			return data, sb.id, delivery, err
 		}
+		if l.SentBack() {
+			returned = true
+			return nil, "", NotBegun, errSentBack
+		}
 	}
 }
 
 // await waits for what comes of a call that was sent, whichever it is, and gives the lease back; unless another sandbox has
-// taken that over: then again is true.
+// taken that over, or the call was sent back: then again is true.
 func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pending, moved <-chan struct{}) (data []byte, again bool, delivery Delivery, err error) {
 	var running <-chan struct{} // as long as it matters
 	var overdue <-chan time.Time
