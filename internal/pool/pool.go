@@ -294,6 +294,7 @@ func (l *Lease[C, M]) release(reuse bool) {
 		p.ahead--
 	} else {
 		place.running--
+		place.slow = false
 	}
 	if place.state != open || p.closed {
 		return // it is on its way out
@@ -572,6 +573,7 @@ func (p *Pool[C, M]) sendBack() {
 			place.dropAhead(l)
 			place.uses--
 			p.ahead--
+			place.slow = true
 			l.released, l.sentBack = true, true
 			close(l.moved)
 		}
