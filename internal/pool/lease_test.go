@@ -273,6 +273,7 @@ func TestALeaseAheadIsNotPassedForEver(t *testing.T) {
 			require.Equal(t, !test.begun, l.SentBack())
 			if !test.begun {
 				l.Release(false)
+				assert.EqualValues(t, 1, p.Stats().TakenOver)
 				assert.False(t, closed(long.done), "who has no lease any more harms no member")
 				turn = turn.Again()
 				busy.release(true)

@@ -574,6 +574,7 @@ func (p *Pool[C, M]) sendBack() {
 			place.uses--
 			p.ahead--
 			place.slow = true
+			p.stats.TakenOver++
 			l.released, l.sentBack = true, true
 			close(l.moved)
 		}
