@@ -364,7 +364,7 @@ func (f *function) send(r *request, l *lease) (data []byte, sandbox string, deli
 func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pending, moved <-chan struct{}) (data []byte, again bool, delivery Delivery, err error) {
 	var running <-chan struct{} // as long as it matters
 	var overdue <-chan time.Time
-	arriving, rounds := false, 0
+	arriving, rounds, asked := false, 0, 0
 	sent := func() { l.Sent(pending.Withdraw) }
 	inOrder := pending.InOrder() // while others can overtake it, none may wait behind it
 	if inOrder == nil {
@@ -412,6 +412,11 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			if size == 0 && pending.Withdraw() { // the worker begins nothing
 				return nil, !l.Drop(sb), NotBegun, &notBegunError{fmt.Errorf("the worker had the call and did not begin it within %v", late)}
 			}
+			if size == 0 && asked < asks {
+				asked++
+				overdue = f.ask(sb)
+				continue
+			}
 			if size == 0 {
 				return nil, !l.Drop(sb), MayHaveRun, &StuckError{After: f.config.timeout, Err: ErrTimeout}
 			}
@@ -437,6 +442,25 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			return nil, false, MayHaveRun, contextError(r.ctx)
 		}
 	}
+}
+
+// asks is how many signs of life a worker gives before a call there is taken for stuck: where this program is crowded with goroutines, a result
+// may long be here, and not read yet. The first sign may be older than that, the second one comes after it.
+const asks = 2
+
+// ask asks the worker for a sign of life, and tells when it is there, or not coming.
+func (f *function) ask(sb *sandbox) <-chan time.Time {
+	answered := make(chan time.Time, 1)
+	check := func() {
+		ctx, cancel := context.WithTimeout(context.Background(), wire.Grace)
+		defer cancel()
+		_ = sb.Check(ctx) // whatever it is
+		answered <- time.Now()
+	}
+	if !f.session.background(check) {
+		check()
+	}
+	return answered
 }
 
 // settle waits until a cancelled function has returned; if it does not, its sandbox is stopped.
