@@ -452,15 +452,20 @@ const asks = 2
 func (f *function) ask(sb *sandbox) <-chan time.Time {
 	answered := make(chan time.Time, 1)
 	check := func() {
-		ctx, cancel := context.WithTimeout(context.Background(), wire.Grace)
-		defer cancel()
-		_ = sb.Check(ctx) // whatever it is
+		_ = sb.answers() // whichever it is
 		answered <- time.Now()
 	}
 	if !f.session.background(check) {
 		check()
 	}
 	return answered
+}
+
+// answers reports whether the worker gives a sign of life.
+func (sb *sandbox) answers() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), wire.Grace)
+	defer cancel()
+	return sb.Check(ctx) == nil
 }
 
 // settle waits until a cancelled function has returned; if it does not, its sandbox is stopped.
@@ -473,7 +478,9 @@ func settle(l *lease, sb *sandbox, pending *launch.Pending) {
 	case <-sb.worker.Done():
 		l.Release(false)
 	case <-timer.C:
-		l.Release(false)
+		for asked := 0; asked < asks && !pending.Answered() && sb.answers(); asked++ {
+		}
+		l.Release(pending.Answered() && !pending.Result().GetTimedOut().GetRunning())
 	}
 }
 
