@@ -263,6 +263,9 @@ func (j *Journal) Take(key Key) (r Record, found bool, err error) {
 				if r, err = parse(n, value); err != nil {
 					return err
 				}
+				if r.Key != key {
+					return ErrDamaged
+				}
 				j.used.add(number(n))
 				found = true
 				return nil
