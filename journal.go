@@ -117,6 +117,7 @@ func (j *journaled) note(r *request, data []byte, failure error) error {
 		if past.Data, err = encodeFailure(failure); err != nil {
 			return err
 		}
+		past.Text = failure.Error()
 	}
 	if len(past.Data) > journal.MaxData {
 		return fmt.Errorf("write journal: the result of input %d has %d bytes, and a journal takes %d; return less, or a place where the rest is", r.index, len(past.Data), journal.MaxData)

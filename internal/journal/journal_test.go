@@ -30,8 +30,10 @@ func TestMain(m *testing.M) {
 
 func key(n int) Key { return KeyOf([]byte("f"), []byte(fmt.Sprint(n))) }
 
+const text = "what an error prints"
+
 func record(n int) Record {
-	return Record{Key: key(n), Group: 1, Index: n, Failed: n%7 == 0, Time: time.UnixMilli(int64(n)), Data: bytes.Repeat([]byte{byte(n)}, n%300)}
+	return Record{Key: key(n), Group: 1, Index: n, Failed: n%7 == 0, Text: text[:n%len(text)], Time: time.UnixMilli(int64(n)), Data: bytes.Repeat([]byte{byte(n)}, n%300)}
 }
 
 func open(t testing.TB, path string) *Journal {

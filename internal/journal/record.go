@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -30,15 +31,18 @@ type Record struct {
 	Index int
 	// Failed says that Data is an error and not a result.
 	Failed bool
-	Time   time.Time // to the millisecond
-	Data   []byte
+	// Text is what the error prints, for people; at most maxText of it is kept.
+	Text string
+	Time time.Time // to the millisecond
+	Data []byte
 }
 
-// A record is 4 bytes of checksum, 16 of key, 4 of group, 1 of kind, 8 of index, 8 of time, and the data.
+// A record is 4 bytes of checksum, 16 of key, 4 of group, 1 of kind, 8 of index, 8 of time, 2 of the text's length, the text, and the data.
 const (
-	headSize = 4 + len(Key{}) + 4 + 1 + 8 + 8
+	headSize = 4 + len(Key{}) + 4 + 1 + 8 + 8 + 2
+	maxText  = 4 << 10
 	// MaxData is how long a record's data may be: what bbolt takes, less what stands before it.
-	MaxData = 1<<31 - 2 - headSize
+	MaxData = 1<<31 - 2 - headSize - maxText
 )
 
 const (
@@ -54,7 +58,8 @@ func sum(number, value []byte) uint32 {
 }
 
 func (r Record) encode(number []byte) []byte {
-	b := make([]byte, 4, headSize+len(r.Data))
+	text := r.Text[:min(len(r.Text), maxText)]
+	b := make([]byte, 4, headSize+len(text)+len(r.Data))
 	b = append(b, r.Key[:]...)
 	b = binary.BigEndian.AppendUint32(b, r.Group)
 	kind := kindResult
@@ -64,6 +69,8 @@ func (r Record) encode(number []byte) []byte {
 	b = append(b, kind)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Index))
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Time.UnixMilli()))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(text)))
+	b = append(b, text...)
 	b = append(b, r.Data...)
 	binary.BigEndian.PutUint32(b, sum(number, b))
 	return b
@@ -77,6 +84,11 @@ func parse(number, value []byte) (Record, error) {
 	r := Record{Key: Key(value[4:20]), Group: binary.BigEndian.Uint32(value[20:]), Failed: value[24] == kindFailure}
 	r.Index = int(binary.BigEndian.Uint64(value[25:]))
 	r.Time = time.UnixMilli(int64(binary.BigEndian.Uint64(value[33:])))
-	r.Data = slices.Clone(value[headSize:])
+	rest := value[headSize:]
+	size := int(binary.BigEndian.Uint16(value[41:]))
+	if size > len(rest) {
+		return Record{}, fmt.Errorf("record %x: %w", number, ErrDamaged)
+	}
+	r.Text, r.Data = strings.ToValidUTF8(string(rest[:size]), "\uFFFD"), slices.Clone(rest[size:])
 	return r, nil
 }
