@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/driver/inprocess"
 	"github.com/sandboxfn/sbx/driver/process"
 	"github.com/sandboxfn/sbx/sbxtest"
 	"github.com/stretchr/testify/assert"
@@ -267,4 +268,31 @@ func TestJournalSurvivesKills(t *testing.T) {
 	}
 	assert.Equal(t, 20, kills)
 	assert.Equal(t, wanted, handedOut)
+}
+
+// What ends with the session is no failure of an input, and is not written down as one.
+func TestJournalDoesNotKeepTheEnd(t *testing.T) {
+	for range 20 {
+		folder := t.TempDir()
+		path := filepath.Join(folder, "journal")
+		session, err := sbx.Open(t.Context(), sbx.Driver(inprocess.New(nil)), sbx.MaxSandboxes(4), sbx.Logger(slog.New(slog.DiscardHandler)))
+		require.NoError(t, err)
+		i := 0
+		for _, err := range session.Function(Double).Map(t.Context(), numbers(1000), sbx.Journal(path)) {
+			if i++; i == 10 {
+				go session.Close() //nolint:errcheck // it is closed once more below
+			}
+			if err != nil {
+				require.ErrorIs(t, err, sbx.ErrClosed)
+				var call *sbx.CallError
+				require.ErrorAs(t, err, &call)
+				assert.Equal(t, -1, call.Index)
+			}
+		}
+		require.NoError(t, session.Close())
+		again := sbxtest.Open(t)
+		for _, err := range again.Function(Double).Map(t.Context(), numbers(1000), sbx.Journal(path)) {
+			require.NoError(t, err)
+		}
+	}
 }
