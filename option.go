@@ -64,12 +64,14 @@ type functionConfig struct {
 	spec    spec
 	timeout time.Duration
 	retries int
+	version string // of the code; empty for a hash of it
 	errs    []error
 }
 
 type mapConfig struct {
 	failFast bool
-	ahead    int
+	ahead    int                                 // 0 for what keeps every sandbox busy
+	journal  func(*function) (mapJournal, error) // opens it; nil for none
 	errs     []error
 }
 
@@ -399,7 +401,13 @@ func newSandboxSpec(defaults spec, opts []SandboxOption) (spec, error) {
 }
 
 func newMapConfig(ahead int, opts []MapOption) (mapConfig, error) {
-	c := mapConfig{ahead: ahead}
+	var c mapConfig
 	err := apply(opts, func(o MapOption) { o.applyMap(&c) })
+	if c.ahead == 0 {
+		c.ahead = ahead
+		if c.journal != nil {
+			c.ahead += journalAhead
+		}
+	}
 	return c, errors.Join(append(c.errs, err)...)
 }
