@@ -268,9 +268,19 @@ func (s *Session) background(task func()) bool {
 	return true
 }
 
+// startTries is how often a sandbox is started that somebody else kills while it starts.
+const startTries = 3
+
 // openSandbox makes a sandbox of a class, with a worker that is ready for calls.
 func (s *Session) openSandbox(ctx context.Context, class class) (*sandbox, error) {
-	return s.start(ctx, s.nextID(), class)
+	for try := 1; ; try++ {
+		sb, err := s.start(ctx, s.nextID(), class)
+		var failed *launch.StartError
+		if try < startTries && sb == nil && ctx.Err() == nil && errors.As(err, &failed) && failed.Shot() {
+			continue
+		}
+		return sb, err
+	}
 }
 
 // nextID is the id of one more sandbox.
