@@ -281,7 +281,7 @@ func (r *run) begin(it *item, ordered bool, call callFunc, args []any) bool {
 		finish()
 		return true
 	}
-	request.linger = true
+	request.calls, request.budget = &r.calls, r.config.budget
 	r.f.queue(request)
 	r.calls.Go(func() {
 		returned := false
