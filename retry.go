@@ -16,7 +16,8 @@ const maxEndings = 3
 // Retries lets a call run again, up to n times, when its sandbox was lost while it may have been running; it then runs in another
 // sandbox. The function runs at least once then, and perhaps more often: use it for functions for which that does no harm. Errors
 // that the function returns, its panics and its timeouts are not tried again, unless [RetryIf] says so. n must not be negative;
-// without it, or with 0, a call runs at most once. Before each further run there is a wait, see [Backoff].
+// without it, or with 0, a call runs at most once. Before each further run there is a wait, see [Backoff]. A sandbox of the program's own
+// (In) is not replaced: what it lost fails with [ErrNotRunning] then, and the loss is in [CallError].Attempts.
 //
 // A call that ended its sandbox by itself (by os.Exit, a panic in another goroutine, a fatal error of the Go runtime, a stack
 // overflow, or for lack of memory within a limit of its own) runs in a sandbox of its own from then on, so that it harms no other

@@ -244,6 +244,11 @@ func TestPoison(t *testing.T) {
 			assert.Len(t, seen, want.runs, "each run was in another sandbox")
 		})
 	}
+	for end, runs := range map[string]int{"overflow": 3, "log.Fatal": 3, "exit 0": 3, "SIGABRT": 4, "SIGSEGV": 4, "SIGTERM": 4} {
+		_, err := session.Function2(Crash, sbx.Retries(3), sbx.Backoff(0, 0)).Call(t.Context(), "", end)
+		assert.Equal(t, runs, callError(t, err).Attempt, end)
+		assert.Equal(t, runs == 3, errors.Is(err, sbx.ErrPoison), end)
+	}
 	// Of mixed ends those count that it made itself, and what it returned does not.
 	try := session.Function2(Try, sbx.Retries(9), sbx.RetryIf(always), sbx.Backoff(0, 0))
 	_, err := try.Call(t.Context(), "", "exit fail exit panic exit ok")
@@ -427,4 +432,22 @@ func TestAMapEndsWithRetriesInFlight(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A sandbox of the program's own is not replaced: what it lost can't run again, and there is no other one for a second run.
+func TestRetriesInASandboxOfTheProgramsOwn(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()))
+	sandbox := session.Sandbox()
+	try := session.Function2(Try, sbx.Retries(2), sbx.RetryIf(always), sbx.Hedge(10*time.Millisecond)).In(sandbox)
+	n, err := try.Call(t.Context(), "", "fail 200ms:ok")
+	require.NoError(t, err)
+	assert.Equal(t, 2, n)
+	assert.Zero(t, session.Stats().Hedged)
+	_, err = try.Call(t.Context(), "", "exit ok")
+	require.ErrorIs(t, err, sbx.ErrNotRunning)
+	call := callError(t, err)
+	assert.Equal(t, sbx.MayHaveRun, call.Delivery)
+	assert.Equal(t, 1, call.Attempt)
+	require.Len(t, call.Attempts, 1)
+	require.ErrorIs(t, call.Attempts[0].Err, sbx.ErrExited)
 }
