@@ -307,23 +307,23 @@ func TestRetryMemory(t *testing.T) {
 	if raceEnabled { // which takes several times as much
 		size = 32
 	}
-	allocate := func(retries int, most int64) error {
-		n, err := session.Function(Allocate, limit, sbx.Retries(retries), sbx.RetryMemory(most), sbx.Backoff(0, 0)).Call(t.Context(), size)
+	allocate := func(mib, retries int, most int64) error {
+		n, err := session.Function(Allocate, limit, sbx.Retries(retries), sbx.RetryMemory(most), sbx.Backoff(0, 0)).Call(t.Context(), mib)
 		if err == nil {
-			assert.Equal(t, size, n)
+			assert.Equal(t, mib, n)
 		}
 		return err
 	}
-	require.NoError(t, allocate(2, 256<<20), "the third run has 256 MiB")
-	err := allocate(1, 256<<20)
+	require.NoError(t, allocate(size, 4, 1<<30), "the third run has 256 MiB")
+	err := allocate(600, 1, 256<<20)
 	require.ErrorIs(t, err, sbx.ErrOutOfMemory)
 	require.NotErrorIs(t, err, sbx.ErrPoison)
 	assert.Equal(t, 2, callError(t, err).Attempt)
-	err = allocate(9, 100<<20)
+	err = allocate(600, 9, 100<<20)
 	require.ErrorIs(t, err, sbx.ErrPoison)
 	require.ErrorIs(t, err, sbx.ErrOutOfMemory)
 	assert.Equal(t, 4, callError(t, err).Attempt, "one with 64 MiB, and three with what it may have")
-	results, err := session.Function(Allocate, limit, sbx.Retries(3), sbx.RetryMemory(1<<30)).MapSlice(t.Context(), []int{2, size, 4})
+	results, err := session.Function(Allocate, limit, sbx.Retries(4), sbx.RetryMemory(1<<30)).MapSlice(t.Context(), []int{2, size, 4})
 	require.NoError(t, err)
 	assert.Equal(t, []int{2, size, 4}, results)
 }
