@@ -158,7 +158,9 @@ func endingOf(lost *launch.LostError) ending {
 }
 
 func crashed(crash *launch.Crash) ending {
-	e := ending{stack: wire.Clip(crash.Stack, maxShownStack), itself: crash.Kind != launch.CrashSignal} // which anybody may have sent
+	e := ending{stack: wire.Clip(crash.Stack, maxShownStack)}
+	// Anybody may have sent a signal, and others may have the threads.
+	e.itself = crash.Kind != launch.CrashSignal && crash.Kind != launch.CrashNoThread
 	message := wire.Clip(crash.Message, maxHeadline)
 	switch crash.Kind {
 	case launch.CrashPanic:
@@ -176,6 +178,10 @@ func crashed(crash *launch.Crash) ending {
 	case launch.CrashOutOfMemory:
 		e.what, e.cause = "the system refused its process more memory ("+message+")", ErrOutOfMemory
 		e.advice = moreMemory
+	case launch.CrashNoThread:
+		e.what = "the system refused its process another thread (" + message + "): the sandbox's processes and threads were used up"
+		e.advice = "start fewer, or allow more by Processes of sbx.Limit"
+		e.stack = "" // whoever needed the thread did nothing wrong
 	case launch.CrashSignal:
 		e.what = message
 		e.advice = "a signal that was sent to the process, or a fault in C code"

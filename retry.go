@@ -161,7 +161,7 @@ func (f *function) again(r *request, delivery Delivery, err error) error {
 		if delivery == NotBegun || f.config.retryIf == nil {
 			return err
 		}
-		if err := f.ask(err); err != nil {
+		if err := f.judge(err); err != nil {
 			return err
 		}
 	}
@@ -187,8 +187,8 @@ func (f *function) again(r *request, delivery Delivery, err error) error {
 	}
 }
 
-// ask asks the predicate of RetryIf. It returns nil if the call is to be run again, else the call's error.
-func (f *function) ask(err error) (final error) {
+// judge asks the predicate of RetryIf. It returns nil if the call is to be run again, else the call's error.
+func (f *function) judge(err error) (final error) {
 	defer func() {
 		if crash := recover(); crash != nil {
 			final = fmt.Errorf("the predicate of sbx.RetryIf panicked: %v\n\n%s\nit was asked about: %w", crash, debug.Stack(), err)
