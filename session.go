@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
@@ -22,7 +23,7 @@ const stopTime = 10 * time.Second
 // Session keeps sandboxes, and wraps the functions that run in them. Its methods may be called at the same time.
 //
 // Goroutines: those of its pool, one for each call that was spawned or is part of a map, one for a map's input, one for each call whose
-// context ended before the call did, one for each start and stop of a sandbox of [Session.Sandbox] and one that waits for its end, one for a
+// context ended before the call did, one for the second run of a call ([Hedge]), one for each start and stop of a sandbox of [Session.Sandbox] and one that waits for its end, one for a
 // secret that is read, and one that calls the logger's handler. Close waits for all that it can end: not for a
 // handler, an input, a secret's source or user code of a call that block.
 type Session struct {
@@ -34,6 +35,8 @@ type Session struct {
 	log     *slog.Logger // for messages of the session's own; never waits
 	workers *workers
 	counts  counts
+
+	hedged, hedgesWon atomic.Uint64
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelCauseFunc
