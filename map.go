@@ -351,9 +351,9 @@ func (r *run) finish(request *request, past *outcome, decode decodeFunc) (any, e
 	return decode(request, past.data)
 }
 
-// note writes down what came of a call, unless it did not begin, or ended with the run, and can be run again.
+// note writes down what came of a call, unless it did not begin, or ended with the run or for its budget, and can be run again.
 func (r *run) note(request *request, data []byte, err error) error {
-	if r.journal == nil || err != nil && (request.delivery == NotBegun || r.over()) {
+	if r.journal == nil || err != nil && (request.delivery == NotBegun || r.over() || errors.Is(err, ErrRetryBudget)) {
 		return nil
 	}
 	return r.journal.note(request, data, err)
