@@ -23,6 +23,7 @@ var parts = []part{
 	{"cold", cold},
 	{"memory", memory},
 	{"flat", flat},
+	{"journal", journaled},
 	{"scale", scale},
 	{"own", own},
 }
