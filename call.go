@@ -210,7 +210,7 @@ func (f *function) queue(r *request) {
 	if len(f.session.config.interceptors) > 0 && !r.passed {
 		return // an interceptor may take its time, or refuse the call
 	}
-	r.turn = f.sandboxes().Queue(f.class, len(r.args) <= maxArgsAhead)
+	r.turn = f.sandboxes().Queue(f.class, f, len(r.args) <= maxArgsAhead)
 }
 
 // fail is a call's error. sandbox is where it came to that, for a function that did not begin in any.
