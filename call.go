@@ -158,6 +158,9 @@ type request struct {
 	args  []byte
 	// turn is the request's place in the queue for a sandbox.
 	turn pool.Turn[class, *sandbox]
+	// flow is what takes turns with other calls for a sandbox: a map's run, or the function.
+	flow  any
+	lease *lease // the last one
 	// passed says that the interceptors let the request pass.
 	passed bool
 	// linger makes a cancelled call wait until its sandbox is free again or on its way out.
@@ -179,7 +182,7 @@ func newCallID() string {
 
 // prepare checks what can be checked before a sandbox is touched, and encodes the arguments, given by pointers.
 func (f *function) prepare(ctx context.Context, index int, args ...any) (*request, error) {
-	r := &request{ctx: ctx, index: index, id: newCallID(), delivery: NotBegun}
+	r := &request{ctx: ctx, index: index, id: newCallID(), flow: f, delivery: NotBegun}
 	err := f.resolve()
 	switch {
 	case err != nil:
@@ -210,7 +213,7 @@ func (f *function) queue(r *request) {
 	if len(f.session.config.interceptors) > 0 && !r.passed {
 		return // an interceptor may take its time, or refuse the call
 	}
-	r.turn = f.sandboxes().Queue(f.class, f, len(r.args) <= maxArgsAhead)
+	r.turn = f.sandboxes().Queue(f.class, r.flow, len(r.args) <= maxArgsAhead)
 }
 
 // fail is a call's error. sandbox is where it came to that, for a function that did not begin in any.
@@ -236,6 +239,7 @@ func (f *function) do(r *request) ([]byte, error) {
 		if err != nil {
 			return nil, f.fail(r, "", f.leaseError(r.ctx, err))
 		}
+		r.lease = lease
 		r.attempt++
 		data, sandbox, delivery, err := f.send(r, lease)
 		if err == nil {
@@ -371,6 +375,9 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 		case <-pending.Done():
 			sent()
 			l.Release(!pending.Result().GetTimedOut().GetRunning())
+			if suspicious(pending.Result()) {
+				l.Suspect()
+			}
 			data, delivery, err = f.outcome(r, pending.Result())
 			return data, false, delivery, err
 		case <-moved:
@@ -425,6 +432,13 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			return nil, false, MayHaveRun, contextError(r.ctx)
 		}
 	}
+}
+
+// suspicious reports whether the sandbox, rather than the function, may be the reason for a result: a timeout may mean that something hangs
+// which an earlier call left there. What the function says, an error or a panic, is its own answer.
+func suspicious(result *wirepb.Result) bool {
+	timedOut := result.GetTimedOut()
+	return result.GetOutcome() == nil || timedOut != nil && !timedOut.GetDeadline()
 }
 
 // settle waits until a cancelled function has returned; if it does not, its sandbox is stopped.
@@ -569,6 +583,7 @@ func (f *function) decode(r *request, data []byte, out any) error {
 		}
 	}()
 	if err := f.entry.Load().DecodeResult(data, out); err != nil {
+		r.lease.Suspect()
 		return f.fail(r, "", &ResultError{Err: err})
 	}
 	whole = true

@@ -132,7 +132,7 @@ func (f *function) newRun(ctx context.Context, noInput, again bool, opts []MapOp
 
 // ahead is how many inputs keep every sandbox busy, with calls waiting in each.
 func (f *function) ahead() int {
-	places := f.session.config.maxSandboxes
+	places := f.session.pool.Maximum()
 	if f.where != nil {
 		places = 1
 	}
@@ -253,7 +253,7 @@ func (r *run) begin(it *item, ordered bool, call callFunc, args []any) bool {
 		finish()
 		return true
 	}
-	request.linger = true
+	request.linger, request.flow = true, r
 	r.f.queue(request)
 	r.calls.Go(func() {
 		returned := false

@@ -136,6 +136,13 @@ func (p *Pool[C, M]) Count() int {
 	return len(p.places)
 }
 
+// Maximum is how many members there may be.
+func (p *Pool[C, M]) Maximum() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.maximum
+}
+
 // SetMaximum changes how many members there may be, at least 1. Where there are more, idle ones are stopped, and busy ones when they
 // have nothing to do.
 func (p *Pool[C, M]) SetMaximum(n int) {
