@@ -233,11 +233,11 @@ func MinSandboxes(n int) OpenOption {
 	})
 }
 
-// defaultStartsAtOnce is a choice by measurement, see docs/design.md.
-const defaultStartsAtOnce = 16
+// startsPerCore is a choice by measurement, see docs/design.md.
+const startsPerCore = 8
 
 // StartsAtOnce bounds how many sandboxes of the session's pool are being started at the same time, whatever for; further starts wait. n must be from 1 to 1,000,000. Without it that
-// is 16, which is enough to keep a machine busy on which sandboxes are local; give more where a driver waits for other machines.
+// is eight for each core that the Go scheduler uses, which keeps a machine busy on which sandboxes are local; give more where a driver waits for other machines.
 func StartsAtOnce(n int) OpenOption {
 	return openOption(func(c *openConfig) {
 		if n < 1 || n > most {
@@ -433,7 +433,7 @@ func Ahead(n int) MapOption {
 }
 
 func newOpenConfig(opts []OpenOption) (openConfig, error) {
-	c := openConfig{maxSandboxes: runtime.GOMAXPROCS(0), startsAtOnce: defaultStartsAtOnce, lease: defaultLease, logger: slog.Default()}
+	c := openConfig{maxSandboxes: runtime.GOMAXPROCS(0), startsAtOnce: startsPerCore * runtime.GOMAXPROCS(0), lease: defaultLease, logger: slog.Default()}
 	err := apply(opts, func(o OpenOption) { o.applyOpen(&c) })
 	c.errs = append(c.errs, err, c.spec.check())
 	if c.minSandboxes > c.maxSandboxes {
