@@ -159,8 +159,7 @@ type request struct {
 	// turn is the request's place in the queue for a sandbox.
 	turn pool.Turn[class, *sandbox]
 	// flow is what takes turns with other calls for a sandbox: a map's run, or the function.
-	flow  any
-	lease *lease // the last one
+	flow any
 	// passed says that the interceptors let the request pass.
 	passed bool
 	// linger makes a cancelled call wait until its sandbox is free again or on its way out.
@@ -239,7 +238,6 @@ func (f *function) do(r *request) ([]byte, error) {
 		if err != nil {
 			return nil, f.fail(r, "", f.leaseError(r.ctx, err))
 		}
-		r.lease = lease
 		r.attempt++
 		data, sandbox, delivery, err := f.send(r, lease)
 		if err == nil {
@@ -434,11 +432,10 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 	}
 }
 
-// suspicious reports whether the sandbox, rather than the function, may be the reason for a result: a timeout may mean that something hangs
-// which an earlier call left there. What the function says, an error or a panic, is its own answer.
+// suspicious reports whether the sandbox, rather than the function, may be the reason for a result: a timeout may mean that the function waits for
+// something that an earlier call left there, a lock say. An error or a panic is the function's answer, and the deadline its caller's.
 func suspicious(result *wirepb.Result) bool {
-	timedOut := result.GetTimedOut()
-	return result.GetOutcome() == nil || timedOut != nil && !timedOut.GetDeadline()
+	return result.GetTimedOut() != nil && !result.GetTimedOut().GetDeadline()
 }
 
 // settle waits until a cancelled function has returned; if it does not, its sandbox is stopped.
@@ -583,7 +580,6 @@ func (f *function) decode(r *request, data []byte, out any) error {
 		}
 	}()
 	if err := f.entry.Load().DecodeResult(data, out); err != nil {
-		r.lease.Suspect()
 		return f.fail(r, "", &ResultError{Err: err})
 	}
 	whole = true

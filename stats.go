@@ -26,8 +26,8 @@ type Stats struct {
 	Started, StartsFailed uint64
 	// Lost are the sandboxes that ended by themselves; Killed were stopped because a function did not obey its context, or
 	// for what they sent; UsedUp, TooOld and IdleTooLong were stopped by [MaxUses], [MaxAge] and [IdleTime], and MadeRoom for
-	// the sandbox of another kind. Quarantined were replaced because three calls in a row timed out there by [Timeout], or had results that can't
-	// be read; Surplus were stopped because [Session.SetMaxSandboxes] lowered the maximum.
+	// the sandbox of another kind. Quarantined were replaced because three calls in a row timed out there by [Timeout];
+	// Surplus were stopped because [Session.SetMaxSandboxes] lowered the maximum.
 	Lost, Killed, UsedUp, TooOld, IdleTooLong, MadeRoom, Quarantined, Surplus uint64
 	// Sent is how often a call was sent to a sandbox, and Moved how often it was taken back from one that was busy.
 	Sent, Moved uint64
