@@ -501,3 +501,48 @@ func TestSpares(t *testing.T) {
 		assert.LessOrEqual(t, y.most, 4)
 	})
 }
+
+// Members whose leases overlap are never without any, unless they get no more of them.
+func TestSetMaximumUnderLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{limits: Limits{Concurrency: 2, Ahead: 2}}).pool(3)
+		ctx, cancel := context.WithCancel(t.Context())
+		var holders sync.WaitGroup
+		for range 12 {
+			holders.Go(func() {
+				for {
+					l, err := p.Queue("x", nil, false).Wait(ctx)
+					if err != nil {
+						return
+					}
+					l.Sent(nil)
+					time.Sleep(time.Duration(1+rand.IntN(10)) * time.Millisecond)
+					l.Release(true)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		assert.Equal(t, 3, p.Count())
+		p.SetMaximum(1)
+		time.Sleep(time.Second)
+		assert.Equal(t, 1, p.Count())
+		assert.Equal(t, 2, p.Stats().Running)
+		cancel()
+		holders.Wait()
+		require.NoError(t, p.Close())
+	})
+}
+
+// An idle member makes room for a class that has some members when it has served for long enough, although nothing else happens then.
+func TestAnIdleMemberMakesRoomInItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{openTime: time.Second}).pool(2)
+		require.NoError(t, p.Prewarm(t.Context(), "x", 1))
+		began := time.Now()
+		lease(t, p, "y")
+		lease(t, p, "y")
+		assert.Equal(t, worthStarts*time.Second+time.Second, time.Since(began))
+		assert.EqualValues(t, 1, p.Stats().MadeRoom)
+		require.NoError(t, p.Close())
+	})
+}
