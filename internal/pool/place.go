@@ -146,11 +146,15 @@ func (p *Pool[C, M]) expire(place *place[C, M]) {
 	if p.closed || place.state != open || !place.empty() {
 		return
 	}
+	g := place.group
+	old := time.Since(place.opened)
 	switch {
-	case place.group.limits.Age > 0 && time.Since(place.opened) >= place.group.limits.Age:
+	case g.limits.Age > 0 && old >= g.limits.Age:
 		p.discard(place, &p.stats.TooOld)
-	case place.group.limits.Idle > 0 && time.Since(place.since) >= place.group.limits.Idle && place.group.holding() > place.group.minimum:
+	case g.limits.Idle > 0 && time.Since(place.since) >= g.limits.Idle && g.holding() > g.minimum:
 		p.discard(place, &p.stats.IdleTooLong)
+	case g.limits.Age > 0: // it is kept as yet
+		place.timer.Reset(g.limits.Age - old)
 	}
 }
 

@@ -285,6 +285,18 @@ func TestKeep(t *testing.T) {
 	})
 }
 
+func TestWhatIsKeptGrowsOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{limits: Limits{Idle: time.Second, Age: time.Minute}}
+		p := y.pool(2)
+		p.Keep("x", 1)
+		time.Sleep(10*time.Minute + time.Second)
+		assert.Equal(t, 11, y.opened())
+		assert.EqualValues(t, 10, p.Stats().TooOld)
+		require.NoError(t, p.Close())
+	})
+}
+
 func TestWhatIsKeptFailsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		y := &yard{openErr: errors.New("no disk"), openTime: time.Millisecond}
