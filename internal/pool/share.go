@@ -213,7 +213,8 @@ func (p *Pool[C, M]) claimable(g *group[C, M]) *place[C, M] {
 // claim is the group that is to have the member's place when the member has nothing to do; nil if there is none.
 //
 // The group that wants a place most gets those of members that nobody needs, and those of groups that have two more than it has. One that has
-// none gets any, in its turn: each member serves for a while first.
+// none gets any, in its turn: each member serves for a while first, unless it has been idle for as long as its start took, when nobody is likely
+// to come at once.
 func (p *Pool[C, M]) claim(place *place[C, M]) *group[C, M] {
 	has, wants := place.group, p.wanting.first()
 	if wants == nil || wants == has || p.need-has.need <= p.room()+p.freeing {
@@ -223,13 +224,15 @@ func (p *Pool[C, M]) claim(place *place[C, M]) *group[C, M] {
 	switch {
 	case !idle && place.uses == 0: // it would have been made in vain
 		return nil
-	case wants.holding() == 0 && idle:
-		return wants
 	case wants.holding() == 0:
 	case has.holding() <= has.minimum, !idle && has.holding() < wants.holding()+2:
 		return nil
 	}
-	if wait := time.Until(place.opened.Add(worthStarts * place.took)); wait > 0 {
+	wait := time.Until(place.opened.Add(worthStarts * place.took))
+	if idle && wants.holding() == 0 {
+		wait = min(wait, time.Until(place.since.Add(place.took)))
+	}
+	if wait > 0 {
 		p.later(wait)
 		return nil
 	}

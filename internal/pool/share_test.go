@@ -159,6 +159,34 @@ func TestClassesShare(t *testing.T) {
 	}
 }
 
+// Callers who wait for each result before they call again share a member, too, without a restart for each call.
+func TestLoneCallersShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{openTime: 5 * time.Millisecond, limits: Limits{Ahead: 8}}
+		p := y.pool(1)
+		var done [2]atomic.Int32
+		began := time.Now()
+		var both sync.WaitGroup
+		for i, class := range []string{"x", "y"} {
+			both.Go(func() {
+				for range 5000 {
+					work(t, p, class, 1, 1, 100*time.Microsecond, &done[i])
+					time.Sleep(100 * time.Microsecond)
+				}
+			})
+		}
+		both.Wait()
+		assert.LessOrEqual(t, int(p.Stats().MadeRoom), int(time.Since(began)/(worthStarts*y.openTime)))
+		// When one comes after the other, it waits for no more than twice its start.
+		time.Sleep(y.openTime)
+		class := p.places[0].group.class
+		began = time.Now()
+		lease(t, p, map[string]string{"x": "y", "y": "x"}[class])
+		assert.Equal(t, y.openTime, time.Since(began))
+		require.NoError(t, p.Close())
+	})
+}
+
 // Three classes on two members: each gets its turn, although all of them always have something to do.
 func TestEveryClassHasItsTurn(t *testing.T) {
 	for _, concurrency := range []int{1, 3} {
