@@ -13,7 +13,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/artifact"
@@ -49,10 +51,41 @@ func AutoBuild() OpenOption { return openOption(func(c *openConfig) { c.autoBuil
 type workers struct {
 	openConfig
 	temporary []string // files to remove when the session closes
+
+	mu    sync.Mutex
+	found []string // that are not the program itself
 }
 
 // find is driver.SessionSpec.Worker.
 func (w *workers) find(ctx context.Context, platform driver.Platform) (string, error) {
+	path, err := w.locate(ctx, platform)
+	if own, _ := worker.Executable(); err == nil && path != own {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if !slices.Contains(w.found, path) {
+			w.found = append(w.found, path)
+		}
+	}
+	return path, err
+}
+
+// hash is one of the contents of the workers that were found by now; empty if all are the program itself.
+func (w *workers) hash() (string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var sums []string
+	for _, path := range w.found {
+		sum, err := artifact.HashFile(path)
+		if err != nil {
+			return "", err
+		}
+		sums = append(sums, "+"+sum)
+	}
+	slices.Sort(sums)
+	return strings.Join(sums, ""), nil
+}
+
+func (w *workers) locate(ctx context.Context, platform driver.Platform) (string, error) {
 	if w.workerFile != "" {
 		return w.workerFile, checkWorkerFile(w.workerFile, platform)
 	}

@@ -38,15 +38,11 @@ func mapped[In, Out any](ctx context.Context, f *function, inputs iter.Seq[In], 
 		}
 		source := func(next nextFunc) {
 			for in := range inputs {
-				call := func(r *request) (any, error) {
-					data, err := f.run(r)
-					if err != nil {
-						return nil, err
-					}
+				decode := func(r *request, data []byte) (any, error) {
 					out := new(Out)
 					return out, f.decode(r, data, out)
 				}
-				if !next(&in, call, &in) {
+				if !next(&in, decode, &in) {
 					return
 				}
 			}
@@ -66,17 +62,18 @@ func mapped[In, Out any](ctx context.Context, f *function, inputs iter.Seq[In], 
 	}
 }
 
-// callFunc finishes a prepared call and returns a pointer to its decoded result.
-type callFunc func(*request) (any, error)
+// decodeFunc returns a pointer to the decoded result of a call.
+type decodeFunc func(r *request, data []byte) (any, error)
 
-// nextFunc takes one input: a pointer to it, how to finish its call, and pointers to the arguments.
-type nextFunc func(input any, call callFunc, args ...any) bool
+// nextFunc takes one input: a pointer to it, how to read its result, and pointers to the arguments.
+type nextFunc func(input any, decode decodeFunc, args ...any) bool
 
 // run is one run over many inputs, whatever their types.
 type run struct {
-	f      *function
-	config mapConfig
-	outer  context.Context // the caller's
+	f       *function
+	config  mapConfig
+	journal mapJournal      // nil if there is none
+	outer   context.Context // the caller's
 
 	ctx    context.Context // ends with the caller's, with the session, and with the run
 	cancel context.CancelCauseFunc
@@ -118,12 +115,23 @@ func (f *function) newRun(ctx context.Context, noInput, again bool, opts []MapOp
 		return nil, &CallError{Function: f.name(), Index: -1, Delivery: NotBegun, Err: err}
 	}
 	runCtx, cancel := context.WithCancelCause(ctx) // a context that panics does so before anything is counted
-	if !f.session.enter() {
-		cancel(ErrClosed)
-		return nil, &CallError{Function: f.name(), Index: -1, Delivery: NotBegun, Err: ErrClosed}
+	var journal mapJournal
+	entered := f.session.enter()
+	switch {
+	case !entered:
+		err = ErrClosed
+	case config.journal != nil:
+		journal, err = config.journal(f)
+	}
+	if err != nil {
+		cancel(err)
+		if entered {
+			f.session.leave()
+		}
+		return nil, &CallError{Function: f.name(), Index: -1, Delivery: NotBegun, Err: err}
 	}
 	r := &run{
-		f: f, config: config, outer: ctx, ctx: runCtx, cancel: cancel,
+		f: f, config: config, journal: journal, outer: ctx, ctx: runCtx, cancel: cancel,
 		slots: make(chan struct{}, config.ahead), queue: make(chan *item, config.ahead), input: make(chan struct{}),
 	}
 	r.detach = context.AfterFunc(f.session.ctx, func() { r.cancel(ErrClosed) })
@@ -151,7 +159,7 @@ func (r *run) items(source func(nextFunc), ordered bool) iter.Seq[*item] {
 				panic(r.crash)
 			case it == nil:
 				return
-			case it.err != nil && r.ctx.Err() != nil:
+			case it.err != nil && r.over():
 				// Calls fail together when the context ends; one error says it.
 				yield(&item{index: -1, err: &CallError{Function: r.f.name(), Index: -1, Err: r.contextError()}})
 				return
@@ -186,12 +194,18 @@ func (r *run) await(ordered bool) *item {
 	}
 }
 
+// over reports whether the run's context has ended, or is about to with its session.
+func (r *run) over() bool { return r.ctx.Err() != nil || r.f.session.ctx.Err() != nil }
+
 // contextError is why the run's context ended before the run did.
 func (r *run) contextError() error {
-	if r.outer.Err() == nil {
+	switch {
+	case r.outer.Err() != nil:
+		return contextError(r.outer)
+	case r.ctx.Err() != nil:
 		return context.Cause(r.ctx)
 	}
-	return contextError(r.outer)
+	return ErrClosed
 }
 
 // take is the goroutine of the input.
@@ -221,19 +235,25 @@ func (r *run) take(source func(nextFunc), ordered bool) {
 		}
 	}
 	if slot() {
-		source(func(input any, call callFunc, args ...any) bool {
+		source(func(input any, decode decodeFunc, args ...any) bool {
 			it := &item{index: index, input: input, done: make(chan struct{})}
 			index++
 			// A slot is taken before the input is asked for the next value: what is not needed is not pulled.
-			return r.begin(it, ordered, call, args) && slot()
+			return r.begin(it, ordered, decode, args) && slot()
 		})
 	}
 	normal = true
 }
 
 // begin starts the call of an item. It returns false if the run has ended.
-func (r *run) begin(it *item, ordered bool, call callFunc, args []any) bool {
+func (r *run) begin(it *item, ordered bool, decode decodeFunc, args []any) bool {
 	request, err := r.f.prepare(r.ctx, it.index, args...) // a marshaler may take its time, or panic
+	var past *outcome
+	if err == nil && r.journal != nil {
+		if past, err = r.recall(request); err != nil {
+			r.cancel(err)
+		}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended || r.ctx.Err() != nil {
@@ -254,7 +274,9 @@ func (r *run) begin(it *item, ordered bool, call callFunc, args []any) bool {
 		return true
 	}
 	request.linger, request.flow = true, r
-	r.f.queue(request)
+	if past == nil {
+		r.f.queue(request)
+	}
 	r.calls.Go(func() {
 		returned := false
 		defer func() {
@@ -263,16 +285,59 @@ func (r *run) begin(it *item, ordered bool, call callFunc, args []any) bool {
 			}
 			finish()
 		}()
-		it.output, it.err = call(request)
+		it.output, it.err = r.finish(request, past, decode)
 		returned = true
 	})
 	return true
+}
+
+// outcome is what came of a call: an error, or a result if that is nil.
+type outcome struct {
+	data []byte
+	err  error
+}
+
+// recall returns what the journal has for a request; nil if that is nothing.
+func (r *run) recall(request *request) (*outcome, error) {
+	data, failure, found, err := r.journal.recall(request)
+	if err != nil || !found {
+		return nil, err
+	}
+	request.delivery = Failed // it ran, should its result not be readable
+	return &outcome{data, failure}, nil
+}
+
+// finish finishes a prepared call, of which past is known if it is not nil.
+func (r *run) finish(request *request, past *outcome, decode decodeFunc) (any, error) {
+	if past == nil {
+		data, err := r.f.run(request)
+		if err := r.note(request, data, err); err != nil {
+			r.cancel(err)
+			return nil, err
+		}
+		past = &outcome{data, err}
+	}
+	if past.err != nil {
+		return nil, past.err
+	}
+	return decode(request, past.data)
+}
+
+// note writes down what came of a call, unless it did not begin, or ended with the run, and can be run again.
+func (r *run) note(request *request, data []byte, err error) error {
+	if r.journal == nil || err != nil && (request.delivery == NotBegun || r.over()) {
+		return nil
+	}
+	return r.journal.note(request, data, err)
 }
 
 // end cancels what runs and waits for it. An input that blocks is waited for only so long: nothing can end it, and it
 // ends by itself at its next value.
 func (r *run) end() {
 	defer r.f.session.leave()
+	if r.journal != nil {
+		defer func() { _ = r.journal.close() }() // what was handed out is on the disk
+	}
 	r.cancel(context.Canceled)
 	r.detach()
 	r.mu.Lock()

@@ -60,6 +60,7 @@ func init() {
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Size", Size)
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Slow", Slow)
 	registry.Function2[int, time.Duration, int]("github.com/sandboxfn/sbx_test.Spin", Spin)
+	registry.Function[Tallied, string]("github.com/sandboxfn/sbx_test.TallyOne", TallyOne)
 	registry.Function[Job, Report]("github.com/sandboxfn/sbx_test.Train", Train)
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Typed", Typed)
 	registry.Function[bool, string]("github.com/sandboxfn/sbx_test.Wait", Wait)

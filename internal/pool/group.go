@@ -99,6 +99,12 @@ func (g *group[C, M]) firstCame() uint64 {
 	return math.MaxUint64
 }
 
+// passed reports whether who waits for g has done so for long, and came before all who wait for other.
+func (g *group[C, M]) passed(other *group[C, M]) bool {
+	w := g.waiting.first()
+	return w != nil && w.came < other.firstCame() && time.Since(w.queued) >= patience
+}
+
 // held reports whether those who wait are served by the members that there are.
 func (g *group[C, M]) held() bool {
 	return g.hold != nil && g.count[opening]+g.count[checking]+g.count[open] > 0
@@ -148,7 +154,7 @@ func (p *Pool[C, M]) index(place *place[C, M]) {
 	takes := place.state == open && !place.leaving()
 	full := place.running == g.limits.Concurrency
 	g.free.set(place, takes && !full)
-	g.roomy.set(place, takes && full && len(place.ahead) < g.limits.Ahead && place.unsent == 0)
+	g.roomy.set(place, takes && full && !place.slow && len(place.ahead) < g.limits.Ahead && place.unsent == 0)
 	g.loaded.set(place, place.recallable() != nil)
 	g.load.set(place, takes && g.limits.Concurrency > 1)
 	idle := takes && place.empty()

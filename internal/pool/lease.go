@@ -1,14 +1,18 @@
 package pool
 
+import "time"
+
 // A Lease is a place in a member. Its methods may be called at the same time.
 type Lease[C comparable, M Member] struct {
 	pool    *Pool[C, M]
 	place   *place[C, M]
 	running chan struct{} // closed when the lease is no longer ahead
-	moved   chan struct{} // closed when another member took the lease over; nil if it never was ahead
+	moved   chan struct{} // closed when another member took the lease over, or it was sent back; nil if it never was ahead
+	since   time.Time     // it is ahead
 
 	// guarded by pool.mu
 	ahead    bool
+	sentBack bool
 	sent     bool
 	recall   func() bool
 	released bool
@@ -25,8 +29,15 @@ func (l *Lease[C, M]) Member() M {
 // Running is closed when the lease is not, or no longer, ahead.
 func (l *Lease[C, M]) Running() <-chan struct{} { return l.running }
 
-// Moved is closed when another member has taken over a lease ahead.
+// Moved is closed when another member has taken over a lease ahead, or it was sent back.
 func (l *Lease[C, M]) Moved() <-chan struct{} { return l.moved }
+
+// SentBack reports, once Moved is closed, whether the lease was taken from its holder, who is to wait again.
+func (l *Lease[C, M]) SentBack() bool {
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	return l.sentBack
+}
 
 // Sent tells that the holder gave the member what it has to do; members take things in the order in which they get them, so
 // no further lease ahead is given until then. While the lease is ahead another member may take it over: recall must take back
@@ -120,6 +131,7 @@ func (l *Lease[C, M]) release(reuse bool) {
 		place.group.ahead--
 	} else {
 		place.running--
+		place.slow = false
 		place.group.running--
 	}
 	p.index(place)

@@ -26,6 +26,7 @@ type place[C comparable, M Member] struct {
 	running int
 	ahead   []*Lease[C, M] // in the order in which they will run
 	unsent  int            // leases whose holders have not given the member anything yet
+	slow    bool           // leases ahead were sent back, and none that ran was released since
 	uses    int
 
 	given       int  // leases that were given back
@@ -260,6 +261,10 @@ func (p *Pool[C, M]) remove(gone *place[C, M]) {
 	p.places[len(p.places)-1] = nil
 	p.places = p.places[:len(p.places)-1]
 	p.tally(gone, -1)
+	heir := gone.heir
 	p.unclaim(gone)
 	p.reckon(gone.group)
+	if heir != nil && heir.need > 0 && p.startable() && !p.closed {
+		p.start(heir, false)
+	}
 }

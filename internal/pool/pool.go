@@ -10,7 +10,7 @@
 //
 // When every member is busy, who waits may be given a lease ahead: a place in a busy member's own queue, so that the next
 // call is there already when the one before it ends. Such a lease binds nobody: when another member has nothing to do, it
-// takes the lease over.
+// takes the lease over, and where none ever is, because others come, who has waited for long goes back to its place in the queue.
 //
 // What the pool decides costs the logarithm of the number of members, classes and waiters: each choice is the first of an [index].
 //
@@ -35,6 +35,9 @@ const (
 	// checkAfter is how long a member may be idle and still be leased without a check, and checkTime how long a check may take.
 	checkAfter = time.Second
 	checkTime  = 5 * time.Second
+	// patience is how long a lease may be ahead while others wait in the queue, and how long somebody may wait whose class has its share of
+	// the places.
+	patience = time.Second
 )
 
 // ErrClosed is returned by Wait after Close began.
@@ -105,6 +108,7 @@ type Pool[C comparable, M Member] struct {
 	freeing int                 // places that are about to be free, for whoever wants them
 	failing int                 // members that could not be stopped so far
 	shrinks []*place[C, M]      // members that get no lease any more because there are too many
+	looked  time.Time           // for leases ahead that have waited for long
 	wake    *time.Timer         // when a member has served for long enough to make room
 	wakeAt  time.Time           // zero if wake is not set
 	ticks   uint64              // counts what is ordered by when it happened

@@ -118,6 +118,28 @@ func lease(t *testing.T, p *Pool[string, *box], class string) held {
 	return held{l.Member(), l}
 }
 
+// running waits until a lease runs, wherever that is, as package sbx does.
+func running[C comparable, M Member](ctx context.Context, turn Turn[C, M]) (*Lease[C, M], error) {
+	for {
+		l, err := turn.Wait(ctx)
+		if err != nil {
+			return nil, err
+		}
+		l.Sent(func() bool { return true })
+		select {
+		case <-l.Running():
+			l.Sent(nil)
+			return l, nil
+		case <-l.Moved():
+		}
+		if !l.SentBack() {
+			l.Sent(nil)
+			return l, nil
+		}
+		turn = turn.Again()
+	}
+}
+
 func TestLeaseReusesTheMostRecentlyUsed(t *testing.T) {
 	y := &yard{}
 	p := y.pool(3)

@@ -9,10 +9,14 @@ import (
 type waiter[C comparable, M Member] struct {
 	group *group[C, M]
 	flow  any
-	round uint64 // its turn among the flows
-	came  uint64 // its turn in that
 	at    int
 	ahead bool // it takes a lease ahead
+
+	// Those who lost their leases keep what follows.
+	round  uint64 // its turn among the flows
+	came   uint64 // its turn in that
+	queued time.Time
+
 	since time.Time
 	ready chan struct{} // closed when it has what follows; nil until it has to wait
 	lease *Lease[C, M]
@@ -32,24 +36,33 @@ type Turn[C comparable, M Member] struct {
 // Queue takes a place in the queue for a lease of class. The flows of a class take turns, and within flow, which any comparable value may stand
 // for, those who came first are served first. ahead says that a lease ahead will do. Whoever calls Queue calls Wait.
 func (p *Pool[C, M]) Queue(class C, flow any, ahead bool) Turn[C, M] {
-	return p.queue(class, &waiter[C, M]{flow: flow, ahead: ahead}, false)
+	return p.queue(class, &waiter[C, M]{flow: flow, ahead: ahead})
 }
 
-// QueueFirst is Queue for who lost its lease and did nothing with it: in front of all others, and for a place that runs.
-func (p *Pool[C, M]) QueueFirst(class C) Turn[C, M] {
-	return p.queue(class, &waiter[C, M]{}, true)
+// Again is for who lost its lease and did nothing with it: in front of all whose turn was later, and for a place that runs.
+func (t Turn[C, M]) Again() Turn[C, M] {
+	w := t.w
+	if w.group == nil { // it came when the pool was closed
+		return t
+	}
+	return t.pool.queue(w.group.class, &waiter[C, M]{group: w.group, flow: w.flow, round: w.round, came: w.came, queued: w.queued})
 }
 
-func (p *Pool[C, M]) queue(class C, w *waiter[C, M], first bool) Turn[C, M] {
+func (p *Pool[C, M]) queue(class C, w *waiter[C, M]) Turn[C, M] {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		w.err = ErrClosed
 		return Turn[C, M]{p, w}
 	}
-	w.group = p.group(class)
-	w.came = p.tick()
-	w.group.enter(w, first)
+	g := p.group(class)
+	if w.came == 0 {
+		w.came, w.queued = p.tick(), time.Now()
+	} else if w.group != g { // which has begun anew
+		w.round = g.round
+	}
+	w.group = g
+	g.enter(w)
 	p.reckon(w.group)
 	p.balance(w.group)
 	if w.lease == nil {
@@ -104,26 +117,23 @@ type flow struct {
 
 // enter queues w. Each in a flow has a round behind the one before it, and behind what is served now: so a flow that has waited for
 // nothing until now is not behind one that has thousands who wait.
-func (g *group[C, M]) enter(w *waiter[C, M], first bool) {
-	if !first {
-		f := g.flows[w.flow]
-		if f == nil {
-			f = &flow{}
-			g.flows[w.flow] = f
-		}
-		w.round = max(g.round, f.last) + 1
-		f.last = w.round
-		f.waiting++
+func (g *group[C, M]) enter(w *waiter[C, M]) {
+	f := g.flows[w.flow]
+	if f == nil {
+		f = &flow{}
+		g.flows[w.flow] = f
 	}
+	if w.round == 0 {
+		w.round = max(g.round, f.last) + 1
+	}
+	f.last = max(f.last, w.round)
+	f.waiting++
 	g.waiting.set(w, true)
 }
 
 // leave takes w out of the queue.
 func (g *group[C, M]) leave(w *waiter[C, M]) {
 	g.waiting.set(w, false)
-	if w.round == 0 {
-		return
-	}
 	if f := g.flows[w.flow]; f.waiting > 1 {
 		f.waiting--
 	} else {

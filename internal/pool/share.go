@@ -32,6 +32,7 @@ func (p *Pool[C, M]) balance(g *group[C, M]) {
 		p.share()
 		p.leaseAhead(g)
 		p.takeOver(g)
+		p.sendBack()
 		p.forget(g)
 	}
 	p.spare()
@@ -147,7 +148,7 @@ func (p *Pool[C, M]) leaseAhead(g *group[C, M]) {
 		case place.tooOld() || !place.m.Queues():
 			g.roomy.set(place, false)
 		default:
-			l := &Lease[C, M]{pool: p, place: place, ahead: true, running: make(chan struct{}), moved: make(chan struct{})}
+			l := &Lease[C, M]{pool: p, place: place, ahead: true, since: time.Now(), running: make(chan struct{}), moved: make(chan struct{})}
 			p.serve(g, l)
 			place.ahead = append(place.ahead, l)
 			g.ahead++
@@ -173,6 +174,44 @@ func (p *Pool[C, M]) takeOver(g *group[C, M]) {
 		if recall() {
 			p.run(l, to)
 			p.stats.TakenOver++
+		}
+	}
+}
+
+// sendBack takes leases ahead back that have waited for long: those who came later have been served meanwhile, and would be as long as there are any.
+// Their holders wait in the queue again, in front of these.
+func (p *Pool[C, M]) sendBack() {
+	now := time.Now()
+	if now.Sub(p.looked) < patience/4 {
+		return
+	}
+	p.looked = now
+	somebody := false
+	for _, g := range p.groups {
+		somebody = somebody || g.waiting.len() > 0
+	}
+	if !somebody {
+		return
+	}
+	for _, place := range p.places {
+		for _, l := range slices.Clone(place.ahead) {
+			recall := l.recall
+			if recall == nil || now.Sub(l.since) < patience {
+				continue
+			}
+			l.setRecall(nil)
+			if !recall() {
+				p.index(place)
+				continue
+			}
+			place.dropAhead(l)
+			place.uses--
+			place.group.ahead--
+			place.slow = true
+			p.stats.TakenOver++
+			l.released, l.sentBack = true, true
+			p.index(place)
+			close(l.moved)
 		}
 	}
 }
@@ -212,7 +251,8 @@ func (p *Pool[C, M]) claimable(g *group[C, M]) *place[C, M] {
 
 // claim is the group that is to have the member's place when the member has nothing to do; nil if there is none.
 //
-// The group that wants a place most gets those of members that nobody needs, and those of groups that have two more than it has. One that has
+// The group that wants a place most gets those of members that nobody needs, and those of groups that have two more than it has, or that would
+// pass who has waited for long. One that has
 // none gets any, in its turn: each member serves for a while first, unless it has been idle for as long as its start took, when nobody is likely
 // to come at once.
 func (p *Pool[C, M]) claim(place *place[C, M]) *group[C, M] {
@@ -225,7 +265,7 @@ func (p *Pool[C, M]) claim(place *place[C, M]) *group[C, M] {
 	case !idle && place.uses == 0: // it would have been made in vain
 		return nil
 	case wants.holding() == 0:
-	case has.holding() <= has.minimum, !idle && has.holding() < wants.holding()+2:
+	case has.holding() <= has.minimum, !idle && has.holding() < wants.holding()+2 && !wants.passed(has):
 		return nil
 	}
 	wait := time.Until(place.opened.Add(worthStarts * place.took))

@@ -23,13 +23,10 @@ func work(t *testing.T, p *Pool[string, *box], class string, n, window int, each
 	for range window {
 		holders.Go(func() {
 			for int(next.Add(1)) <= n {
-				l, err := p.Queue(class, class, true).Wait(t.Context())
+				l, err := running(t.Context(), p.Queue(class, class, true))
 				if !assert.NoError(t, err) {
 					return
 				}
-				l.Sent(func() bool { return true })
-				<-l.Running()
-				l.Sent(nil)
 				assert.Equal(t, class, l.Member().class)
 				time.Sleep(each)
 				done.Add(1)
@@ -49,12 +46,10 @@ func TestFlowsTakeTurns(t *testing.T) {
 			for range n {
 				turn := p.Queue("x", flow, true)
 				group.Go(func() {
-					l, err := turn.Wait(t.Context())
+					l, err := running(t.Context(), turn)
 					if !assert.NoError(t, err) {
 						return
 					}
-					l.Sent(nil)
-					<-l.Running()
 					time.Sleep(each)
 					l.Release(true)
 				})
@@ -229,13 +224,10 @@ func TestClassesAtRandom(t *testing.T) {
 				time.Sleep(time.Duration(rand.IntN(2000)) * time.Millisecond)
 				class := string(rune('a' + rand.IntN(6)))
 				for {
-					l, err := p.Queue(class, rand.IntN(3), rand.IntN(2) == 0).Wait(t.Context())
+					l, err := running(t.Context(), p.Queue(class, rand.IntN(3), rand.IntN(2) == 0))
 					if err != nil {
 						continue
 					}
-					l.Sent(func() bool { return true })
-					<-l.Running()
-					l.Sent(nil)
 					time.Sleep(time.Duration(rand.IntN(5)) * time.Millisecond)
 					served.Add(1)
 					l.Release(rand.IntN(30) > 0)

@@ -90,26 +90,29 @@ func (s *simulation) call(p *Pool[string, *node], i int, timer *time.Timer) {
 		}
 		var taken atomic.Bool // what the ledger says
 		l.Sent(func() bool { return taken.CompareAndSwap(false, true) })
+		began := true
 		for waits := true; waits; {
 			m := l.Member()
 			select {
 			case <-l.Running():
 				waits = false
+			case <-l.Moved():
+				waits, began = false, !l.SentBack()
 			case <-m.done:
 				if l.Drop(m) {
-					l, waits = nil, false
+					waits, began = false, false
 				}
 			}
 		}
-		if l == nil { // it did not begin
-			turn = p.QueueFirst("x")
+		if !began {
+			turn = turn.Again()
 			continue
 		}
 		l.Sent(nil)
 		m := l.Member()
 		s.begun[i].Add(1)
 		timer.Reset(s.durations[i])
-		began := time.Now()
+		since := time.Now()
 		select {
 		case <-timer.C:
 			s.ended[i].Add(1)
@@ -117,7 +120,7 @@ func (s *simulation) call(p *Pool[string, *node], i int, timer *time.Timer) {
 			return
 		case <-m.done:
 			s.lost[i].Add(1)
-			s.wasted[i] += time.Since(began)
+			s.wasted[i] += time.Since(since)
 			l.Release(false)
 			turn = p.Queue("x", nil, true)
 		}
@@ -243,14 +246,11 @@ func BenchmarkDispatch(b *testing.B) {
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			l, err := p.Queue("x", nil, true).Wait(b.Context())
+			l, err := running(b.Context(), p.Queue("x", nil, true))
 			if err != nil {
 				b.Error(err)
 				return
 			}
-			l.Sent(func() bool { return true })
-			<-l.Running()
-			l.Sent(nil)
 			runtime.Gosched() // it runs
 			l.Release(true)
 		}

@@ -15,7 +15,7 @@ type Stats struct {
 	// MadeRoom were stopped for members of another class, Quarantined for suspicious leases, and Surplus because there were more than the
 	// maximum, which had been lowered.
 	Lost, Discarded, UsedUp, TooOld, IdleTooLong, MadeRoom, Quarantined, Surplus uint64
-	// Leases were given, TakenOver of them ahead and taken over by another member.
+	// Leases were given, TakenOver of them ahead and taken over by another member, or sent back.
 	Leases, TakenOver uint64
 	// Waits is how often nothing was free, and WaitTime what those who were served then waited in all.
 	Waits    uint64

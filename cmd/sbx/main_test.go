@@ -1,0 +1,105 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sandboxfn/sbx/internal/journal"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/vmihailenco/msgpack/v5"
+)
+
+func invoke(args ...string) (code int, stdout, stderr string) {
+	var out, err bytes.Buffer
+	code = run(args, &out, &err)
+	return code, out.String(), err.String()
+}
+
+func encoded(t *testing.T, value any) []byte {
+	data, err := msgpack.Marshal(value)
+	require.NoError(t, err)
+	return data
+}
+
+func example(t *testing.T) string {
+	path := filepath.Join(t.TempDir(), "journal")
+	j, err := journal.Open(path)
+	require.NoError(t, err)
+	for _, version := range []string{"v1", "v2"} {
+		group, err := j.Group(journal.Group{Function: "example.com/m.Train", Types: "t", Version: version})
+		require.NoError(t, err)
+		at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+		for i, data := range [][]byte{encoded(t, []any{"a", 1.5, map[int]string{2: "b"}}), encoded(t, []byte{1, 2}), {0xc1}, nil} {
+			require.NoError(t, j.Append(journal.Record{Key: journal.Key{15: byte(i)}, Group: group, Index: i, Time: at, Data: data}))
+		}
+		require.NoError(t, j.Append(journal.Record{Key: journal.Key{15: 9}, Group: group, Index: 4, Time: at, Failed: true, Text: "it <failed>"}))
+	}
+	require.NoError(t, j.Close())
+	return path
+}
+
+func TestList(t *testing.T) {
+	code, out, errs := invoke("journal", "list", example(t))
+	assert.Zero(t, code, errs)
+	lines := strings.Split(out, "\n")
+	require.Len(t, lines, 4)
+	assert.Equal(t, strings.Fields("FUNCTION VERSION RESULTS ERRORS BYTES LAST"), strings.Fields(lines[0]))
+	assert.Equal(t, strings.Fields("example.com/m.Train v1 4 1 21 2026-01-02T03:04:05Z"), strings.Fields(lines[1]))
+	assert.Equal(t, strings.Fields("example.com/m.Train v2 4 1 21 2026-01-02T03:04:05Z"), strings.Fields(lines[2]))
+}
+
+func TestExport(t *testing.T) {
+	code, out, errs := invoke("journal", "export", example(t))
+	assert.Zero(t, code, errs)
+	lines := strings.Split(out, "\n")
+	require.Len(t, lines, 11)
+	const head = `{"function":"example.com/m.Train","version":"v1","index":`
+	assert.JSONEq(t, head+`0,"input":"00000000000000000000000000000000","time":"2026-01-02T03:04:05Z","result":["a",1.5,{"2":"b"}]}`, lines[0])
+	assert.Contains(t, lines[1], `"result":"AQI="`)
+	assert.Contains(t, lines[2], `"result":"wQ=="`)
+	assert.NotContains(t, lines[3], `"result"`)
+	assert.Contains(t, lines[4], `"error":"it <failed>"`)
+}
+
+func TestCompact(t *testing.T) {
+	path := example(t)
+	code, out, errs := invoke("journal", "compact", "-failed", "-keep", "v2", path)
+	assert.Zero(t, code, errs)
+	assert.Equal(t, "kept 4 records, removed 6\n", out)
+	_, out, _ = invoke("journal", "list", path)
+	assert.NotContains(t, out, "v1")
+}
+
+func TestWrongUse(t *testing.T) {
+	foreign := filepath.Join(t.TempDir(), "foreign")
+	require.NoError(t, os.WriteFile(foreign, []byte("hello"), 0o600))
+	for _, test := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"", 2, "no command"},
+		{"nonsense", 2, `no command "nonsense"`},
+		{"journal", 2, "list, export or compact"},
+		{"journal nonsense", 2, `no command "nonsense"`},
+		{"journal list", 2, "needs one file"},
+		{"journal list a b", 2, "needs one file"},
+		{"journal list -failed a", 2, "not defined"},
+		{"journal list /no/such", 1, "no such file"},
+		{"journal export " + foreign, 1, "no journal"},
+		{"journal compact " + foreign, 1, "no journal"},
+		{"journal compact -h", 0, "usage"},
+	} {
+		code, _, errs := invoke(strings.Fields(test.args)...)
+		assert.Equal(t, test.code, code, test.args)
+		assert.Contains(t, errs, test.says, test.args)
+	}
+	code, out, _ := invoke("help")
+	assert.Zero(t, code)
+	assert.Equal(t, usage, out)
+}
