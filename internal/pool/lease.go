@@ -134,8 +134,8 @@ func (l *Lease[C, M]) release(reuse bool) {
 		place.slow = false
 		place.group.running--
 	}
-	p.index(place)
 	if place.state != open || p.closed {
+		p.index(place)
 		return // it is on its way out
 	}
 	switch {
@@ -147,12 +147,13 @@ func (l *Lease[C, M]) release(reuse bool) {
 		for place.running < place.group.limits.Concurrency && len(place.ahead) > 0 {
 			p.run(place.ahead[0], place)
 		}
+		p.index(place)
 		p.settle(place)
 	}
 	p.balance(place.group)
 }
 
-// run ends a lease's being ahead, in place. Callers hold mu.
+// run ends a lease's being ahead, in place. Callers index that.
 func (p *Pool[C, M]) run(l *Lease[C, M], in *place[C, M]) {
 	l.place.dropAhead(l)
 	in.group.ahead--
@@ -168,7 +169,6 @@ func (p *Pool[C, M]) run(l *Lease[C, M], in *place[C, M]) {
 		p.index(from)
 		close(l.moved)
 	}
-	p.index(in)
 	close(l.running)
 }
 

@@ -173,6 +173,7 @@ func (p *Pool[C, M]) takeOver(g *group[C, M]) {
 		p.index(from)
 		if recall() {
 			p.run(l, to)
+			p.index(to)
 			p.stats.TakenOver++
 		}
 	}
@@ -194,6 +195,9 @@ func (p *Pool[C, M]) sendBack() {
 		return
 	}
 	for _, place := range p.places {
+		if len(place.ahead) == 0 || now.Sub(place.ahead[0].since) < patience {
+			continue // the others came later
+		}
 		for _, l := range slices.Clone(place.ahead) {
 			recall := l.recall
 			if recall == nil || now.Sub(l.since) < patience {
