@@ -1,6 +1,9 @@
 package pool
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // A Lease is a place in a member. Its methods may be called at the same time.
 type Lease[C comparable, M Member] struct {
@@ -10,10 +13,11 @@ type Lease[C comparable, M Member] struct {
 	moved   chan struct{} // closed when another member took the lease over, or it was sent back; nil if it never was ahead
 	since   time.Time     // it is ahead
 
+	sent atomic.Bool // written under pool.mu
+
 	// guarded by pool.mu
 	ahead    bool
 	sentBack bool
-	sent     bool
 	recall   func() bool
 	released bool
 	serial   int // among those that the member's holders gave back
@@ -43,13 +47,16 @@ func (l *Lease[C, M]) SentBack() bool {
 // no further lease ahead is given until then. While the lease is ahead another member may take it over: recall must take back
 // what was given, and report whether it could. It must not block, or call the pool.
 func (l *Lease[C, M]) Sent(recall func() bool) {
+	if l.sent.Load() {
+		return // without the lock: holders say it again, when it is all the same
+	}
 	p := l.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if l.released || l.sent {
+	if l.released || l.sent.Load() {
 		return
 	}
-	l.sent = true
+	l.sent.Store(true)
 	l.place.unsent--
 	if l.ahead {
 		l.setRecall(recall)
@@ -122,7 +129,7 @@ func (l *Lease[C, M]) release(reuse bool) {
 	place := l.place
 	place.given++
 	l.serial = place.given
-	if !l.sent {
+	if !l.sent.Load() {
 		place.unsent--
 		place.uses-- // the member never heard of it
 	}
@@ -161,7 +168,7 @@ func (p *Pool[C, M]) run(l *Lease[C, M], in *place[C, M]) {
 	in.running++
 	in.group.running++
 	if from := l.place; in != from {
-		l.sent = false
+		l.sent.Store(false)
 		in.unsent++
 		from.uses--
 		in.use()
