@@ -35,7 +35,7 @@ func (p *Pool[C, M]) balance(g *group[C, M]) {
 		p.sendBack()
 		p.forget(g)
 	}
-	p.spare()
+	p.keepReady()
 }
 
 // stuck is an error if no place will be free as far as anybody knows: all are taken by members that can't be stopped.
@@ -356,8 +356,8 @@ func (p *Pool[C, M]) drained(place *place[C, M]) {
 	}
 }
 
-// spare opens members that nobody waits for yet.
-func (p *Pool[C, M]) spare() {
+// keepReady opens members that nobody waits for yet.
+func (p *Pool[C, M]) keepReady() {
 	for g := p.lacking.first(); g != nil && p.startable(); g = p.lacking.first() {
 		p.start(g, true)
 	}
