@@ -62,6 +62,13 @@ survive: ## try the local driver's survival: 1,000 sandboxes one by one, 200 at 
 prove-commands: ## try commands in sandboxes: 2 GiB through their pipes, 10,000 short ones
 	go test -count=1 -v -timeout 1h -run 'TestWhatGoesThroughPipesIsWhole|TestShortCommandsLeaveNothing' . -pipe-mib 2048 -short-commands 10000
 
+# As make finds it, or any: it is printed.
+SEED := 0
+
+.PHONY: chaos
+chaos: ## simulate ten million calls in 5,000 sandboxes that start slowly and die; SEED=n repeats a run
+	go test -count=1 -v -timeout 1h -run TestSimulation ./internal/pool -simulate 10000000 -seed $(SEED)
+
 .PHONY: bench
 bench: ## measure everything beside what one would use instead, and write docs/performance.md; takes five minutes of an idle machine
 	CGO_ENABLED=0 go run ./bench/sandboxes

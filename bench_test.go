@@ -110,3 +110,27 @@ func BenchmarkFirstCall(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkFresh is a call in a local sandbox of its own: the one that sbx.Fresh has ready, and the one that sbx.MaxUses(1) starts.
+func BenchmarkFresh(b *testing.B) {
+	for name, one := range map[string]sbx.SandboxOption{"Fresh": sbx.Fresh(), "MaxUses": sbx.MaxUses(1)} {
+		b.Run(name, func(b *testing.B) {
+			session, err := sbx.Open(b.Context(), sbx.Driver(local.New(nil)), one, sbx.MaxSandboxes(2*runtime.GOMAXPROCS(0)), sbx.Logger(slog.New(slog.DiscardHandler)))
+			if err != nil {
+				b.Fatal(err)
+			}
+			double := session.Function(Double)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if _, err := double.Call(b.Context(), 1); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
+			if err := session.Close(); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}

@@ -159,6 +159,8 @@ type request struct {
 	args  []byte
 	// turn is the request's place in the queue for a sandbox.
 	turn pool.Turn[class, *sandbox]
+	// flow is what takes turns with other calls for a sandbox: a map's run, or the function.
+	flow any
 	// passed says that the interceptors let the request pass.
 	passed bool
 	// class is of the sandbox that the next run wants: the function's own, unless earlier runs have shown that it wants another one.
@@ -186,7 +188,7 @@ func newCallID() string {
 
 // prepare checks what can be checked before a sandbox is touched, and encodes the arguments, given by pointers.
 func (f *function) prepare(ctx context.Context, index int, args ...any) (*request, error) {
-	r := &request{ctx: ctx, index: index, id: newCallID(), class: &f.class, delivery: NotBegun}
+	r := &request{ctx: ctx, index: index, id: newCallID(), flow: f, class: &f.class, delivery: NotBegun}
 	err := f.resolve()
 	switch {
 	case err != nil:
@@ -217,7 +219,7 @@ func (f *function) queue(r *request) {
 	if len(f.session.config.interceptors) > 0 && !r.passed {
 		return // an interceptor may take its time, or refuse the call
 	}
-	r.turn = f.sandboxes().Queue(*r.class, len(r.args) <= maxArgsAhead)
+	r.turn = f.sandboxes().Queue(*r.class, r.flow, len(r.args) <= maxArgsAhead)
 }
 
 // fail is a call's error. sandbox is where it came to that, for a function that did not begin in any.
@@ -388,6 +390,9 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 		case <-pending.Done():
 			sent()
 			l.Release(!pending.Result().GetTimedOut().GetRunning())
+			if suspicious(pending.Result()) {
+				l.Suspect()
+			}
 			data, delivery, err = f.outcome(r, pending.Result())
 			return data, false, delivery, err
 		case <-moved:
@@ -462,6 +467,12 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			return nil, false, MayHaveRun, contextError(r.ctx)
 		}
 	}
+}
+
+// suspicious reports whether the sandbox, rather than the function, may be the reason for a result: a timeout may mean that the function waits for
+// something that an earlier call left there, a lock say. An error or a panic is the function's answer, and the deadline its caller's.
+func suspicious(result *wirepb.Result) bool {
+	return result.GetTimedOut() != nil && !result.GetTimedOut().GetDeadline()
 }
 
 // asks is how many signs of life a worker gives before a call there is taken for stuck: where this program is crowded with goroutines, a result

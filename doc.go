@@ -34,7 +34,7 @@
 // Calls of one sandbox run one at a time, unless [Concurrency] says otherwise; when all are busy, some calls already wait in
 // a sandbox, and go to another one that is free earlier. Sandboxes are used again by later calls of the same session whose
 // options describe the same sandbox, so a function can see what an earlier call of the same program left there; [MaxUses]
-// bounds that.
+// bounds that, and [Fresh] gives each call a sandbox of its own.
 //
 // Session and worker show each other signs of life: what is silent for as long as [Lease] says is given up, so that nothing
 // waits for ever for something that was stopped.

@@ -226,6 +226,61 @@ func ExampleSession_Prewarm() {
 	// Output: 2 sandboxes are ready
 }
 
+// Two sandboxes are there before the first call, and whenever calls come later.
+func ExampleMinSandboxes() {
+	ctx := context.Background()
+	session, err := sbx.Open(ctx, sbx.MaxSandboxes(4), sbx.MinSandboxes(2), sbx.IdleTime(time.Minute), sbx.Logger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer session.Close()
+
+	fmt.Println(session.Function(Double).Call(ctx, 21))
+	// Output: 42 <nil>
+}
+
+// A session is told how much of the machine it may use by now.
+func ExampleSession_SetMaxSandboxes() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+
+	if err := session.SetMaxSandboxes(8); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(session.Stats().MaxSandboxes)
+	// Output: 8
+}
+
+// A driver whose sandboxes start on other machines may start many at the same time.
+func ExampleStartsAtOnce() {
+	ctx := context.Background()
+	session, err := sbx.Open(ctx, sbx.MaxSandboxes(2), sbx.StartsAtOnce(2), sbx.Logger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer session.Close()
+
+	fmt.Println(session.Prewarm(ctx, 2))
+	// Output: <nil>
+}
+
+// No call sees what another one left behind.
+func ExampleFresh() {
+	ctx := context.Background()
+	session, err := sbx.Open(ctx, sbx.MaxSandboxes(4), sbx.Logger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer session.Close()
+
+	where := session.Function0(Where, sbx.Fresh())
+	first, _ := where.Call(ctx)
+	second, _ := where.Call(ctx)
+	fmt.Println(first.Sandbox != second.Sandbox)
+	// Output: true
+}
+
 // A session's numbers among those that the program serves as /debug/vars. OpenTelemetry's observable instruments read the same function.
 func ExampleSession_Stats() {
 	ctx := context.Background()

@@ -168,7 +168,7 @@ func (f *function) newRun(ctx context.Context, noInput, again bool, opts []MapOp
 
 // ahead is how many inputs keep every sandbox busy, with calls waiting in each.
 func (f *function) ahead() int {
-	places := f.session.config.maxSandboxes
+	places := f.session.pool.Maximum()
 	if f.where != nil {
 		places = 1
 	}
@@ -301,7 +301,7 @@ func (r *run) begin(it *item, ordered bool, decode decodeFunc, args []any) bool 
 		finish()
 		return true
 	}
-	request.calls, request.budget = &r.calls, r.config.budget
+	request.calls, request.budget, request.flow = &r.calls, r.config.budget, r
 	if past == nil {
 		r.f.queue(request)
 	}

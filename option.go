@@ -48,6 +48,8 @@ type openConfig struct {
 	spec         spec
 	driver       driver.Driver
 	maxSandboxes int
+	minSandboxes int
+	startsAtOnce int
 	lease        time.Duration
 	interceptors []Interceptor
 	logger       *slog.Logger
@@ -90,6 +92,7 @@ type spec struct {
 	maxUses     int
 	maxAge      time.Duration
 	idleTime    time.Duration
+	fresh       bool      // one call, in a sandbox that is there already
 	limits      Resources // that must be held
 	soft        Resources // that are held where possible; no field is set in both
 }
@@ -133,10 +136,25 @@ func (s spec) class() class {
 		text.WriteByte(0)
 	}
 	concurrency := max(s.concurrency, 1)
-	return class{text.String(), s.secrets, pool.Limits{
+	limits := pool.Limits{
 		Concurrency: concurrency, Ahead: min(aheadOfEach*concurrency, maxAhead),
-		Uses: s.maxUses, Age: s.maxAge, Idle: s.idleTime,
-	}, s.limits, s.soft}
+		Uses: s.maxUses, Age: s.maxAge, Idle: s.idleTime, Spare: s.fresh,
+	}
+	if s.fresh {
+		limits.Uses, limits.Ahead = 1, 0
+	}
+	return class{text.String(), s.secrets, limits, s.limits, s.soft}
+}
+
+// check finds what does not go together, whatever the order of the options.
+func (s spec) check() error {
+	switch {
+	case s.fresh && s.concurrency > 1:
+		return &OptionError{Option: "Fresh", Reason: fmt.Sprintf("and Concurrency(%d) contradict each other: give Concurrency(1) with it, or leave one out", s.concurrency)}
+	case s.fresh && s.maxUses > 1:
+		return &OptionError{Option: "Fresh", Reason: fmt.Sprintf("and MaxUses(%d) contradict each other: give MaxUses(1) with it, or leave one out", s.maxUses)}
+	}
+	return nil
 }
 
 // parse returns the environment, the tags and the mounts.
@@ -205,6 +223,34 @@ func MaxSandboxes(n int) OpenOption {
 			c.errs = append(c.errs, &OptionError{Option: "MaxSandboxes", Reason: fmt.Sprintf("is %d; give 1 to %d", n, most)})
 		}
 		c.maxSandboxes = n
+	})
+}
+
+// MinSandboxes has the session keep n sandboxes of its default kind, those that the options of [Open] describe, from 1 to what [MaxSandboxes] allows: they are
+// started in the background from Open on, replaced when they are lost, and not stopped by [IdleTime]; [MaxAge] and [MaxUses] replace them. Starts that
+// fail are tried again, at most 30 seconds later, logged once, and fail no call. Sandboxes of another kind, for a function
+// with options of its own, take the place of a kept one only if there is none of that kind and no other room; the kept one is started again when
+// there is room. Without it sandboxes are started when calls need them.
+func MinSandboxes(n int) OpenOption {
+	return openOption(func(c *openConfig) {
+		if n < 1 || n > most {
+			c.errs = append(c.errs, &OptionError{Option: "MinSandboxes", Reason: fmt.Sprintf("is %d; give 1 to what MaxSandboxes allows", n)})
+		}
+		c.minSandboxes = n
+	})
+}
+
+// startsPerCore is a choice by measurement, see docs/design.md.
+const startsPerCore = 8
+
+// StartsAtOnce bounds how many sandboxes of the session's pool are being started at the same time, whatever for; further starts wait. n must be from 1 to 1,000,000. Without it that
+// is eight for each core that the Go scheduler uses, which keeps a machine busy on which sandboxes are local; give more where a driver waits for other machines.
+func StartsAtOnce(n int) OpenOption {
+	return openOption(func(c *openConfig) {
+		if n < 1 || n > most {
+			c.errs = append(c.errs, &OptionError{Option: "StartsAtOnce", Reason: fmt.Sprintf("is %d; give 1 to %d", n, most)})
+		}
+		c.startsAtOnce = n
 	})
 }
 
@@ -321,6 +367,17 @@ func IdleTime(d time.Duration) SandboxOption {
 	})
 }
 
+// Fresh gives every call a sandbox of its own, in which no other call has run or will. Sandboxes of calls that run are replaced while they run, within [MaxSandboxes],
+// so that the next calls find theirs ready; what was not used stays ready. So give MaxSandboxes room for twice as many as
+// calls that run at a time. It is for calls that must not see what others left: their files, processes, package variables. What it costs is in docs/performance.md.
+// Fresh contradicts [Concurrency] and [MaxUses] above one, which is an error. It has no meaning for [Session.Sandbox].
+func Fresh() SandboxOption {
+	return sandboxOption(func(s *spec) error {
+		s.fresh = true
+		return nil
+	})
+}
+
 // Join makes one option of several; they apply in order.
 func Join(opts ...SandboxOption) SandboxOption { return joined(opts) }
 
@@ -371,15 +428,19 @@ func Ahead(n int) MapOption {
 }
 
 func newOpenConfig(opts []OpenOption) (openConfig, error) {
-	c := openConfig{maxSandboxes: runtime.GOMAXPROCS(0), lease: defaultLease, logger: slog.Default()}
+	c := openConfig{maxSandboxes: runtime.GOMAXPROCS(0), startsAtOnce: startsPerCore * runtime.GOMAXPROCS(0), lease: defaultLease, logger: slog.Default()}
 	err := apply(opts, func(o OpenOption) { o.applyOpen(&c) })
-	return c, errors.Join(append(c.errs, err)...)
+	c.errs = append(c.errs, err, c.spec.check())
+	if c.minSandboxes > c.maxSandboxes {
+		c.errs = append(c.errs, &OptionError{Option: "MinSandboxes", Reason: fmt.Sprintf("is %d, above the maximum of %d; raise MaxSandboxes", c.minSandboxes, c.maxSandboxes)})
+	}
+	return c, errors.Join(c.errs...)
 }
 
 func newFunctionConfig(defaults spec, opts []FunctionOption) (functionConfig, error) {
 	c := functionConfig{spec: defaults.clone(), backoff: defaultBackoff}
 	err := apply(opts, func(o FunctionOption) { o.applyFunction(&c) })
-	return c, errors.Join(append(append(c.errs, c.checkRetries()...), err)...)
+	return c, errors.Join(append(append(c.errs, c.checkRetries()...), err, c.spec.check())...)
 }
 
 // newSandboxSpec is a sandbox of opts over the defaults.

@@ -22,7 +22,7 @@ const stopTime = 10 * time.Second
 
 // Session keeps sandboxes, and wraps the functions that run in them. Its methods may be called at the same time.
 //
-// Goroutines: those of its pool, one for each call that was spawned or is part of a map, one for a map's input, one for each call whose
+// Goroutines: those of its pool, which with [MinSandboxes] are there from the begin, one for each call that was spawned or is part of a map, one for a map's input, one for each call whose
 // context ended before the call did, one for the second run of a call ([Hedge]), one for each start and stop of a sandbox of [Session.Sandbox] and one that waits for its end, one for a
 // secret that is read, and one that calls the logger's handler. Close waits for all that it can end: not for a
 // handler, an input, a secret's source or user code of a call that block.
@@ -96,7 +96,11 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.pool = pool.New(config.maxSandboxes, pool.Backend[class, *sandbox]{
 		Open: s.openSandbox, Stop: s.stopSandbox, Limits: func(c class) pool.Limits { return c.limits },
+		Failed: s.keepFailed, StartsAtOnce: config.startsAtOnce,
 	})
+	if config.minSandboxes > 0 {
+		s.pool.Keep(config.spec.class(), config.minSandboxes)
+	}
 	return s, nil
 }
 
@@ -227,8 +231,8 @@ func (s *Session) Prewarm(ctx context.Context, n int, opts ...SandboxOption) err
 	}
 	switch {
 	case err != nil:
-	case n < 1 || n > s.config.maxSandboxes:
-		err = &OptionError{Option: "Prewarm", Reason: fmt.Sprintf("is asked for %d sandboxes; give 1 to %d, the session's MaxSandboxes", n, s.config.maxSandboxes)}
+	case n < 1 || n > s.pool.Maximum():
+		err = &OptionError{Option: "Prewarm", Reason: fmt.Sprintf("is asked for %d sandboxes; give 1 to %d, the session's MaxSandboxes", n, s.pool.Maximum())}
 	case !s.enter():
 		err = ErrClosed
 	default:
@@ -241,6 +245,33 @@ func (s *Session) Prewarm(ctx context.Context, n int, opts ...SandboxOption) err
 		return fmt.Errorf("sbx: prewarm: %w", err)
 	}
 	return nil
+}
+
+// SetMaxSandboxes changes how many sandboxes the session may have at a time, as [MaxSandboxes] does when it opens. n must be from 1 to 1,000,000, and not less than
+// [MinSandboxes]. It returns at once. With a higher number, calls that wait get sandboxes. With a lower one, idle sandboxes are stopped, and busy ones
+// when the calls are done that they have; nothing is cancelled. How far ahead a map takes its inputs depends on the number at its begin.
+func (s *Session) SetMaxSandboxes(n int) error {
+	var err error
+	switch {
+	case !s.opened():
+		err = errNotOpened
+	case n < 1 || n > most:
+		err = &OptionError{Option: "SetMaxSandboxes", Reason: fmt.Sprintf("is asked for %d; give 1 to %d", n, most)}
+	case n < s.config.minSandboxes:
+		err = &OptionError{Option: "SetMaxSandboxes", Reason: fmt.Sprintf("is asked for %d; give %d or more, the session's MinSandboxes", n, s.config.minSandboxes)}
+	case !s.isOpen():
+		err = ErrClosed
+	}
+	if err != nil {
+		return fmt.Errorf("sbx: set the maximum of sandboxes: %w", err)
+	}
+	s.pool.SetMaximum(n)
+	return nil
+}
+
+// keepFailed tells that sandboxes could not be started for which no call waits.
+func (s *Session) keepFailed(_ class, err error) {
+	s.log.Warn("sandboxes that are kept ready (sbx.MinSandboxes, sbx.Fresh) can't be started; this is tried again, and said once", "error", err)
 }
 
 // String is the session's id and state.

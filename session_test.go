@@ -24,7 +24,7 @@ import (
 func TestOpenRefusesBadOptions(t *testing.T) {
 	var option *sbx.OptionError
 	for name, bad := range map[string]sbx.OpenOption{
-		"maximum": sbx.MaxSandboxes(0), "negative": sbx.MaxSandboxes(-1), "huge": sbx.MaxSandboxes(math.MaxInt), "driver": sbx.Driver(nil),
+		"maximum": sbx.MaxSandboxes(0), "negative": sbx.MaxSandboxes(-1), "huge": sbx.MaxSandboxes(math.MaxInt), "driver": sbx.Driver(nil), "minimum": sbx.MinSandboxes(0), "starts": sbx.StartsAtOnce(0),
 		"logger": sbx.Logger(nil), "lease": sbx.Lease(99 * time.Millisecond), "interceptor": sbx.Intercept(nil),
 		"concurrency": sbx.Concurrency(0), "concurrency too high": sbx.Concurrency(1001), "uses": sbx.MaxUses(0), "age": sbx.MaxAge(0), "idle time": sbx.IdleTime(-1),
 		"env": sbx.Env("", ""), "nil": nil, "joined": sbx.Join(nil),

@@ -11,7 +11,7 @@ import (
 //
 // For OpenTelemetry make an observable instrument of each number that is wanted, with a callback that observes what Stats returns.
 type Stats struct {
-	// MaxSandboxes is the option's value.
+	// MaxSandboxes is the option's value, or what [Session.SetMaxSandboxes] made of it.
 	MaxSandboxes int
 	// Starting, Idle, Busy and Stopping count the sandboxes by what they are now.
 	Starting, Idle, Busy, Stopping int
@@ -21,12 +21,14 @@ type Stats struct {
 	// The rest counts from the session's begin.
 
 	// Started are the sandboxes that were started, and StartsFailed those that could not be. While there are others of the same kind,
-	// calls wait for those, and a start is tried again a second later; else a start that fails fails a call.
+	// calls wait for those, and a start is tried again within a second, later if that fails again, and at the latest after 30 seconds;
+	// else a start that fails fails a call.
 	Started, StartsFailed uint64
 	// Lost are the sandboxes that ended by themselves; Killed were stopped because a function did not obey its context, or
 	// for what they sent; UsedUp, TooOld and IdleTooLong were stopped by [MaxUses], [MaxAge] and [IdleTime], and MadeRoom for
-	// the sandbox of another kind.
-	Lost, Killed, UsedUp, TooOld, IdleTooLong, MadeRoom uint64
+	// the sandbox of another kind. Quarantined were replaced because three calls in a row timed out there by [Timeout];
+	// Surplus were stopped because [Session.SetMaxSandboxes] lowered the maximum.
+	Lost, Killed, UsedUp, TooOld, IdleTooLong, MadeRoom, Quarantined, Surplus uint64
 	// Sent is how often a call was sent to a sandbox, and Moved how often it was taken back from one that was busy.
 	Sent, Moved uint64
 	// Waits is how often a call found no sandbox free, and WaitTime how long those that got one had waited in all.
@@ -101,11 +103,12 @@ func (s *Session) Stats() Stats {
 	own, commands := s.counts.own, s.counts.commands
 	s.counts.mu.Unlock()
 	return Stats{
-		MaxSandboxes: s.config.maxSandboxes,
+		MaxSandboxes: s.pool.Maximum(),
 		Starting:     p.Opening, Idle: p.Idle, Busy: p.Busy, Stopping: p.Stopping,
 		Running: p.Running, Queued: p.Ahead, Waiting: p.Waiting,
 		Started: p.Opened, StartsFailed: p.OpenFailed,
 		Lost: p.Lost, Killed: p.Discarded, UsedUp: p.UsedUp, TooOld: p.TooOld, IdleTooLong: p.IdleTooLong, MadeRoom: p.MadeRoom,
+		Quarantined: p.Quarantined, Surplus: p.Surplus,
 		Sent: p.Leases, Moved: p.TakenOver, Waits: p.Waits, WaitTime: p.WaitTime,
 		Hedged: s.hedged.Load(), HedgesWon: s.hedgesWon.Load(),
 		Own: own, Commands: commands,

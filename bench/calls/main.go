@@ -21,6 +21,7 @@ var parts = []part{
 	{"map", mapping},
 	{"values", values},
 	{"cold", cold},
+	{"fresh", fresh},
 	{"memory", memory},
 	{"flat", flat},
 	{"journal", journaled},

@@ -30,7 +30,7 @@ func served(turn Turn[string, *box]) bool { return turn.w.ready == nil || closed
 // ahead queues for a lease that may be ahead, and expects it at once.
 func ahead(t *testing.T, p *Pool[string, *box]) *Lease[string, *box] {
 	t.Helper()
-	turn := p.Queue("x", true)
+	turn := p.Queue("x", nil, true)
 	require.True(t, served(turn), "there is no lease")
 	l, err := turn.Wait(t.Context())
 	require.NoError(t, err)
@@ -43,7 +43,7 @@ func TestConcurrency(t *testing.T) {
 		a, b, c := lease(t, p, "x"), lease(t, p, "x"), lease(t, p, "x")
 		assert.Same(t, a.box, b.box)
 		assert.Same(t, a.box, c.box)
-		turn := p.Queue("x", true)
+		turn := p.Queue("x", nil, true)
 		assert.False(t, served(turn), "none ahead is allowed")
 		assert.Equal(t, Stats{Busy: 1, Running: 3, Waiting: 1, Opened: 1, Leases: 3, Waits: 2}, p.Stats())
 		b.release(true)
@@ -79,7 +79,7 @@ func TestALeaseAheadRunsWhenTheOneBeforeIsReleased(t *testing.T) {
 		b.Sent(nil)
 		c := ahead(t, p)
 		c.Sent(nil)
-		last := p.Queue("x", true)
+		last := p.Queue("x", nil, true)
 		assert.False(t, served(last), "two wait, no more")
 		assert.False(t, closed(b.Running()))
 		a.release(true)
@@ -164,9 +164,9 @@ func TestARecallThatIsSetLate(t *testing.T) {
 func TestNoLeaseAheadOfOneThatWasNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := (&yard{limits: Limits{Ahead: 4}}).pool(1)
-		first, err := p.Queue("x", true).Wait(t.Context())
+		first, err := p.Queue("x", nil, true).Wait(t.Context())
 		require.NoError(t, err)
-		second, third := p.Queue("x", true), p.Queue("x", true)
+		second, third := p.Queue("x", nil, true), p.Queue("x", nil, true)
 		assert.False(t, served(second))
 		first.Sent(nil)
 		assert.True(t, served(second))
@@ -184,16 +184,16 @@ func TestAnotherClassIsServedAlthoughLeasesOverlap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := (&yard{limits: Limits{Concurrency: 2, Ahead: 2}}).pool(1)
 		a, b := lease(t, p, "x"), lease(t, p, "x")
-		other := p.Queue("y", true)
+		other := p.Queue("y", nil, true)
 		a.release(true)
-		late := p.Queue("x", true)
+		late := p.Queue("x", nil, true)
 		assert.False(t, served(late), "it came later")
 		b.release(true)
 		l, err := other.Wait(t.Context())
 		require.NoError(t, err)
 		assert.Equal(t, "y", l.Member().class)
 
-		second := p.Queue("y", true)
+		second := p.Queue("y", nil, true)
 		assert.False(t, served(second), "the one of class x is first")
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -226,8 +226,8 @@ func TestALeaseAheadKeepsNobodyWaiting(t *testing.T) {
 		a := lease(t, p, "x")
 		b := ahead(t, p)
 		b.Sent(nil)
-		other := p.Queue("y", true)
-		late := p.Queue("x", true)
+		other := p.Queue("y", nil, true)
+		late := p.Queue("x", nil, true)
 		assert.False(t, served(late), "the member is wanted by who came before")
 		a.release(true)
 		b.Release(true)
@@ -252,17 +252,17 @@ func TestALeaseAheadIsNotPassedForEver(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := (&yard{limits: Limits{Ahead: 1}}).pool(2)
 			long, busy := lease(t, p, "x"), lease(t, p, test.others)
-			turn := p.Queue("x", true)
+			turn := p.Queue("x", nil, true)
 			l, err := turn.Wait(t.Context())
 			require.NoError(t, err)
 			require.Same(t, long.box, l.Member())
 			l.Sent(func() bool { return !test.begun })
-			next := p.Queue(test.others, false)
+			next := p.Queue(test.others, nil, false)
 			for range 10 {
 				time.Sleep(patience / 8)
 				require.False(t, closed(l.Moved()) && time.Since(l.since) < patience, "too early")
 				passing := next
-				next = p.Queue(test.others, false)
+				next = p.Queue(test.others, nil, false)
 				busy.release(true)
 				lease, err := passing.Wait(t.Context())
 				require.NoError(t, err)
@@ -284,7 +284,7 @@ func TestALeaseAheadIsNotPassedForEver(t *testing.T) {
 				cancel()
 				_, err = next.Wait(gone)
 				require.ErrorIs(t, err, context.Canceled)
-				last := p.Queue("x", true)
+				last := p.Queue("x", nil, true)
 				assert.False(t, served(last), "none waits behind the long one any more")
 				long.release(true)
 				assert.True(t, served(last))
@@ -297,7 +297,7 @@ func TestALeaseAheadIsNotPassedForEver(t *testing.T) {
 func TestWhoLostItsLeaseIsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := (&yard{limits: Limits{Ahead: 4}}).pool(1)
-		a, b, later := p.Queue("x", false), p.Queue("x", false), p.Queue("x", false)
+		a, b, later := p.Queue("x", nil, false), p.Queue("x", nil, false), p.Queue("x", nil, false)
 		l, err := a.Wait(t.Context())
 		require.NoError(t, err)
 		l.Sent(nil)
@@ -327,7 +327,7 @@ func TestUses(t *testing.T) {
 		a := lease(t, p, "x")
 		b := ahead(t, p)
 		b.Sent(nil)
-		third := p.Queue("x", true)
+		third := p.Queue("x", nil, true)
 		assert.False(t, served(third), "the second is its last")
 		a.release(true)
 		b.Release(true)
@@ -435,7 +435,7 @@ func TestNothingIsLostAmongLeases(t *testing.T) {
 				class := []string{"x", "y"}[rand.IntN(2)]
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(400))*time.Millisecond)
 				defer cancel()
-				l, err := p.Queue(class, rand.IntN(4) > 0).Wait(ctx)
+				l, err := p.Queue(class, nil, rand.IntN(4) > 0).Wait(ctx)
 				if err != nil {
 					return
 				}
@@ -484,7 +484,7 @@ func TestUsesCountWhateverTheOrder(t *testing.T) {
 		b := ahead(t, p)
 		b.Sent(func() bool { return false })
 		b.Release(true)
-		third := p.Queue("x", true)
+		third := p.Queue("x", nil, true)
 		assert.False(t, served(third))
 		a.release(true)
 		l, err := third.Wait(t.Context())
@@ -506,7 +506,7 @@ func TestAMemberThatDoesNotStopKeepsNobodyWaiting(t *testing.T) {
 		y.mu.Lock()
 		y.stopErr = nil // for the idle one, which makes room
 		y.mu.Unlock()
-		l, err := p.Queue("y", false).Wait(t.Context())
+		l, err := p.Queue("y", nil, false).Wait(t.Context())
 		require.NoError(t, err)
 		assert.Equal(t, "y", l.Member().class)
 		require.NoError(t, p.Close())
@@ -518,14 +518,14 @@ func TestMembersThatDoNotStopFailWhoWaits(t *testing.T) {
 		y := &yard{}
 		p := y.pool(1)
 		a := lease(t, p, "x")
-		turn := p.Queue("x", false)
+		turn := p.Queue("x", nil, false)
 		stuck, began := errors.New("stuck"), time.Now()
 		y.stopErr = stuck
 		a.release(false)
 		_, err := turn.Wait(t.Context())
 		require.ErrorIs(t, err, stuck)
 		assert.Equal(t, stuckAfter, time.Since(began))
-		_, err = p.Queue("y", true).Wait(t.Context())
+		_, err = p.Queue("y", nil, true).Wait(t.Context())
 		require.ErrorIs(t, err, stuck, "at once")
 		y.mu.Lock()
 		y.stopErr = nil
@@ -563,7 +563,7 @@ func TestAStartThatEndsItsGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		y := &yard{openHook: func(context.Context) error { runtime.Goexit(); return nil }}
 		p := y.pool(1)
-		_, err := p.Queue("x", false).Wait(t.Context())
+		_, err := p.Queue("x", nil, false).Wait(t.Context())
 		require.ErrorIs(t, err, errGoexit)
 		assert.Zero(t, p.Count())
 		require.NoError(t, p.Close())
@@ -591,7 +591,7 @@ func TestAClassThatCantStartKeepsNoOtherWaiting(t *testing.T) {
 		p := y.pool(4)
 		a := lease(t, p, "x")
 		y.openErr = errors.New("no descriptors")
-		turn := p.Queue("x", false)
+		turn := p.Queue("x", nil, false)
 		synctest.Wait()
 		y.mu.Lock()
 		y.openErr = nil

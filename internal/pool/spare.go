@@ -6,22 +6,32 @@ package pool
 func (p *Pool[C, M]) Spare(class C, m M) (l *Lease[C, M], opening <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || len(p.waiting) > 0 || p.ahead > 0 {
+	if p.closed || p.excess() > 0 {
 		return nil, nil
 	}
-	for _, place := range p.places {
-		if place.class == class && place.m != m && place.free() > 0 && !isDone(place.m) {
+	for _, g := range p.groups {
+		if g.waiting.len()+g.ahead > 0 {
+			return nil, nil
+		}
+	}
+	g := p.group(class)
+	for _, place := range g.free.h.items {
+		if place.m != m && !place.tooOld() && !isDone(place.m) {
 			place.running++
-			place.use()
+			g.running++
 			place.unsent++
+			place.use()
 			p.stats.Leases++
+			p.index(place)
+			p.keepReady()
 			return &Lease[C, M]{pool: p, place: place, running: always}, nil
 		}
 	}
-	if len(p.places) == p.maximum || p.held[class] {
+	if !p.startable() || g.hold != nil {
+		p.forget(g)
 		return nil, nil
 	}
-	return nil, p.start(class).done
+	return nil, p.start(g, false).done
 }
 
 // CheckTime bounds how long a check of a member takes.

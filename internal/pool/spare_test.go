@@ -30,7 +30,7 @@ func TestSpareKeepsNobodyWaiting(t *testing.T) {
 		c.release(true)
 		none, _ = p.Spare("x", c.box)
 		assert.Nil(t, none, "it must be another one")
-		turn := p.Queue("y", false) // it will make room of c
+		turn := p.Queue("y", nil, false) // it will make room of c
 		none, _ = p.Spare("x", a.box)
 		assert.Nil(t, none, "somebody waits")
 		waited, err := turn.Wait(t.Context())

@@ -12,8 +12,9 @@ type Stats struct {
 	// The rest counts from the pool's begin. Opened and OpenFailed are members that were made, or were not.
 	Opened, OpenFailed uint64
 	// Lost ended by themselves; Discarded were given back as of no use; UsedUp, TooOld and IdleTooLong met their limits;
-	// MadeRoom were stopped for members of another class.
-	Lost, Discarded, UsedUp, TooOld, IdleTooLong, MadeRoom uint64
+	// MadeRoom were stopped for members of another class, Quarantined for suspicious leases, and Surplus because there were more than the
+	// maximum, which had been lowered.
+	Lost, Discarded, UsedUp, TooOld, IdleTooLong, MadeRoom, Quarantined, Surplus uint64
 	// Leases were given, TakenOver of them ahead and taken over by another member, or sent back.
 	Leases, TakenOver uint64
 	// Waits is how often nothing was free, and WaitTime what those who were served then waited in all.
@@ -26,19 +27,13 @@ func (p *Pool[C, M]) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.stats
-	s.Waiting, s.Ahead = len(p.waiting), p.ahead
-	for _, place := range p.places {
-		s.Running += place.running
-		switch {
-		case place.state == opening:
-			s.Opening++
-		case place.state == stopping:
-			s.Stopping++
-		case place.empty():
-			s.Idle++
-		default:
-			s.Busy++
-		}
+	s.Opening, s.Stopping = p.count[opening], p.count[stopping]
+	s.Idle = p.idle.len() + p.kept.len()
+	s.Busy = len(p.places) - s.Opening - s.Stopping - s.Idle
+	for _, g := range p.groups {
+		s.Running += g.running
+		s.Ahead += g.ahead
+		s.Waiting += g.waiting.len()
 	}
 	return s
 }
