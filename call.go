@@ -164,6 +164,7 @@ type request struct {
 	linger bool
 
 	sentTo   atomic.Pointer[sandbox]
+	underway underway
 	attempt  int       // counts runs from 1; 0 before the first
 	attempts []Attempt // that failed
 	delivery Delivery  // the furthest of them
@@ -231,6 +232,9 @@ func (f *function) run(r *request) ([]byte, error) {
 
 // do runs a queued request to its end and returns the encoded result.
 func (f *function) do(r *request) ([]byte, error) {
+	calls := &f.session.calls
+	calls.enter(f, r)
+	defer calls.leave(r)
 	for resent := 0; ; {
 		lease, err := r.turn.Wait(r.ctx)
 		if err != nil {
@@ -246,6 +250,7 @@ func (f *function) do(r *request) ([]byte, error) {
 		if delivery == NotBegun {
 			r.attempt--
 		}
+		calls.waits(r)
 		// What send returned, not what that wraps: a function's error may hold anything.
 		switch cause := err.(type) { //nolint:errorlint // see above
 		case *notBegunError:
@@ -339,6 +344,7 @@ func (f *function) send(r *request, l *lease) (data []byte, sandbox string, deli
 		}
 		r.sentTo.Store(sb)
 		pending := sb.worker.Go(call, r.args)
+		f.session.calls.sent(r, l, sb, pending)
 		data, again, delivery, err := f.await(r, l, sb, pending, moved)
 		if !again {
 			returned = true

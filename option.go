@@ -49,6 +49,7 @@ type openConfig struct {
 	driver       driver.Driver
 	maxSandboxes int
 	lease        time.Duration
+	watchdog     time.Duration // 0 for none
 	interceptors []Interceptor
 	logger       *slog.Logger
 	level        slog.Leveler // nil: what the logger's handler is enabled for

@@ -23,7 +23,7 @@ const stopTime = 10 * time.Second
 //
 // Goroutines: those of its pool, one for each call that was spawned or is part of a map, one for a map's input, one for each call whose
 // context ended before the call did, one for each start and stop of a sandbox of [Session.Sandbox] and one that waits for its end, one for a
-// secret that is read, and one that calls the logger's handler. Close waits for all that it can end: not for a
+// secret that is read, one of a [Watchdog] and, for a moment, one for each call that it asks after, and one that calls the logger's handler. Close waits for all that it can end: not for a
 // handler, an input, a secret's source or user code of a call that block.
 type Session struct {
 	id      string
@@ -34,6 +34,7 @@ type Session struct {
 	log     *slog.Logger // for messages of the session's own; never waits
 	workers *workers
 	counts  counts
+	calls   calls
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelCauseFunc
@@ -94,6 +95,9 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 	s.pool = pool.New(config.maxSandboxes, pool.Backend[class, *sandbox]{
 		Open: s.openSandbox, Stop: s.stopSandbox, Limits: func(c class) pool.Limits { return c.limits },
 	})
+	if config.watchdog > 0 {
+		s.background(func() { (&watchdog{session: s, after: config.watchdog}).run(s.ctx) })
+	}
 	return s, nil
 }
 

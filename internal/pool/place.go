@@ -31,7 +31,7 @@ type place[C comparable, M Member] struct {
 	// draining says that somebody of another class waits for the place.
 	draining bool
 	opened   time.Time
-	since    time.Time   // of the last change between busy, idle and stopping, or of the last check
+	since    time.Time   // of the last change between opening, busy, idle and stopping, or of the last check
 	timer    *time.Timer // ends it when it has been idle for too long, or is too old
 
 	done chan struct{} // closed when it is no longer opening
@@ -95,7 +95,7 @@ func (pl *place[C, M]) recallable() *Lease[C, M] {
 
 // start opens a member. Callers hold mu.
 func (p *Pool[C, M]) start(class C) *place[C, M] {
-	place := &place[C, M]{class: class, limits: p.backend.Limits(class), done: make(chan struct{}), gone: make(chan struct{})}
+	place := &place[C, M]{class: class, limits: p.backend.Limits(class), since: time.Now(), done: make(chan struct{}), gone: make(chan struct{})}
 	p.places = append(p.places, place)
 	p.tasks.Go(func() {
 		var m M

@@ -202,6 +202,7 @@ type Lease[C comparable, M Member] struct {
 
 	// guarded by pool.mu
 	ahead    bool
+	until    time.Time // when it was no longer ahead; zero if it never was or is
 	sent     bool
 	recall   func() bool
 	released bool
@@ -297,7 +298,7 @@ func (l *Lease[C, M]) release(reuse bool) {
 func (p *Pool[C, M]) run(l *Lease[C, M], in *place[C, M]) {
 	l.place.dropAhead(l)
 	p.ahead--
-	l.ahead = false
+	l.ahead, l.until = false, time.Now()
 	in.running++
 	if in != l.place {
 		l.sent = false
