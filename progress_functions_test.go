@@ -1,0 +1,34 @@
+package sbx_test
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	"github.com/sandboxfn/sbx"
+)
+
+// Steps tells each of its steps, faster than they are sent.
+func Steps(ctx context.Context, steps int) (int, error) {
+	for i := range steps {
+		sbx.Progress(ctx, int64(i+1), int64(steps), "step "+strconv.Itoa(i+1))
+	}
+	return steps, nil
+}
+
+// Tell tells a note, and waits for its context's end.
+func Tell(ctx context.Context, note string) error {
+	sbx.Progress(ctx, 3, 7, note)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TellLate tells something when it has returned, and whatever is called next waits for that.
+func TellLate(ctx context.Context) (int, error) {
+	go func() {
+		for range 1000 {
+			sbx.Progress(ctx, 1, 1, strings.Repeat("late", 1000))
+		}
+	}()
+	return 0, nil
+}
