@@ -162,6 +162,8 @@ type request struct {
 	passed bool
 	// linger makes a cancelled call wait until its sandbox is free again or on its way out.
 	linger bool
+	// told is where what the function tells of its progress is wanted, too; nil if nowhere.
+	told *atomic.Pointer[launch.Progress]
 
 	sentTo   atomic.Pointer[sandbox]
 	underway underway

@@ -79,6 +79,9 @@ func (c *calls) enter(f *function, r *request) {
 
 // sent notes that a request was sent to a sandbox.
 func (c *calls) sent(r *request, l *lease, sb *sandbox, pending *launch.Pending) {
+	if r.told != nil {
+		pending.Follow(r.told)
+	}
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()

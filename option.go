@@ -73,6 +73,8 @@ type mapConfig struct {
 	failFast bool
 	ahead    int                                 // 0 for what keeps every sandbox busy
 	journal  func(*function) (mapJournal, error) // opens it; nil for none
+	show     func(*run) mapDisplay               // begins to; nil for nothing
+	total    int                                 // inputs; 0 if that is not known
 	errs     []error
 }
 

@@ -2,6 +2,7 @@ package sbx
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/sandboxfn/sbx/internal/callinfo"
@@ -26,6 +27,21 @@ type CallProgress struct {
 	Note string
 	// Time is when it arrived; zero if the function has told nothing in this attempt.
 	Time time.Time
+}
+
+// String is what is known: "3 of 7: epoch 3".
+func (p CallProgress) String() string {
+	text := p.Note
+	if p.Done > 0 || p.Total > 0 {
+		text = fmt.Sprint(p.Done)
+		if p.Total > 0 {
+			text += fmt.Sprintf(" of %d", p.Total)
+		}
+		if p.Note != "" {
+			text += ": " + p.Note
+		}
+	}
+	return text
 }
 
 func newCallProgress(told *launch.Progress) CallProgress {

@@ -49,12 +49,12 @@ func TestNotesAreSafeToShow(t *testing.T) {
 	session := sbxtest.Open(t)
 	tell := session.Action(Tell)
 	for told, want := range map[string]string{
-		"epoch 3":                           "epoch 3",
+		"epoch 3":                          "epoch 3",
 		"\x1b[2Ja\rb\nc\x00\u202ed\u009be": "?[2Ja b c??d?e",
-		"\xff":                              "?",
-		"":                                  "",
-		strings.Repeat("é", 600):            strings.Repeat("é", 512),
-		"x" + strings.Repeat("é", 600):      "x" + strings.Repeat("é", 511),
+		"\xff":                             "?",
+		"":                                 "",
+		strings.Repeat("é", 600):           strings.Repeat("é", 512),
+		"x" + strings.Repeat("é", 600):     "x" + strings.Repeat("é", 511),
 	} {
 		call := tell.Spawn(t.Context(), told)
 		require.Eventually(t, func() bool { return !call.Progress().Time.IsZero() }, 10*time.Second, time.Millisecond)
