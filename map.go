@@ -262,7 +262,7 @@ func (r *run) begin(it *item, ordered bool, decode decodeFunc, args []any) bool 
 		r.queue <- it
 	}
 	finish := func() {
-		if it.err == nil || r.ctx.Err() == nil { // those that end with the run are not done
+		if it.err == nil || r.ctx.Err() == nil && r.f.session.ctx.Err() == nil { // those that end with the run, or the session, are not done
 			r.tally.count(request, past != nil, it.err)
 		}
 		close(it.done)

@@ -2,8 +2,10 @@ package sbx_test
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sandboxfn/sbx"
 )
@@ -31,4 +33,25 @@ func TellLate(ctx context.Context) (int, error) {
 		}
 	}()
 	return 0, nil
+}
+
+// Seconds takes as many seconds as n says, and fails if that is negative.
+func Seconds(ctx context.Context, n int) (int, error) {
+	sbx.Progress(ctx, 1, 2, "slow")
+	select {
+	case <-time.After(time.Duration(max(n, -n)) * time.Second):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	if n < 0 {
+		return 0, errors.New("negative")
+	}
+	return n, nil
+}
+
+// Slowly takes long enough that a map of some can be watched. Its note is not to move the cursor.
+func Slowly(ctx context.Context, n int) (int, error) {
+	sbx.Progress(ctx, 0, 0, "\x1b[2Jnote")
+	time.Sleep(10 * time.Millisecond)
+	return n, nil
 }

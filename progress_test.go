@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -126,7 +128,7 @@ func (w *warnings) Write(p []byte) (int, error) {
 	return w.text.Write(p)
 }
 
-// lines returns the warnings of a call, and forgets none.
+// of returns the warnings of a call.
 func (w *warnings) of(call string) (lines []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -140,6 +142,17 @@ func (w *warnings) of(call string) (lines []string) {
 
 func (w *warnings) logger() sbx.OpenOption {
 	return sbx.Logger(slog.New(slog.NewTextHandler(w, nil)))
+}
+
+// sourceLine is the line of progress_functions_test.go that a warning names.
+func sourceLine(t *testing.T, warning string) string {
+	_, after, _ := strings.Cut(warning, "progress_functions_test.go:")
+	number, _, _ := strings.Cut(after, " ")
+	n, err := strconv.Atoi(number)
+	require.NoError(t, err)
+	source, err := os.ReadFile("progress_functions_test.go")
+	require.NoError(t, err)
+	return strings.TrimSpace(strings.Split(string(source), "\n")[n-1])
 }
 
 // Each call is warned of by itself, again when twice the time has passed, and the warning says why it does not go on.
@@ -162,7 +175,8 @@ func TestWatchdogSaysWhy(t *testing.T) {
 		}
 		assert.Contains(t, logged.of(running.ID())[0], `msg="sbx: a call has been running for 1m`)
 		assert.Contains(t, logged.of(running.ID())[2], `msg="sbx: a call has been running for 4m`)
-		assert.Regexp(t, `at progress_functions_test\.go:22 \(sbx_test\.Tell\)"`, logged.of(running.ID())[0])
+		assert.Regexp(t, `at progress_functions_test\.go:\d+ \(sbx_test\.Tell\)"`, logged.of(running.ID())[0])
+		assert.Equal(t, "<-ctx.Done()", sourceLine(t, logged.of(running.ID())[0]))
 		assert.Contains(t, logged.of(running.ID())[0], `done=3 total=7 note="epoch 3"`)
 		assert.Contains(t, logged.of(queued.ID())[0], "queued in a busy sandbox for 1m")
 		assert.Contains(t, logged.of(queued.ID())[0], "behind call "+running.ID()+" of github.com/sandboxfn/sbx_test.Tell, which has been running for 1m")
@@ -179,4 +193,36 @@ func TestWatchdogSaysWhy(t *testing.T) {
 		assert.Contains(t, logged.of(queued.ID())[3], "has been running for 1m")
 		require.NoError(t, session.Close())
 	})
+}
+
+// The place of each of several calls in a sandbox is its own, with real processes too; of a crowd, twenty are told.
+func TestWatchdogTellsCallsOfASandboxApart(t *testing.T) {
+	var logged warnings
+	session, err := sbx.Open(t.Context(), sbx.Driver(process.New()), sbx.MaxSandboxes(1), sbx.Concurrency(30), sbx.Watchdog(500*time.Millisecond), logged.logger())
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, session.Close()) }()
+	calls := map[string]string{}
+	told := func() int {
+		n := 0
+		for call := range calls {
+			n += min(len(logged.of(call)), 1)
+		}
+		return n
+	}
+	tell, seconds := session.Action(Tell).Spawn(t.Context(), ""), session.Function(Seconds).Spawn(t.Context(), 3600)
+	calls[tell.ID()], calls[seconds.ID()] = "sbx_test.Tell", "sbx_test.Seconds"
+	require.Eventually(t, func() bool { return told() == 2 }, 30*time.Second, 10*time.Millisecond)
+	for call, function := range calls {
+		assert.Regexp(t, `at progress_functions_test\.go:\d+ \(`+function+`\)"`, logged.of(call)[0])
+	}
+	clear(calls)
+	for range 25 {
+		calls[session.Action(Tell).Spawn(t.Context(), "").ID()] = ""
+	}
+	require.Eventually(t, func() bool {
+		logged.mu.Lock()
+		defer logged.mu.Unlock()
+		return strings.Contains(logged.text.String(), "more calls have been waiting or running for as long")
+	}, 30*time.Second, 10*time.Millisecond)
+	assert.LessOrEqual(t, told(), 25)
 }
