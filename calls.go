@@ -50,6 +50,7 @@ type CallStatus struct {
 
 // calls are those of a session that are under way: a list, because it is changed with each call, and seldom read.
 type calls struct {
+	begin time.Time // from which times count here, since a clock that does not know the day costs half
 	mu    sync.Mutex
 	first *request
 }
@@ -59,15 +60,15 @@ type underway struct {
 	previous, next *request
 	f              *function
 	attempt        int
-	since          time.Time // when it was queued, or sent
-	lease          *lease    // nil while it waits for one
+	since          time.Duration // when it was queued, or sent
+	lease          *lease        // nil while it waits for one
 	sandbox        *sandbox
 	pending        *launch.Pending // the last that was sent; kept
 }
 
 // enter notes that a request is queued.
 func (c *calls) enter(f *function, r *request) {
-	now := time.Now()
+	now := time.Since(c.begin)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r.underway.f, r.underway.since = f, now
@@ -82,7 +83,7 @@ func (c *calls) sent(r *request, l *lease, sb *sandbox, pending *launch.Pending)
 	if r.told != nil {
 		pending.Follow(r.told)
 	}
-	now := time.Now()
+	now := time.Since(c.begin)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	u := &r.underway
@@ -91,7 +92,7 @@ func (c *calls) sent(r *request, l *lease, sb *sandbox, pending *launch.Pending)
 
 // waits notes that a request which was sent is queued again, or about to end.
 func (c *calls) waits(r *request) {
-	now := time.Now()
+	now := time.Since(c.begin)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	u := &r.underway
@@ -130,6 +131,7 @@ type look struct {
 	CallStatus
 	underway
 	request *request
+	queued  time.Time // if it waits for a sandbox
 	view    pool.View // of what it waits for
 }
 
@@ -137,9 +139,10 @@ type look struct {
 func (c *calls) looks(before time.Time) []look {
 	var looks []look
 	c.mu.Lock()
+	limit := before.Sub(c.begin)
 	for r := c.first; r != nil; r = r.underway.next {
-		if u := r.underway; !u.since.After(before) {
-			looks = append(looks, look{CallStatus: CallStatus{Call: r.id, Index: r.index, Attempt: u.attempt, Since: u.since}, underway: u, request: r})
+		if u := r.underway; u.since <= limit {
+			looks = append(looks, look{CallStatus: CallStatus{Call: r.id, Index: r.index, Attempt: u.attempt, Since: c.begin.Add(u.since)}, underway: u, request: r})
 		}
 	}
 	c.mu.Unlock()
@@ -162,7 +165,7 @@ func (c *calls) looks(before time.Time) []look {
 			view = k.pool.View(k.class)
 			views[k] = view
 		}
-		l.view = view
+		l.queued, l.view = l.Since, view
 		if since := view.StartingSince; !since.IsZero() {
 			l.State = CallStarting
 			if since.After(l.Since) {

@@ -78,6 +78,7 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 		config.driver = defaultDriver()
 	}
 	s := &Session{id: newID(), config: config, workers: &workers{openConfig: config}, live: map[string]*sandbox{}, own: map[*Sandbox]struct{}{}, warned: map[string]bool{}}
+	s.calls.begin = time.Now()
 	s.logs = launch.NewLogs(config.logger.Handler(), config.level)
 	s.log = s.logs.Own()
 	s.backend, err = config.driver.Open(ctx, driver.SessionSpec{ID: s.id, Worker: s.workers.find, Logger: s.log})

@@ -143,7 +143,7 @@ func (l *look) why(now time.Time, place string, all []look) string {
 		in := func(other *look) bool { return other.Sandbox == l.Sandbox }
 		return fmt.Sprintf("has been queued in a busy sandbox for %v, behind %s", age, named(now, all, in))
 	case CallStarting:
-		return fmt.Sprintf("has been waiting for a sandbox for %v, one of which has been starting for %v", rounded(now.Sub(l.underway.since)), rounded(now.Sub(l.view.StartingSince)))
+		return fmt.Sprintf("has been waiting for a sandbox for %v, one of which has been starting for %v", rounded(now.Sub(l.queued)), rounded(now.Sub(l.view.StartingSince)))
 	}
 	text := fmt.Sprintf("has been waiting for a sandbox for %v", age)
 	v := l.view
