@@ -129,10 +129,10 @@ func (c *calls) progress(r *request) *launch.Progress {
 // look is a call that was under way when somebody looked.
 type look struct {
 	CallStatus
-	underway
-	request *request
-	queued  time.Time // if it waits for a sandbox
-	view    pool.View // of what it waits for
+	underway underway
+	request  *request
+	queued   time.Time // if it waits for a sandbox
+	view     pool.View // of what it waits for
 }
 
 // looks returns the calls that have been under way, or in a sandbox, since before then.
@@ -154,12 +154,12 @@ func (c *calls) looks(before time.Time) []look {
 	views := map[kind]pool.View{}
 	for i := range looks {
 		l := &looks[i]
-		l.Function = l.f.name()
-		if l.lease != nil {
+		l.Function = l.underway.f.name()
+		if l.underway.lease != nil {
 			l.sentTo()
 			continue
 		}
-		k := kind{l.f.sandboxes(), l.f.class}
+		k := kind{l.underway.f.sandboxes(), l.underway.f.class}
 		view, ok := views[k]
 		if !ok {
 			view = k.pool.View(k.class)
@@ -179,7 +179,7 @@ func (c *calls) looks(before time.Time) []look {
 // sentTo fills in what is known of a call that was sent.
 func (l *look) sentTo() {
 	l.Sandbox = l.underway.sandbox.id
-	ahead, until := l.lease.Ahead()
+	ahead, until := l.underway.lease.Ahead()
 	switch {
 	case ahead:
 		l.State = CallQueued
@@ -189,7 +189,7 @@ func (l *look) sentTo() {
 			l.Since = until
 		}
 	}
-	l.Progress = newCallProgress(l.pending.Progress())
+	l.Progress = newCallProgress(l.underway.pending.Progress())
 }
 
 // Calls returns the calls of the session that have not ended, in no order: those that run, and those that wait, for a sandbox or in one. Calls

@@ -38,7 +38,8 @@ func TestShowProgressInLines(t *testing.T) {
 		// Of how many is not known of a sequence, unless it is told.
 		for _, total := range [][]sbx.MapOption{nil, {sbx.Total(3)}} {
 			shown.Reset()
-			for range slow.Map(t.Context(), slices.Values([]int{1, 1, 1}), append(total, sbx.ShowProgress(&shown))...) {
+			for _, err := range slow.Map(t.Context(), slices.Values([]int{1, 1, 1}), append(total, sbx.ShowProgress(&shown))...) {
+				require.NoError(t, err)
 			}
 			if total == nil {
 				assert.Regexp(t, `^sbx_test\.Seconds: 3 done, 1\.5/s, 0 running`, shown.String())
@@ -71,24 +72,32 @@ func TestShowProgressEndsWithTheRun(t *testing.T) {
 	}
 	for name, end := range map[string]func(*sbx.Session, context.CancelFunc, iter.Seq2[int, error]){
 		"break": func(_ *sbx.Session, _ context.CancelFunc, results iter.Seq2[int, error]) {
-			for range results {
+			for _, err := range results {
+				require.NoError(t, err)
 				break
 			}
 		},
 		"panic": func(_ *sbx.Session, _ context.CancelFunc, results iter.Seq2[int, error]) {
 			assert.Panics(t, func() {
-				for range results {
+				for _, err := range results {
+					require.NoError(t, err)
 					panic("in the loop")
 				}
 			})
 		},
 		"context": func(_ *sbx.Session, cancel context.CancelFunc, results iter.Seq2[int, error]) {
-			for range results {
+			for _, err := range results {
+				if err != nil {
+					require.ErrorIs(t, err, context.Canceled)
+				}
 				cancel()
 			}
 		},
 		"Close": func(session *sbx.Session, _ context.CancelFunc, results iter.Seq2[int, error]) {
-			for range results {
+			for _, err := range results {
+				if err != nil {
+					require.ErrorIs(t, err, sbx.ErrClosed)
+				}
 				go func() { _ = session.Close() }()
 			}
 		},

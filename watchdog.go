@@ -120,7 +120,7 @@ func places(ctx context.Context, looks []look) []string {
 	for i, l := range looks {
 		if l.State == CallRunning {
 			asked.Go(func() {
-				if stack, err := l.pending.Stack(ctx); err == nil {
+				if stack, err := l.underway.pending.Stack(ctx); err == nil {
 					places[i] = placeIn(stack)
 				}
 			})
@@ -148,7 +148,9 @@ func (l *look) why(now time.Time, place string, all []look) string {
 	text := fmt.Sprintf("has been waiting for a sandbox for %v", age)
 	v := l.view
 	if v.Busy > 0 {
-		same := func(other *look) bool { return other.lease != nil && other.f.sandboxes() == l.f.sandboxes() }
+		same := func(other *look) bool {
+			return other.underway.lease != nil && other.underway.f.sandboxes() == l.underway.f.sandboxes()
+		}
 		text += fmt.Sprintf("; of %d sandboxes that there may be, %d are busy, with %s", v.Maximum, v.Busy, named(now, all, same))
 	}
 	if v.Starting > 0 {
