@@ -39,7 +39,8 @@ vet: ## vet everything
 
 .PHONY: test
 test: ## run all tests
-	$(call each_module,go test ./...)
+	@# Tests that build programs take long where nothing is built yet, or the machine is busy.
+	$(call each_module,go test -timeout 30m ./...)
 
 .PHONY: test-gvisor
 test-gvisor: $(RUNSC) ## run the local driver's tests that need gVisor, with one built into ./bin

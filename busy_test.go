@@ -61,3 +61,34 @@ func TestAnIdleSandboxOfABusyProgramIsAlive(t *testing.T) {
 	require.NoError(t, <-call)
 	assert.Zero(t, session.Stats().Lost)
 }
+
+func TestAResultThatWaitsInABusyProgramIsInTime(t *testing.T) {
+	if testing.Short() {
+		t.Skip("keeps all processors busy")
+	}
+	session := sbxtest.Open(t, sbx.Driver(process.New()))
+	const timeout = 4 * time.Second
+	call := session.Function2(Count, sbx.Timeout(timeout)).Spawn(t.Context(), "", time.Second)
+	require.Eventually(t, func() bool { return session.Stats().Running == 1 }, 10*time.Second, time.Millisecond)
+	_, err := Spin(t.Context(), tooMany, timeout+4*time.Second)
+	require.NoError(t, err)
+	_, err = call.Result(t.Context())
+	require.NoError(t, err, "it returned long before its time was up")
+	assert.Zero(t, session.Stats().Killed)
+}
+
+func TestACancelledCallOfABusyProgramCostsNoNeighbour(t *testing.T) {
+	if testing.Short() {
+		t.Skip("keeps all processors busy")
+	}
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(1), sbx.Concurrency(2))
+	count := session.Function2(Count)
+	cancelled, neighbour := count.Spawn(t.Context(), "", time.Hour), count.Spawn(t.Context(), "", 6*time.Second)
+	require.Eventually(t, func() bool { return session.Stats().Running == 2 }, 10*time.Second, time.Millisecond)
+	time.AfterFunc(time.Second, cancelled.Cancel)
+	_, err := Spin(t.Context(), tooMany, 8*time.Second)
+	require.NoError(t, err)
+	_, err = neighbour.Result(t.Context())
+	require.NoError(t, err, "the other function obeyed its context")
+	assert.Zero(t, session.Stats().Killed)
+}

@@ -248,6 +248,12 @@ func (f *function) do(r *request) ([]byte, error) {
 			r.delivery = Failed // should anything fail from here on
 			return data, nil
 		}
+		if err == errSentBack { //nolint:errorlint // nobody wraps it
+			r.attempt--
+			calls.waits(r)
+			r.turn = r.turn.Again()
+			continue
+		}
 		r.note(sandbox, delivery, err)
 		if delivery == NotBegun {
 			r.attempt--
@@ -257,7 +263,7 @@ func (f *function) do(r *request) ([]byte, error) {
 		switch cause := err.(type) { //nolint:errorlint // see above
 		case *notBegunError:
 			if resent++; resent <= maxResend {
-				r.turn = f.sandboxes().QueueFirst(f.class)
+				r.turn = r.turn.Again()
 				continue
 			}
 			err = startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, cause.err))
@@ -318,6 +324,9 @@ func (e *notBegunError) Error() string {
 
 func (e *notBegunError) Unwrap() error { return e.err }
 
+// errSentBack says that a call has waited in a busy sandbox for long, and was taken back from it.
+var errSentBack = errors.New("the call waited in a busy sandbox for long")
+
 type lease = pool.Lease[class, *sandbox]
 
 // send runs the request in its lease's sandbox, or in the one that takes the lease over, and gives the lease back.
@@ -352,15 +361,19 @@ func (f *function) send(r *request, l *lease) (data []byte, sandbox string, deli
 			returned = true
 			return data, sb.id, delivery, err
 		}
+		if l.SentBack() {
+			returned = true
+			return nil, "", NotBegun, errSentBack
+		}
 	}
 }
 
 // await waits for what comes of a call that was sent, whichever it is, and gives the lease back; unless another sandbox has
-// taken that over: then again is true.
+// taken that over, or the call was sent back: then again is true.
 func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pending, moved <-chan struct{}) (data []byte, again bool, delivery Delivery, err error) {
 	var running <-chan struct{} // as long as it matters
 	var overdue <-chan time.Time
-	arriving, rounds := false, 0
+	arriving, rounds, asked := false, 0, 0
 	sent := func() { l.Sent(pending.Withdraw) }
 	inOrder := pending.InOrder() // while others can overtake it, none may wait behind it
 	if inOrder == nil {
@@ -408,6 +421,11 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			if size == 0 && pending.Withdraw() { // the worker begins nothing
 				return nil, !l.Drop(sb), NotBegun, &notBegunError{fmt.Errorf("the worker had the call and did not begin it within %v", late)}
 			}
+			if size == 0 && asked < asks {
+				asked++
+				overdue = f.ask(sb)
+				continue
+			}
 			if size == 0 {
 				return nil, !l.Drop(sb), MayHaveRun, &StuckError{After: f.config.timeout, Err: ErrTimeout}
 			}
@@ -435,6 +453,30 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 	}
 }
 
+// asks is how many signs of life a worker gives before a call there is taken for stuck: where this program is crowded with goroutines, a result
+// may long be here, and not read yet. The first sign may be older than that, the second one comes after it.
+const asks = 2
+
+// ask asks the worker for a sign of life, and tells when it is there, or not coming.
+func (f *function) ask(sb *sandbox) <-chan time.Time {
+	answered := make(chan time.Time, 1)
+	check := func() {
+		_ = sb.answers() // whichever it is
+		answered <- time.Now()
+	}
+	if !f.session.background(check) {
+		check()
+	}
+	return answered
+}
+
+// answers reports whether the worker gives a sign of life.
+func (sb *sandbox) answers() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), wire.Grace)
+	defer cancel()
+	return sb.Check(ctx) == nil
+}
+
 // settle waits until a cancelled function has returned; if it does not, its sandbox is stopped.
 func settle(l *lease, sb *sandbox, pending *launch.Pending) {
 	timer := time.NewTimer(wire.Grace)
@@ -445,7 +487,9 @@ func settle(l *lease, sb *sandbox, pending *launch.Pending) {
 	case <-sb.worker.Done():
 		l.Release(false)
 	case <-timer.C:
-		l.Release(false)
+		for asked := 0; asked < asks && !pending.Answered() && sb.answers(); asked++ {
+		}
+		l.Release(pending.Answered() && !pending.Result().GetTimedOut().GetRunning())
 	}
 }
 

@@ -97,17 +97,22 @@ func (sb *Sandbox) CommandContext(ctx context.Context, name string, args ...stri
 }
 
 // String is the command's name and arguments.
-func (c *Cmd) String() string { return strings.Join(c.Args, " ") }
+func (c *Cmd) String() string {
+	if c == nil {
+		return "command that was not made"
+	}
+	return strings.Join(c.Args, " ")
+}
 
 func (c *Cmd) op() string {
-	if len(c.Args) == 0 {
+	if c == nil || len(c.Args) == 0 {
 		return "run a command"
 	}
 	return fmt.Sprintf("run %.200q", c.Args[0])
 }
 
 func (c *Cmd) fail(err error) error {
-	if c.sandbox == nil {
+	if c == nil || c.sandbox == nil {
 		return &SandboxError{Op: c.op(), Err: err}
 	}
 	return c.sandbox.fail(c.op(), err)
@@ -124,6 +129,9 @@ func (c *Cmd) Run() error {
 
 // Output is Run, and returns what the command wrote to standard output, up to [MaxOutput].
 func (c *Cmd) Output() ([]byte, error) {
+	if err := c.made(); err != nil {
+		return nil, c.fail(err)
+	}
 	if c.Stdout != nil {
 		return nil, c.fail(&OptionError{Option: "Cmd.Stdout", Reason: "is set; Output sets it itself"})
 	}
@@ -139,6 +147,9 @@ func (c *Cmd) Output() ([]byte, error) {
 
 // CombinedOutput is Run, and returns what the command wrote to standard output and standard error, up to [MaxOutput].
 func (c *Cmd) CombinedOutput() ([]byte, error) {
+	if err := c.made(); err != nil {
+		return nil, c.fail(err)
+	}
 	if c.Stdout != nil || c.Stderr != nil {
 		return nil, c.fail(&OptionError{Option: "Cmd.Stdout or Cmd.Stderr", Reason: "is set; CombinedOutput sets them itself"})
 	}
@@ -151,23 +162,38 @@ func (c *Cmd) CombinedOutput() ([]byte, error) {
 	return output.Bytes(), err
 }
 
+// made is an error if Sandbox.Command did not make the command.
+func (c *Cmd) made() error {
+	if c == nil || c.sandbox == nil {
+		return &OptionError{Option: "the command", Reason: "has no sandbox; make it by Sandbox.Command"}
+	}
+	return nil
+}
+
 // check says what is wrong with the fields.
 func (c *Cmd) check() error {
 	switch {
-	case c.sandbox == nil:
-		return &OptionError{Option: "the command", Reason: "has no sandbox; make it by Sandbox.Command"}
+	case c.made() != nil:
+		return c.made()
 	case c.started:
 		return &OptionError{Option: "the command", Reason: "was started before; make another one"}
 	case c.ctx == nil:
 		return errNilContext
 	case len(c.Args) == 0 || c.Args[0] == "":
 		return &OptionError{Option: "the command", Reason: "has no name; give Command a program"}
+	case c.Stdin != nil && c.stdin != nil:
+		return &OptionError{Option: "Cmd.Stdin", Reason: "is set beside StdinPipe; use one of them"}
 	case c.Terminal != nil && c.Stderr != nil:
 		return &OptionError{Option: "Cmd.Stderr", Reason: "is set for a command with a terminal, which has one output; leave it out"}
 	case c.WaitDelay < 0:
 		return &OptionError{Option: "Cmd.WaitDelay", Reason: "is negative"}
 	case strings.Contains(c.Dir, "\x00"):
 		return &OptionError{Option: "Cmd.Dir", Reason: "holds a NUL byte"}
+	}
+	for _, pipe := range c.pipes {
+		if io.Writer(pipe) != c.Stdout && io.Writer(pipe) != c.Stderr {
+			return &OptionError{Option: "Cmd.Stdout or Cmd.Stderr", Reason: "was set after StdoutPipe or StderrPipe, whose reader would get nothing; use one of them"}
+		}
 	}
 	size := 0
 	for _, arg := range c.Args {
@@ -203,7 +229,7 @@ func (c *Cmd) Start() error {
 		return nil
 	}
 	err = c.fail(err)
-	if c.run == nil { // nothing comes, and nothing is taken
+	if c != nil && c.run == nil { // nothing comes, and nothing is taken
 		for _, pipe := range c.pipes {
 			pipe.end(err)
 		}
@@ -218,6 +244,8 @@ func (c *Cmd) Start() error {
 // group is dead, unless the error says that the sandbox did not answer.
 func (c *Cmd) Wait() error {
 	switch {
+	case c.made() != nil:
+		return c.fail(c.made())
 	case c.run == nil:
 		return c.fail(&OptionError{Option: "the command", Reason: "was not started; call Start first"})
 	case c.waited:
@@ -295,8 +323,12 @@ func (t Terminal) message() *wirepb.Size {
 }
 
 func (c *Cmd) tell(message *wirepb.CommandSignal) error {
-	err := error(&OptionError{Option: "the command", Reason: "was not started; call Start first"})
-	if c.run != nil {
+	err := c.made()
+	switch {
+	case err != nil:
+	case c.run == nil:
+		err = &OptionError{Option: "the command", Reason: "was not started; call Start first"}
+	default:
 		err = c.run.tell(message)
 	}
 	if err != nil {

@@ -579,3 +579,40 @@ func processesWith(t *testing.T, text string) (found []string) {
 	}
 	return found
 }
+
+// Careless: what is set after a pipe was asked for takes its place, and whoever uses the pipe loses bytes or waits.
+func TestAPipeAndAFieldAreOneTooMany(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	var option *sbx.OptionError
+	cmd := sb.Command("cat")
+	_, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	cmd.Stdin = strings.NewReader("both")
+	require.ErrorAs(t, cmd.Run(), &option)
+	assert.Equal(t, "Cmd.Stdin", option.Option)
+
+	cmd = sb.Command("echo", "hello")
+	pipe, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	cmd.Stdout = &strings.Builder{}
+	require.ErrorAs(t, cmd.Run(), &option)
+	_, err = io.ReadAll(pipe)
+	require.ErrorAs(t, err, &option, "who reads learns of it, too")
+
+	cmd = sb.Command("sh", "-c", "echo one; echo two >&2")
+	pipe, err = cmd.StdoutPipe()
+	require.NoError(t, err)
+	cmd.Stderr = cmd.Stdout // both through one pipe
+	require.NoError(t, cmd.Run())
+	text, err := io.ReadAll(pipe)
+	require.NoError(t, err)
+	assert.Equal(t, "one\ntwo\n", string(text))
+}
+
+func TestACommandWithoutATerminalHasNoSize(t *testing.T) {
+	cmd := openLocal(t).Sandbox().Command("sleep", "60")
+	require.NoError(t, cmd.Start())
+	assert.ErrorContains(t, cmd.Resize(sbx.Terminal{Rows: 1, Columns: 1}), `run "sleep": the command has no terminal`)
+	require.NoError(t, cmd.Kill())
+	require.Error(t, cmd.Wait())
+}

@@ -180,6 +180,37 @@ func TestACallThatWaitsInABusySandboxMovesToAFreeOne(t *testing.T) {
 	})
 }
 
+// One sandbox is busy for long, and callers that never end keep the other one busy.
+func TestACallBehindALongOneIsNotPassedForEver(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on, sbx.MaxSandboxes(2))
+		require.NoError(t, session.Prewarm(t.Context(), 2))
+		count := session.Function2(Count)
+		long := count.Spawn(t.Context(), "", time.Hour)
+		require.Eventually(t, func() bool { return session.Stats().Running == 1 }, 10*time.Second, time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		var served atomic.Int64
+		var callers sync.WaitGroup
+		for range 30 {
+			callers.Go(func() {
+				for range 3 {
+					if _, err := count.Call(ctx, "", time.Millisecond); err == nil {
+						served.Add(1)
+					}
+				}
+				for served.Load() < 90 && ctx.Err() == nil {
+					_, _ = count.Call(ctx, "", time.Millisecond)
+				}
+			})
+		}
+		callers.Wait()
+		assert.EqualValues(t, 90, served.Load(), "of 30 callers each had three calls served")
+		long.Cancel()
+		<-long.Done()
+	})
+}
+
 func TestCallsBehindOneThatEndsTheSandboxRunOnce(t *testing.T) {
 	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(2))
 	dir := t.TempDir()

@@ -9,6 +9,7 @@ import (
 	"log"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -114,6 +115,32 @@ func ExampleFunction_Map() {
 	// 1
 	// failed: true
 	// 2
+}
+
+func ExampleJournal() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+	folder, err := os.MkdirTemp("", "sbx-example-*")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(folder)
+	journal := sbx.Journal(filepath.Join(folder, "double.journal"))
+
+	double := session.Function(Double, sbx.Version("1"))
+	for n, err := range double.Map(ctx, slices.Values([]int{1, 2, 3}), journal) {
+		fmt.Println(n, err)
+	}
+	// Another run, of this program or the next one, has what is there already, and computes the rest.
+	before := session.Stats().Sent
+	results, err := double.MapSlice(ctx, []int{3, 2, 1, 4}, journal)
+	fmt.Println(results, err, session.Stats().Sent-before, "call")
+	// Output:
+	// 2 <nil>
+	// 4 <nil>
+	// 6 <nil>
+	// [6 4 2 8] <nil> 1 call
 }
 
 func ExampleFunction_MapUnordered() {

@@ -11,6 +11,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 	"google.golang.org/grpc"
@@ -33,7 +34,7 @@ const (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // File is an open file of a sandbox, in the manner of *os.File. Its methods may be called at the same time, and wait for each other. When the context with which it was
-// opened ends, or the sandbox does, all of them fail. Close it.
+// opened ends, or the sandbox does, all of them fail; and so they do after an error of the sandbox's system, such as a full disk, since what was written before need not be there. Close it.
 type File struct {
 	sandbox *Sandbox
 	running *sandbox
@@ -41,8 +42,8 @@ type File struct {
 	ctx     context.Context // of the whole file
 	end     context.CancelFunc
 	stream  grpc.BidiStreamingClient[wirepb.FileRequest, wirepb.FileReply]
-	append  bool
-	atomic  bool
+	open    *wirepb.Open
+	folder  bool
 
 	mu      sync.Mutex
 	closed  bool
@@ -52,6 +53,7 @@ type File struct {
 	coming  bool   // more pieces of the last request follow
 	atEnd   bool   // the last piece ended the file
 	written int64  // in order from the begin
+	hole    int    // at the end of that, which the sandbox does not know of yet
 	sum     uint32 // of that
 }
 
@@ -72,6 +74,9 @@ func (sb *Sandbox) OpenFile(ctx context.Context, name string, flag int, mode fs.
 		Path: []byte(name), Mode: uint32(mode.Perm()),
 		Read: flag&(os.O_WRONLY|os.O_RDWR) != os.O_WRONLY, Write: flag&(os.O_WRONLY|os.O_RDWR) != 0, Append: flag&os.O_APPEND != 0,
 		Create: flag&os.O_CREATE != 0, Exclusive: flag&os.O_EXCL != 0, Truncate: flag&os.O_TRUNC != 0,
+	}
+	if flag&os.O_SYNC != 0 { // whose promise nobody would keep
+		return nil, sb.fileError("open", name, fmt.Errorf("os.O_SYNC: %w; use File.Sync", fs.ErrInvalid))
 	}
 	f, _, err := sb.openFile(ctx, open)
 	if err != nil {
@@ -114,7 +119,7 @@ func (sb *Sandbox) openFile(ctx context.Context, open *wirepb.Open) (*File, *wir
 	if err != nil {
 		return nil, nil, err
 	}
-	f := &File{sandbox: sb, running: running, name: string(open.GetPath()), append: open.GetAppend(), atomic: open.GetAtomic()}
+	f := &File{sandbox: sb, running: running, name: string(open.GetPath()), open: open}
 	f.ctx, f.end = context.WithCancel(ctx)
 	if f.stream, err = running.client().File(f.ctx); err != nil {
 		f.end()
@@ -129,6 +134,7 @@ func (sb *Sandbox) openFile(ctx context.Context, open *wirepb.Open) (*File, *wir
 		f.end()
 		return nil, nil, err
 	}
+	f.folder = fs.FileMode(reply.GetInfo().GetMode()).IsDir()
 	return f, reply.GetInfo(), nil
 }
 
@@ -195,6 +201,29 @@ func (f *File) usable() error {
 	return nil
 }
 
+// mayRead is an error if the file can't be read. It is found here, because an error of the sandbox ends the handle.
+func (f *File) mayRead() error {
+	err := f.usable()
+	switch {
+	case err != nil:
+		return err
+	case f.folder:
+		return fmt.Errorf("%w; use ReadDir", syscall.EISDIR)
+	case !f.open.GetRead():
+		return fmt.Errorf("%w: it was opened for writing only", syscall.EBADF)
+	}
+	return nil
+}
+
+// mayWrite is an error if the file can't be written, as mayRead is.
+func (f *File) mayWrite() error {
+	err := f.usable()
+	if err == nil && !f.open.GetWrite() {
+		err = fmt.Errorf("%w: it was opened for reading only", syscall.EBADF)
+	}
+	return err
+}
+
 func (f *File) fail(op string, err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
@@ -203,7 +232,12 @@ func (f *File) fail(op string, err error) error {
 }
 
 // Name is the path as it was given.
-func (f *File) Name() string { return f.name }
+func (f *File) Name() string {
+	if f == nil {
+		return ""
+	}
+	return f.name
+}
 
 // Read reads the next bytes. At the end of the file it returns io.EOF.
 func (f *File) Read(p []byte) (int, error) {
@@ -216,7 +250,7 @@ func (f *File) Read(p []byte) (int, error) {
 }
 
 func (f *File) read(p []byte) (int, error) {
-	if err := f.usable(); err != nil {
+	if err := f.mayRead(); err != nil {
 		return 0, err
 	}
 	if len(p) == 0 {
@@ -298,7 +332,7 @@ func (f *File) ReadAt(p []byte, offset int64) (int, error) {
 }
 
 func (f *File) readAt(p []byte, offset int64) (n int, err error) {
-	switch err := f.usable(); {
+	switch err := f.mayRead(); {
 	case err != nil:
 		return 0, err
 	case offset < 0:
@@ -349,7 +383,7 @@ func (f *File) WriteAt(p []byte, offset int64) (int, error) {
 		return 0, err
 	}
 	defer f.mu.Unlock()
-	if f.append || offset < 0 {
+	if f.open.GetAppend() || offset < 0 {
 		return 0, f.fail("write", fmt.Errorf("at an offset of %d, or in a file that was opened to append: %w", offset, fs.ErrInvalid))
 	}
 	n, err := f.write(p, offset)
@@ -357,7 +391,7 @@ func (f *File) WriteAt(p []byte, offset int64) (int, error) {
 }
 
 func (f *File) write(p []byte, offset int64) (n int, err error) {
-	if err := f.usable(); err != nil {
+	if err := f.mayWrite(); err != nil {
 		return 0, err
 	}
 	if err := f.drop(); err != nil {
@@ -377,14 +411,32 @@ func (f *File) write(p []byte, offset int64) (n int, err error) {
 	return n, nil
 }
 
-// extend appends to a file that is written whole. Zeros become a hole.
+// maxHole is how much of a hole waits to be told: the sandbox sums up its zeros, too, and is to hear of an end meanwhile.
+const maxHole = 64 << 20
+
+// extend appends to a file that is written whole. Zeros become a hole, which is told as a whole.
 func (f *File) extend(data []byte) error {
-	if !isZero(data) {
-		_, err := f.write(data, f.written)
+	if isZero(data) {
+		f.written += int64(len(data))
+		f.sum = crc32.Update(f.sum, castagnoli, data)
+		if f.hole += len(data); f.hole < maxHole {
+			return nil
+		}
+		return f.endHole()
+	}
+	if err := f.endHole(); err != nil {
 		return err
 	}
-	f.written += int64(len(data))
-	f.sum = crc32.Update(f.sum, castagnoli, data)
+	_, err := f.write(data, f.written)
+	return err
+}
+
+// endHole tells of a hole that extend has left.
+func (f *File) endHole() error {
+	if f.hole == 0 {
+		return nil
+	}
+	f.hole = 0
 	reply, err := f.ask(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Truncate{Truncate: f.written}})
 	if err == nil && !reply.GetDone() {
 		err = unexpected(reply)
@@ -459,20 +511,27 @@ func (f *File) stat() (fs.FileInfo, error) {
 
 // Truncate changes the file's size.
 func (f *File) Truncate(size int64) error {
-	return f.simple("truncate", &wirepb.FileRequest{Kind: &wirepb.FileRequest_Truncate{Truncate: size}})
+	return f.simple("truncate", &wirepb.FileRequest{Kind: &wirepb.FileRequest_Truncate{Truncate: size}}, func() error {
+		err := f.mayWrite()
+		if err == nil && size < 0 {
+			err = fmt.Errorf("to a negative size: %w", fs.ErrInvalid)
+		}
+		return err
+	})
 }
 
 // Sync returns when all that was written is in the sandbox's file, and has the sandbox's system write it to its disk, if it has one.
 func (f *File) Sync() error {
-	return f.simple("sync", &wirepb.FileRequest{Kind: &wirepb.FileRequest_Sync{Sync: true}})
+	return f.simple("sync", &wirepb.FileRequest{Kind: &wirepb.FileRequest_Sync{Sync: true}}, f.usable)
 }
 
-func (f *File) simple(op string, request *wirepb.FileRequest) error {
+// simple asks for what is answered by Done, unless check, which has the file for itself, finds an error.
+func (f *File) simple(op string, request *wirepb.FileRequest, check func() error) error {
 	if err := f.lock(op); err != nil {
 		return err
 	}
 	defer f.mu.Unlock()
-	if err := f.usable(); err != nil {
+	if err := check(); err != nil {
 		return f.fail(op, err)
 	}
 	reply, err := f.ask(request)

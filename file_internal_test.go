@@ -21,9 +21,13 @@ import (
 type scripted struct {
 	grpc.ClientStream
 	replies []*wirepb.FileReply
+	sent    int
 }
 
-func (s *scripted) Send(*wirepb.FileRequest) error { return nil }
+func (s *scripted) Send(*wirepb.FileRequest) error {
+	s.sent++
+	return nil
+}
 
 func (s *scripted) Recv() (*wirepb.FileReply, error) {
 	if len(s.replies) == 0 {
@@ -36,7 +40,7 @@ func (s *scripted) Recv() (*wirepb.FileReply, error) {
 
 func scriptedFile(replies ...*wirepb.FileReply) *File {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &File{sandbox: &Sandbox{id: "s-1"}, name: "file", ctx: ctx, end: cancel, stream: &scripted{replies: replies}}
+	return &File{sandbox: &Sandbox{id: "s-1"}, name: "file", open: &wirepb.Open{Read: true, Write: true}, ctx: ctx, end: cancel, stream: &scripted{replies: replies}}
 }
 
 func data(text string, more, end bool) *wirepb.FileReply {
@@ -130,6 +134,25 @@ func FuzzFile(f *testing.F) {
 	})
 }
 
+// 10 GiB of nothing took a round trip for each piece.
+func TestAHoleIsToldAsAWhole(t *testing.T) {
+	done := &wirepb.FileReply{Kind: &wirepb.FileReply_Done{Done: true}}
+	f := scriptedFile(done, done, done)
+	stream := f.stream.(*scripted)
+	zeros := make([]byte, filePiece)
+	for range maxHole/filePiece + 10 {
+		require.NoError(t, f.extend(zeros))
+	}
+	assert.Equal(t, 1, stream.sent, "a hole that is long is told of meanwhile")
+	require.NoError(t, f.extend([]byte("x")))
+	assert.Equal(t, 3, stream.sent, "the rest of the hole, and what follows")
+	require.NoError(t, f.extend(zeros))
+	require.NoError(t, f.endHole())
+	require.NoError(t, f.endHole())
+	assert.Equal(t, 4, stream.sent, "one at the end")
+	assert.EqualValues(t, maxHole+11*filePiece+1, f.written)
+}
+
 func TestLinksThatLeadOut(t *testing.T) {
 	for _, c := range []struct{ name, to string }{
 		{"a", "b"}, {"a", "./b/c"}, {"d/a", "../b"}, {"d/e/a", "../../b/c"}, {"d/a", ".."}, {"a", "."}, {"a", "b//c"},
@@ -155,7 +178,7 @@ func TestWhatArrivesDamagedIsAnError(t *testing.T) {
 	} {
 		to, err := os.Create(filepath.Join(t.TempDir(), "to"))
 		require.NoError(t, err)
-		err = (&download{rest: MaxCopy}).content(scriptedFile(data("hello", false, true), c.closed), to)
+		err = (&download{rest: MaxCopy}).content(scriptedFile(data("hello", false, true), c.closed), to, "to")
 		if c.want == "" {
 			require.NoError(t, err, name)
 		} else {
@@ -165,6 +188,6 @@ func TestWhatArrivesDamagedIsAnError(t *testing.T) {
 	}
 	to, err := os.Create(filepath.Join(t.TempDir(), "to"))
 	require.NoError(t, err)
-	require.ErrorIs(t, (&download{rest: 3}).content(scriptedFile(data("hello", false, true)), to), ErrFileTooLong)
+	require.ErrorIs(t, (&download{rest: 3}).content(scriptedFile(data("hello", false, true)), to, "to"), ErrFileTooLong)
 	require.NoError(t, to.Close())
 }

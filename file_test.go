@@ -76,6 +76,53 @@ func TestAnOpenFile(t *testing.T) {
 	assert.Equal(t, "he", string(data))
 }
 
+// Careless: what a file was not opened for is an error, and nothing more.
+func TestAFileLivesThroughMisuse(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	f, err := sb.OpenFile(t.Context(), "f", os.O_WRONLY|os.O_CREATE, 0o644)
+	require.NoError(t, err)
+	_, err = io.WriteString(f, "first")
+	require.NoError(t, err)
+	_, err = f.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.EBADF)
+	require.ErrorContains(t, err, "read f: ")
+	_, err = f.ReadAt(make([]byte, 1), 0)
+	require.ErrorIs(t, err, syscall.EBADF)
+	require.ErrorIs(t, f.Truncate(-1), fs.ErrInvalid)
+	_, err = io.WriteString(f, " and second")
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+
+	f, err = sb.Open(t.Context(), "f")
+	require.NoError(t, err)
+	_, err = f.Write([]byte("x"))
+	require.ErrorIs(t, err, syscall.EBADF)
+	_, err = f.WriteAt([]byte("x"), 0)
+	require.ErrorIs(t, err, syscall.EBADF)
+	require.ErrorIs(t, f.Truncate(0), syscall.EBADF)
+	data, err := io.ReadAll(f)
+	require.NoError(t, err)
+	assert.Equal(t, "first and second", string(data))
+	require.NoError(t, f.Close())
+
+	_, err = sb.OpenFile(t.Context(), "f", os.O_WRONLY|os.O_SYNC, 0)
+	require.ErrorIs(t, err, fs.ErrInvalid)
+	require.ErrorContains(t, err, "use File.Sync")
+
+	folder, err := sb.Open(t.Context(), ".")
+	require.NoError(t, err)
+	_, err = folder.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.EISDIR)
+	_, err = folder.ReadAt(make([]byte, 1), 0)
+	require.ErrorIs(t, err, syscall.EISDIR)
+	_, err = folder.Stat()
+	require.NoError(t, err)
+	entries, err := folder.ReadDir(-1)
+	require.NoError(t, err)
+	assert.Len(t, entries, 1)
+	require.NoError(t, folder.Close())
+}
+
 // Careless: the error of Open was not looked at.
 func TestAFileThatWasNotOpened(t *testing.T) {
 	sb := openLocal(t).Sandbox()

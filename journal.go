@@ -69,11 +69,10 @@ type mapJournal interface {
 
 // journaled is a map's journal.
 type journaled struct {
-	f       *function
-	file    *journal.Journal
-	parts   [][]byte // of the keys, before the arguments
-	group   uint32
-	closing sync.Once
+	f     *function
+	file  *journal.Journal
+	parts [][]byte // of the keys, before the arguments
+	group uint32
 }
 
 func openJournal(path string, f *function) (mapJournal, error) {

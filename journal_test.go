@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/driver/inprocess"
 	"github.com/sandboxfn/sbx/driver/process"
 	"github.com/sandboxfn/sbx/sbxtest"
 	"github.com/stretchr/testify/assert"
@@ -112,12 +113,12 @@ func TestJournalKeepsErrors(t *testing.T) {
 		require.ErrorAs(t, first[i], &a)
 		require.ErrorAs(t, again[i], &b)
 		if i != 3 { // a timeout that wraps what the function returned has no type of its own
-			assert.IsType(t, a.Err, b.Err)
+			assert.Equal(t, fmt.Sprintf("%T", a.Err), fmt.Sprintf("%T", b.Err))
 		}
 		assert.Equal(t, a.Sandbox, b.Sandbox)
 		assert.Equal(t, a.Delivery, b.Delivery)
 		assert.Equal(t, a.Attempt, b.Attempt)
-		assert.Equal(t, len(a.Attempts), len(b.Attempts))
+		assert.Len(t, b.Attempts, len(a.Attempts))
 		for _, target := range []error{ErrOdd, errPrivate, os.ErrInvalid, sbx.ErrTimeout, sbx.ErrExited, sbx.ErrOutOfMemory, context.DeadlineExceeded} {
 			assert.Equal(t, errors.Is(first[i], target), errors.Is(again[i], target), "%v: %v", first[i], target)
 		}
@@ -179,7 +180,8 @@ func TestJournalMisuse(t *testing.T) {
 	foreign := filepath.Join(dir, "foreign")
 	require.NoError(t, os.WriteFile(foreign, bytes.Repeat([]byte("something else\n"), 3000), 0o600))
 	require.ErrorIs(t, failure(sbx.Journal(foreign)), sbx.ErrNoJournal)
-	for range double.Map(t.Context(), numbers(3), sbx.Journal(path)) {
+	for _, err := range double.Map(t.Context(), numbers(3), sbx.Journal(path)) {
+		require.NoError(t, err)
 		require.ErrorIs(t, failure(sbx.Journal(path)), sbx.ErrJournalInUse)
 	}
 	require.NoError(t, failure(sbx.Journal(path)))
@@ -266,4 +268,31 @@ func TestJournalSurvivesKills(t *testing.T) {
 	}
 	assert.Equal(t, 20, kills)
 	assert.Equal(t, wanted, handedOut)
+}
+
+// What ends with the session is no failure of an input, and is not written down as one.
+func TestJournalDoesNotKeepTheEnd(t *testing.T) {
+	for range 20 {
+		folder := t.TempDir()
+		path := filepath.Join(folder, "journal")
+		session, err := sbx.Open(t.Context(), sbx.Driver(inprocess.New(nil)), sbx.MaxSandboxes(4), sbx.Logger(slog.New(slog.DiscardHandler)))
+		require.NoError(t, err)
+		i := 0
+		for _, err := range session.Function(Double).Map(t.Context(), numbers(1000), sbx.Journal(path)) {
+			if i++; i == 10 {
+				go session.Close() //nolint:errcheck // it is closed once more below
+			}
+			if err != nil {
+				require.ErrorIs(t, err, sbx.ErrClosed)
+				var call *sbx.CallError
+				require.ErrorAs(t, err, &call)
+				assert.Equal(t, -1, call.Index)
+			}
+		}
+		require.NoError(t, session.Close())
+		again := sbxtest.Open(t)
+		for _, err := range again.Function(Double).Map(t.Context(), numbers(1000), sbx.Journal(path)) {
+			require.NoError(t, err)
+		}
+	}
 }

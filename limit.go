@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/sandboxfn/sbx/driver"
 )
@@ -38,7 +39,8 @@ const (
 // of LimitIfPossible. Functions with other limits run in other sandboxes.
 //
 // A function that needs more memory is killed, and its call fails with [ErrOutOfMemory]; one that needs more processor time
-// is slower; all else that is used up fails in the function with the error that the system has for it. The Go runtime in the sandbox knows of the first two: local
+// is slower; all else that is used up fails in the function with the error that the system has for it. What serves calls and commands in the sandbox, the worker, is under the same
+// limits: where commands use up all Processes, threads included, it can fail to get a thread, and then the sandbox ends, and its error says so. The Go runtime in the sandbox knows of the first two: local
 // sandboxes have the variables GOMAXPROCS and GOMEMLIMIT set accordingly, unless [Env] sets them.
 func Limit(r Resources) SandboxOption {
 	return limitOption("Limit", r, func(s *spec) {
@@ -106,7 +108,14 @@ type IsolationError struct {
 }
 
 func (e *IsolationError) Error() string {
-	return fmt.Sprintf("the %s driver's level of isolation is %q, and MinIsolation asks for %q; choose a driver that gives it, or ask for less", e.Driver, e.Level, e.Min)
+	remedy := "leave sbx.Driver out for local sandboxes"
+	switch {
+	case e.Min == OwnKernel:
+		remedy = "use the local driver with Options.GVisor"
+	case e.Min > OwnKernel:
+		remedy = "use a driver that gives it, which none of this module does"
+	}
+	return fmt.Sprintf("the %s driver's level of isolation is %q, and MinIsolation asks for %q; %s, or ask for less", e.Driver, e.Level, e.Min, remedy)
 }
 
 // Report says what the session's sandboxes hold on this machine: the level of isolation, and which limits can be held, by which
@@ -142,7 +151,7 @@ func (s *Session) warnOfLimits(soft Resources) {
 		if !known {
 			s.log.LogAttrs(context.Background(), slog.LevelWarn, "sandboxes go without a limit that can't be held here",
 				slog.String("session", s.id), slog.String("driver", report.Driver), slog.String("limit", name),
-				slog.String("reason", c.Why), slog.Any("remedies", c.Remedies))
+				slog.String("reason", c.Why), slog.String("remedies", strings.Join(c.Remedies, ", or ")))
 		}
 	}
 }

@@ -120,8 +120,11 @@ func TestLimitsThatCantBeHeld(t *testing.T) {
 	var limits []string
 	for _, record := range handler.of("sandboxes go without a limit that can't be held here") {
 		record.Attrs(func(attr slog.Attr) bool {
-			if attr.Key == "limit" {
+			switch attr.Key {
+			case "limit":
 				limits = append(limits, attr.Value.String())
+			case "remedies": // and not what was done already
+				assert.Equal(t, "use the local driver (the default) on Linux", attr.Value.String())
 			}
 			return true
 		})
@@ -149,7 +152,9 @@ func TestMinIsolation(t *testing.T) {
 	require.ErrorAs(t, err, &weak)
 	assert.Equal(t, sbx.IsolationError{Driver: "inprocess", Level: sbx.NoIsolation, Min: sbx.SharedKernel}, *weak)
 	assert.EqualError(t, err, `sbx: open: the inprocess driver's level of isolation is "no isolation", and MinIsolation asks for "shared kernel"; `+
-		"choose a driver that gives it, or ask for less")
+		"leave sbx.Driver out for local sandboxes, or ask for less")
+	assert.ErrorContains(t, &sbx.IsolationError{Min: sbx.OwnKernel}, "use the local driver with Options.GVisor")
+	assert.ErrorContains(t, &sbx.IsolationError{Min: sbx.Machine}, "none of this module")
 	session := sbxtest.Open(t, sbx.Driver(&limiting{Driver: inprocess.New(nil)}), sbx.MinIsolation(sbx.OwnKernel))
 	assert.Equal(t, sbx.OwnKernel, session.Report().Isolation)
 	_, err = sbx.Open(t.Context(), sbx.Driver(&limiting{Driver: inprocess.New(nil)}), sbx.MinIsolation(sbx.Machine))
@@ -209,7 +214,7 @@ func ExampleMinIsolation() {
 	ctx := context.Background()
 	_, err := sbx.Open(ctx, sbx.Driver(inprocess.New(nil)), sbx.MinIsolation(sbx.SharedKernel))
 	fmt.Println(err)
-	// Output: sbx: open: the inprocess driver's level of isolation is "no isolation", and MinIsolation asks for "shared kernel"; choose a driver that gives it, or ask for less
+	// Output: sbx: open: the inprocess driver's level of isolation is "no isolation", and MinIsolation asks for "shared kernel"; leave sbx.Driver out for local sandboxes, or ask for less
 }
 
 func ExampleSession_Report() {

@@ -172,6 +172,10 @@ func crashed(crash *launch.Crash) ending {
 	case launch.CrashOutOfMemory:
 		e.what, e.cause = "the system refused its process more memory ("+message+")", ErrOutOfMemory
 		e.advice = moreMemory
+	case launch.CrashNoThread:
+		e.what = "the system refused its process another thread (" + message + "): the sandbox's processes and threads were used up"
+		e.advice = "start fewer, or allow more by Processes of sbx.Limit"
+		e.stack = "" // whoever needed the thread did nothing wrong
 	case launch.CrashSignal:
 		e.what = message
 		e.advice = "a signal that was sent to the process, or a fault in C code"

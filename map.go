@@ -164,7 +164,7 @@ func (r *run) items(source func(nextFunc), ordered bool) iter.Seq[*item] {
 				panic(r.crash)
 			case it == nil:
 				return
-			case it.err != nil && r.ctx.Err() != nil:
+			case it.err != nil && r.over():
 				// Calls fail together when the context ends; one error says it.
 				yield(&item{index: -1, err: &CallError{Function: r.f.name(), Index: -1, Err: r.contextError()}})
 				return
@@ -199,12 +199,18 @@ func (r *run) await(ordered bool) *item {
 	}
 }
 
+// over reports whether the run's context has ended, or is about to with its session.
+func (r *run) over() bool { return r.ctx.Err() != nil || r.f.session.ctx.Err() != nil }
+
 // contextError is why the run's context ended before the run did.
 func (r *run) contextError() error {
-	if r.outer.Err() == nil {
+	switch {
+	case r.outer.Err() != nil:
+		return contextError(r.outer)
+	case r.ctx.Err() != nil:
 		return context.Cause(r.ctx)
 	}
-	return contextError(r.outer)
+	return ErrClosed
 }
 
 // take is the goroutine of the input.
@@ -262,7 +268,7 @@ func (r *run) begin(it *item, ordered bool, decode decodeFunc, args []any) bool 
 		r.queue <- it
 	}
 	finish := func() {
-		if it.err == nil || r.ctx.Err() == nil && r.f.session.ctx.Err() == nil { // those that end with the run, or the session, are not done
+		if it.err == nil || !r.over() { // those that end with the run, or the session, are not done
 			r.tally.count(request, past != nil, it.err)
 		}
 		close(it.done)
@@ -330,7 +336,7 @@ func (r *run) finish(request *request, past *outcome, decode decodeFunc) (any, e
 
 // note writes down what came of a call, unless it did not begin, or ended with the run, and can be run again.
 func (r *run) note(request *request, data []byte, err error) error {
-	if r.journal == nil || err != nil && (request.delivery == NotBegun || r.ctx.Err() != nil) {
+	if r.journal == nil || err != nil && (request.delivery == NotBegun || r.over()) {
 		return nil
 	}
 	return r.journal.note(request, data, err)

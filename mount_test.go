@@ -93,6 +93,9 @@ func TestMountsThatMakeNoSense(t *testing.T) {
 		{"/a", "/kept", "not apart"},
 		{"/a", "/taken/below/more", "not apart"},
 		{"/a\x00", "/data", "NUL"},
+		{"/a", "/data/\xff", "not UTF-8"},
+		{"/a", "/" + strings.Repeat("x", 256), "at most 255"},
+		{"/a", strings.Repeat("/x", 513), "at most 1024"},
 	} {
 		for name, option := range map[string]func(source, target string) sbx.SandboxOption{"Mount": sbx.Mount, "MountWritable": sbx.MountWritable} {
 			_, err := sbx.Open(t.Context(), sbx.Driver(inprocess.New(nil)), sbx.Mount("/a", "/kept/below"), sbx.Mount("/a", "/taken/below"), option(test.source, test.target))
@@ -102,7 +105,7 @@ func TestMountsThatMakeNoSense(t *testing.T) {
 			assert.Contains(t, wrong.Reason, test.want, "%q at %q", test.source, test.target)
 		}
 	}
-	for _, target := range []string{"/library", "/usrlocal", "/work/a", "/tmp/a", "/etc/passwd", "/home/a b", "/working"} {
+	for _, target := range []string{"/library", "/usrlocal", "/work/a", "/tmp/a", "/etc/passwd", "/home/a b", "/working", "/" + strings.Repeat("x", 255), strings.Repeat("/x", 512)} {
 		assert.NoError(t, driver.Mount{Source: "/a", Target: target}.Check(), target)
 	}
 }

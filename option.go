@@ -222,14 +222,15 @@ func Lease(d time.Duration) OpenOption {
 }
 
 // Env sets an environment variable of the sandbox. Nothing of this program's environment is passed on by itself, neither
-// PATH nor HOME: name programs by their paths ("/bin/sh"), or set what they need.
+// PATH nor HOME: name programs by their paths ("/bin/sh"), or set what they need. The whole environment of a local sandbox, secrets
+// included, has 96 KiB at most.
 func Env(key, value string) SandboxOption {
 	return sandboxOption(func(s *spec) error {
 		if err := checkVariable("Env", key); err != nil {
 			return err
 		}
 		if strings.Contains(value, "\x00") {
-			return &OptionError{Option: "Env", Reason: fmt.Sprintf("key %q: its value holds a NUL byte", key)} // and may be secret
+			return &OptionError{Option: "Env", Reason: fmt.Sprintf("key %q: its value holds a NUL byte, which no variable can; give it as a file (Sandbox.WriteFile)", key)} // and may be secret
 		}
 		if source, found := s.secrets.find(key); found {
 			return secretConflict(key, source.String(), "sbx.Env")
@@ -259,7 +260,7 @@ func Tags(tags ...string) SandboxOption {
 	return sandboxOption(func(s *spec) error {
 		for _, tag := range tags {
 			if tag == "" || strings.Contains(tag, "\x00") {
-				return &OptionError{Option: "Tags", Reason: fmt.Sprintf("%q is not a tag", tag)}
+				return &OptionError{Option: "Tags", Reason: fmt.Sprintf("given %.100q; give text without NUL bytes", tag)}
 			}
 		}
 		s.tags = append(s.tags, tags...)

@@ -3,6 +3,7 @@ package sbx_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -157,4 +158,36 @@ func countProcesses(t *testing.T, argument string) (n int) {
 		}
 	}
 	return n
+}
+
+// Whatever a start made among the temporary files of the machine would be left there if the program were killed at that moment. Not
+// even for a moment does it make any.
+func TestAStartMakesNoTemporaryFiles(t *testing.T) {
+	folder, past := t.TempDir(), time.Unix(1_000_000_000, 0)
+	t.Setenv("TMPDIR", folder)
+	require.NoError(t, os.Chtimes(folder, past, past))
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.Command("true").Run())
+	require.NoError(t, sb.Close())
+	info, err := os.Stat(folder)
+	require.NoError(t, err)
+	assert.Equal(t, past, info.ModTime())
+}
+
+// The worker needs threads of the same number that a command's processes are of.
+func TestTooManyProcessesAreNamed(t *testing.T) {
+	sb := openLocal(t).Sandbox(sbx.Limit(sbx.Resources{Processes: 64}))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	// Each try has the worker start more threads, which it needs to wait for commands.
+	var err error
+	require.NoError(t, sb.CommandContext(ctx, "sh", "-c", "(while :; do sleep 60 & done) >/dev/null 2>&1 &").Run())
+	for err == nil || !errors.Is(err, sbx.ErrNotRunning) {
+		require.NoError(t, ctx.Err(), "the worker lives on with no thread to be had")
+		go func() { _ = sb.CommandContext(ctx, "sleep", "60").Run() }()
+		time.Sleep(10 * time.Millisecond)
+		err = sb.CommandContext(ctx, "true").Run()
+	}
+	assert.ErrorContains(t, err, "the sandbox's processes and threads were used up")
+	assert.ErrorContains(t, sb.Wait(ctx), "the sandbox's processes and threads were used up")
 }

@@ -88,10 +88,20 @@ func (p *pipe) end(err error) {
 // StdoutPipe returns a reader of the command's standard output. Unlike that of os/exec it can be read to its end after Wait, too. Of output that nobody reads
 // 256 KiB are kept; then the command waits. Closing it early has the command killed when it writes again. It ends with io.EOF only if the sandbox said how the command
 // ended, and else with the error of Start or Wait.
-func (c *Cmd) StdoutPipe() (io.ReadCloser, error) { return c.outputPipe(&c.Stdout, "Stdout") }
+func (c *Cmd) StdoutPipe() (io.ReadCloser, error) {
+	if err := c.made(); err != nil {
+		return nil, c.fail(err)
+	}
+	return c.outputPipe(&c.Stdout, "Stdout")
+}
 
 // StderrPipe is [Cmd.StdoutPipe] for standard error.
-func (c *Cmd) StderrPipe() (io.ReadCloser, error) { return c.outputPipe(&c.Stderr, "Stderr") }
+func (c *Cmd) StderrPipe() (io.ReadCloser, error) {
+	if err := c.made(); err != nil {
+		return nil, c.fail(err)
+	}
+	return c.outputPipe(&c.Stderr, "Stderr")
+}
 
 func (c *Cmd) outputPipe(field *io.Writer, name string) (io.ReadCloser, error) {
 	switch {
@@ -110,6 +120,8 @@ func (c *Cmd) outputPipe(field *io.Writer, name string) (io.ReadCloser, error) {
 // fails with io.ErrClosedPipe when the command has ended, or reads no more.
 func (c *Cmd) StdinPipe() (io.WriteCloser, error) {
 	switch {
+	case c.made() != nil:
+		return nil, c.fail(c.made())
 	case c.started:
 		return nil, c.fail(&OptionError{Option: "Cmd.StdinPipe", Reason: "is asked for after Start"})
 	case c.Stdin != nil || c.stdin != nil:

@@ -164,10 +164,18 @@ func (sb *Sandbox) ID() string {
 }
 
 // Tags are the sandbox's tags.
-func (sb *Sandbox) Tags() []string { return slices.Clone(sb.tags) }
+func (sb *Sandbox) Tags() []string {
+	if sb == nil {
+		return nil
+	}
+	return slices.Clone(sb.tags)
+}
 
 // Status is what has become of the sandbox by now.
 func (sb *Sandbox) Status() Status {
+	if sb == nil {
+		return Unstarted
+	}
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
 	return sb.status
@@ -175,6 +183,9 @@ func (sb *Sandbox) Status() Status {
 
 // String is the sandbox's id and status.
 func (sb *Sandbox) String() string {
+	if sb == nil {
+		return "sandbox that was not made"
+	}
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
 	if sb.id == "" {

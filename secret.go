@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strings"
 )
 
@@ -27,7 +28,7 @@ func SecretEnv(name string) SecretSource {
 func SecretFile(path string) SecretSource { return SecretSource{kind: "file", name: path} }
 
 // SecretFunc is what read returns, which may be called by several goroutines at the same time. ctx ends when nothing waits for the value any more. What its errors
-// say stands in the errors of sbx.
+// say stands in the errors of sbx; that of a panic does, too.
 func SecretFunc(read func(ctx context.Context) (string, error)) SecretSource {
 	if read == nil {
 		return SecretSource{}
@@ -147,7 +148,12 @@ func (s SecretSource) value(ctx context.Context) (string, error) {
 	done := make(chan outcome, 1)
 	go func() { // user code, or a pipe that nobody writes to, may block
 		o := outcome{err: errors.New("its goroutine was ended")}
-		defer func() { done <- o }()
+		defer func() {
+			if value := recover(); value != nil {
+				o.err = fmt.Errorf("its function panicked: %v\n\n%s", value, debug.Stack())
+			}
+			done <- o
+		}()
 		o.value, o.err = s.get(ctx)
 	}()
 	select {
@@ -158,7 +164,7 @@ func (s SecretSource) value(ctx context.Context) (string, error) {
 		case o.err != nil:
 			return "", o.err
 		case strings.Contains(o.value, "\x00"): // and no more of it
-			return "", errors.New("its value holds a NUL byte, which no environment variable can")
+			return "", errors.New("its value holds a NUL byte, which no environment variable can; give it to the sandbox as a file")
 		case len(o.value) > maxSecret:
 			return "", fmt.Errorf("its value is longer than %d bytes; give it to the sandbox as a file", maxSecret)
 		}
@@ -171,7 +177,7 @@ func (s SecretSource) get(ctx context.Context) (string, error) {
 	case "environment variable":
 		value, found := os.LookupEnv(s.name)
 		if !found {
-			return "", errors.New("it is not set in this program's environment")
+			return "", errors.New("it is not set in this program's environment; set it there, or give the secret another source")
 		}
 		return value, nil
 	case "file":

@@ -105,10 +105,11 @@ func TestSecretsThatCantBeHad(t *testing.T) {
 		want   string
 		is     error
 	}{
-		"unset":   {sbx.SecretEnv("NOT_SET_ANYWHERE"), `secret "TOKEN" from the environment variable "NOT_SET_ANYWHERE": it is not set`, nil},
+		"unset":   {sbx.SecretEnv("NOT_SET_ANYWHERE"), `secret "TOKEN" from the environment variable "NOT_SET_ANYWHERE": it is not set in this program's environment; set it there`, nil},
 		"no file": {sbx.SecretFile("/no/such/file"), "/no/such/file", fs.ErrNotExist},
 		"failing": {sbx.SecretFunc(func(context.Context) (string, error) { return "hunter2", mine }), "the vault is shut", mine},
-		"NUL":     {constant("hunter2\x00"), "NUL", nil},
+		"panic":   {sbx.SecretFunc(func(context.Context) (string, error) { panic("no vault at all") }), "its function panicked: no vault at all", nil},
+		"NUL":     {constant("hunter2\x00"), "give it to the sandbox as a file", nil},
 		"long":    {constant("hunter2" + strings.Repeat("x", 128<<10)), "longer than", nil},
 		"endless": {sbx.SecretFile("/dev/zero"), "NUL", nil},
 	} {

@@ -161,9 +161,9 @@ func (s *Session) Close() error {
 	return nil
 }
 
-// Shutdown refuses new calls and maps, which fail with [ErrClosed], waits until those that have begun are done, and closes the
-// session. When ctx ends first, they are cancelled, and Shutdown returns ctx's error beside Close's. Within a loop over a map of the
-// session it would wait for itself.
+// Shutdown refuses new calls, maps and commands, which fail with [ErrClosed], waits until those that have begun are done, and closes the
+// session. It does not wait for what is done with files, which fails then. When ctx ends first, what runs is cancelled, and Shutdown returns ctx's error
+// beside Close's. Within a loop over a map of the session it would wait for itself.
 func (s *Session) Shutdown(ctx context.Context) error {
 	if ctx == nil {
 		return fmt.Errorf("sbx: shut down: %w", errNilContext)

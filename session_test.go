@@ -36,6 +36,12 @@ func TestOpenRefusesBadOptions(t *testing.T) {
 	_, err := sbx.Open(t.Context(), sbx.MaxSandboxes(0), sbx.Driver(nil))
 	assert.ErrorContains(t, err, "MaxSandboxes")
 	assert.ErrorContains(t, err, "Driver", "all that is wrong is said at once")
+	for want, bad := range map[string]sbx.OpenOption{
+		`Tags given ""; give text`: sbx.Tags(""), "give it as a file": sbx.Env("A", "\x00"),
+	} {
+		_, err := sbx.Open(t.Context(), bad)
+		assert.ErrorContains(t, err, want)
+	}
 	_, err = sbx.Open(nil) //nolint:staticcheck // the misuse under test
 	require.ErrorAs(t, err, &option)
 }

@@ -13,6 +13,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
@@ -25,6 +26,8 @@ const (
 	// copyAhead is how much a copy asks for at a time.
 	copyAhead = 64 << 20
 )
+
+var errCopyTooLong = fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooLong, int64(MaxCopy))
 
 // CopyTo copies a file or a whole folder of this machine into the sandbox: target becomes the copy. Folders that are there are
 // kept, and files in them replaced if they have the same name, each as a whole, as [Sandbox.WriteFile] does; nothing is removed. Permissions are copied, owners and times are not.
@@ -187,6 +190,9 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 		}
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			if err := f.endHole(); err != nil {
+				return err
+			}
 			_, err = f.commit(true)
 			return err
 		case err != nil:
@@ -199,7 +205,8 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 // is written is checked against size and checksum, and takes its place only when it is whole. Runs of zeros become holes.
 //
 // Nothing is written outside of target, whatever the sandbox says: a link that leads out of the tree, or could, is refused, as devices, sockets and pipes
-// are. The rest is copied then, and the error wraps [ErrRefused] for each. At most [MaxCopy] bytes are copied. Use what comes from untrusted code as such: the copy may hold any names and contents.
+// are. The rest is copied then, and the error wraps [ErrRefused] for each. At most [MaxCopy] bytes are copied. A program that is killed meanwhile leaves a file whose name begins
+// with .sbx- beside the target, or in it. Use what comes from untrusted code as such: the copy may hold any names and contents.
 func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 	fail := func(err error) error { return sb.fail("copy from the sandbox", err) }
 	info, err := sb.Stat(ctx, source)
@@ -369,11 +376,18 @@ func (d *download) link(l link) error {
 
 // file copies one file to a name that it takes when it is whole.
 func (d *download) file(ctx context.Context, source, name string) (err error) {
+	// What no file can replace is found before all of it has come.
+	if info, err := d.root.Lstat(name); err == nil && info.IsDir() {
+		return d.here(name, syscall.EISDIR)
+	}
 	f, info, err := d.sb.openFile(ctx, &wirepb.Open{Path: []byte(source), Read: true})
 	if err != nil {
 		return err
 	}
 	defer f.end()
+	if info.GetSize() > d.rest { // which would take a while to come
+		return errCopyTooLong
+	}
 	var to *os.File
 	temporary := ""
 	for to == nil {
@@ -381,7 +395,7 @@ func (d *download) file(ctx context.Context, source, name string) (err error) {
 		temporary = filepath.Join(filepath.Dir(name), fmt.Sprintf(".sbx-%d-%d", os.Getpid(), d.serial))
 		to, err = d.root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+			return d.here(name, err)
 		}
 	}
 	defer func() {
@@ -389,20 +403,36 @@ func (d *download) file(ctx context.Context, source, name string) (err error) {
 			_, _ = to.Close(), d.root.Remove(temporary)
 		}
 	}()
-	if err := d.content(f, to); err != nil {
+	if err := d.content(f, to, name); err != nil {
 		return err
 	}
 	if err := to.Chmod(fs.FileMode(info.GetMode()).Perm()); err != nil {
-		return err
+		return d.here(name, err)
 	}
 	if err := to.Close(); err != nil {
-		return err
+		return d.here(name, err)
 	}
-	return d.root.Rename(temporary, name)
+	if err := d.root.Rename(temporary, name); err != nil {
+		return d.here(name, err)
+	}
+	return nil
+}
+
+// here is an error about a file of this machine, with the name that it is to have: nobody knows the other.
+func (d *download) here(name string, err error) error {
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		err = path.Err
+	case errors.As(err, &link):
+		err = link.Err
+	}
+	return &fs.PathError{Op: "write", Path: filepath.Join(d.root.Name(), name), Err: err}
 }
 
 // content copies what is in a file, and leaves holes for zeros.
-func (d *download) content(from *File, to *os.File) error {
+func (d *download) content(from *File, to *os.File, name string) error {
 	size, sum := int64(0), uint32(0)
 	for !from.atEnd || from.coming {
 		if err := from.fill(copyAhead); err != nil {
@@ -410,11 +440,11 @@ func (d *download) content(from *File, to *os.File) error {
 		}
 		data := from.ahead
 		if d.rest -= int64(len(data)); d.rest < 0 {
-			return fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooLong, int64(MaxCopy))
+			return errCopyTooLong
 		}
 		if !isZero(data) {
 			if _, err := to.WriteAt(data, size); err != nil {
-				return err
+				return d.here(name, err)
 			}
 		}
 		size += int64(len(data))
@@ -428,7 +458,10 @@ func (d *download) content(from *File, to *os.File) error {
 	if err != nil {
 		return err
 	}
-	return to.Truncate(size) // it may end in a hole
+	if err := to.Truncate(size); err != nil { // it may end in a hole
+		return d.here(name, err)
+	}
+	return nil
 }
 
 // isZero reports whether all bytes are 0.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sandboxfn/sbx"
 	"github.com/stretchr/testify/assert"
@@ -155,6 +156,20 @@ func TestOneFileGoesInAndOut(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	err = sb.CopyFrom(t.Context(), "file", filepath.Join(out, "below-a-file"))
 	require.ErrorContains(t, err, out)
+	begin := time.Now()
+	require.NoError(t, sb.Command("truncate", "-s", "1T", "long").Run())
+	require.ErrorIs(t, sb.CopyFrom(t.Context(), "long", out+".long"), sbx.ErrFileTooLong)
+	assert.Less(t, time.Since(begin), 30*time.Second, "found before 64 GiB have come")
+	assert.NoFileExists(t, out+".long")
+	folder := filepath.Join(t.TempDir(), "folder")
+	require.NoError(t, os.Mkdir(folder, 0o755))
+	err = sb.CopyFrom(t.Context(), "file", folder)
+	require.ErrorIs(t, err, syscall.EISDIR, "a file does not take a folder's place")
+	require.ErrorContains(t, err, folder)
+	assert.NotContains(t, err.Error(), ".sbx-")
+	entries, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	assert.Empty(t, entries)
 	err = sb.CopyTo(t.Context(), out+".missing", "file")
 	require.ErrorContains(t, err, out+".missing")
 }

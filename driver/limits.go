@@ -3,6 +3,7 @@ package driver
 import (
 	"cmp"
 	"fmt"
+	"slices"
 )
 
 // Resources are limits of one sandbox. A field that is 0 leaves what the driver has as its default.
@@ -95,6 +96,11 @@ type LimitError struct {
 	Err error
 	// Remedies are things that the user can do, each a whole phrase, the best first.
 	Remedies []string
+}
+
+// NewLimitError returns a LimitError with what always helps as the last remedy.
+func NewLimitError(driver, limit string, err error, remedies ...string) *LimitError {
+	return &LimitError{Driver: driver, Limit: limit, Err: err, Remedies: append(slices.Clone(remedies), "ask with sbx.LimitIfPossible, which goes on without the limit")}
 }
 
 func (e *LimitError) Error() string {

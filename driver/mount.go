@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Mount shows a folder or a regular file of this machine in a sandbox.
@@ -26,6 +27,12 @@ var (
 	hiddenSources = []string{"/proc", "/sys", "/dev"}
 )
 
+// What a target may have: less than the kernel's bounds for paths, since a sandbox's root has a path of its own while it is made.
+const (
+	maxTarget = 1024
+	maxName   = 255
+)
+
 // isBelow tells whether a clean path is a folder or below it.
 func isBelow(name, folder string) bool {
 	return name == folder || strings.HasPrefix(name, strings.TrimSuffix(folder, "/")+"/")
@@ -34,9 +41,14 @@ func isBelow(name, folder string) bool {
 // Check says what is wrong with the mount as such, before anything is known of the machine.
 func (m Mount) Check() error {
 	kept := func(folder string) bool { return isBelow(m.Target, folder) }
+	tooLong := func(name string) bool { return len(name) > maxName }
 	switch {
 	case strings.Contains(m.Source+m.Target, "\x00"):
-		return errors.New("a path holds a NUL byte")
+		return errors.New("a path holds a NUL byte, which none can; leave it out")
+	case !utf8.ValidString(m.Target):
+		return fmt.Errorf("the target %q is not UTF-8; choose another, such as /data", m.Target)
+	case len(m.Target) > maxTarget || slices.ContainsFunc(strings.Split(m.Target, "/"), tooLong):
+		return fmt.Errorf("the target has %d bytes; choose one of at most %d, with names of at most %d, such as /data", len(m.Target), maxTarget, maxName)
 	case !path.IsAbs(m.Target) || path.Clean(m.Target) != m.Target:
 		return fmt.Errorf("the target %q is not a clean absolute path, such as /data", m.Target)
 	case slices.ContainsFunc(keptTargets, kept) || slices.Contains(wholeTargets, m.Target):

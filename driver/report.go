@@ -78,7 +78,7 @@ func (r Report) Capability(name string) Capability {
 func (r Report) Check(limits Resources) error {
 	for _, name := range limits.Names() {
 		if c := r.Capability(name); !c.Held {
-			return &LimitError{Driver: r.Driver, Limit: name, Err: errors.New(c.Why), Remedies: c.Remedies}
+			return NewLimitError(r.Driver, name, errors.New(c.Why), c.Remedies...)
 		}
 	}
 	return nil

@@ -263,7 +263,7 @@ func (a *attendant) Signal(ctx context.Context, message *wirepb.CommandSignal) (
 		if c.streams.terminal {
 			err = resize(c.streams.stdin, kind.Size)
 		} else {
-			err = refused("resize", "", "the command has no terminal")
+			err = refusal("the command has no terminal")
 		}
 	case *wirepb.CommandSignal_Stop:
 		err = c.stop()
@@ -273,7 +273,7 @@ func (a *attendant) Signal(ctx context.Context, message *wirepb.CommandSignal) (
 			return nil, ctx.Err()
 		}
 	default:
-		err = refused("signal", "", "the message has no signal")
+		err = refusal("the message has no signal")
 	}
 	return &wirepb.Done{Failure: failure(err)}, nil
 }

@@ -305,6 +305,11 @@ func (c *call) resultMessage(result *wirepb.Result) (*wirepb.Message, *wirepb.Bo
 func (c *call) overdue() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.answered && c.ctx.Err() == nil {
+		// Where it is crowded, a context can end later than its time. The function does not know yet, and whose time it was shows then.
+		context.AfterFunc(c.ctx, func() { time.AfterFunc(wire.Grace, c.overdue) })
+		return
+	}
 	if !c.answers() {
 		return
 	}

@@ -18,12 +18,12 @@ import (
 )
 
 // list prints a line for each function and version.
-func list(path string, w io.Writer) (err error) {
+func list(path string, w io.Writer) error {
 	view, err := journal.Read(path)
 	if err != nil {
 		return err
 	}
-	defer view.Close() //nolint:errcheck // it was only read
+	defer func() { _ = view.Close() }() // it was only read
 	groups, err := view.Groups()
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func export(path string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer view.Close() //nolint:errcheck // it was only read
+	defer func() { _ = view.Close() }() // it was only read
 	groups, err := view.Groups()
 	if err != nil {
 		return err

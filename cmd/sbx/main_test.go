@@ -59,7 +59,7 @@ func TestExport(t *testing.T) {
 	lines := strings.Split(out, "\n")
 	require.Len(t, lines, 11)
 	const head = `{"function":"example.com/m.Train","version":"v1","index":`
-	assert.Equal(t, head+`0,"input":"00000000000000000000000000000000","time":"2026-01-02T03:04:05Z","result":["a",1.5,{"2":"b"}]}`, lines[0])
+	assert.JSONEq(t, head+`0,"input":"00000000000000000000000000000000","time":"2026-01-02T03:04:05Z","result":["a",1.5,{"2":"b"}]}`, lines[0])
 	assert.Contains(t, lines[1], `"result":"AQI="`)
 	assert.Contains(t, lines[2], `"result":"wQ=="`)
 	assert.NotContains(t, lines[3], `"result"`)

@@ -87,7 +87,7 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 
 func (*session) Report() driver.Report {
 	return driver.Unheld("inprocess", "its workers run in the program itself",
-		"use the local driver (the default) on Linux", "ask with sbx.LimitIfPossible, which goes on without the limit")
+		"use the local driver (the default) on Linux")
 }
 
 func (s *session) Close(ctx context.Context) error {

@@ -82,7 +82,7 @@ type event struct {
 }
 
 const (
-	eventReady   = "ready"   // the launcher can make sandboxes
+	eventReady   = "ready"   // the launcher can make sandboxes; passes the client's folder
 	eventStarted = "started" // the worker runs; from the launcher it passes a pidfd of the sandbox's process 1
 	eventEnded   = "ended"   // from the launcher: every process of the sandbox is dead
 	eventFailed  = "failed"  // set-up failed
@@ -221,7 +221,7 @@ func packEnv(env []string) ([]byte, error) {
 	}
 	packed := joinEnv(env)
 	if len(packed) > maxEnv {
-		return nil, fmt.Errorf("environment of %d bytes, at most %d fit", len(packed), maxEnv)
+		return nil, fmt.Errorf("its environment has %d bytes, of which %d fit; give long values as files (sbx.Mount, Sandbox.WriteFile)", len(packed), maxEnv)
 	}
 	return packed, nil
 }

@@ -16,7 +16,7 @@ import (
 
 // fetchRequest goes to the fetcher, which answers with an event and, if that is eventFetched, with the mount's descriptor.
 type fetchRequest struct {
-	Source   string `json:"source"`
+	Source   []byte `json:"source"` // which need not be UTF-8, as a JSON string must
 	File     fileID `json:"file"`
 	Writable bool   `json:"writable,omitempty"`
 }
@@ -60,20 +60,21 @@ func runFetcher() error {
 
 // copyMount returns a detached copy of what is mounted at and below the request's source, that can do no more than it has to.
 func copyMount(r fetchRequest) (mount int, step string, err error) {
-	source, err := unix.Open(r.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
+	name := string(r.Source)
+	source, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, "open " + r.Source, err
+		return -1, "open " + name, err
 	}
 	defer unix.Close(source)
 	var status unix.Stat_t
 	if err := unix.Fstat(source, &status); err != nil {
-		return -1, "look at " + r.Source, err
+		return -1, "look at " + name, err
 	}
 	if r.File != (fileID{status.Dev, status.Ino}) {
-		return -1, "open " + r.Source, errReplaced
+		return -1, "open " + name, errReplaced
 	}
 	if kind := status.Mode & unix.S_IFMT; kind != unix.S_IFDIR && kind != unix.S_IFREG {
-		return -1, "open " + r.Source, errKind
+		return -1, "open " + name, errKind
 	}
 	// The path without links.
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", source))
@@ -84,19 +85,19 @@ func copyMount(r fetchRequest) (mount int, step string, err error) {
 		err = showsNoSystem(source, path)
 	}
 	if err != nil {
-		return -1, "look at " + r.Source, err
+		return -1, "look at " + name, err
 	}
 	var system unix.Statfs_t
 	if err := unix.Fstatfs(source, &system); err != nil {
-		return -1, "look at " + r.Source, err
+		return -1, "look at " + name, err
 	}
 	if r.Writable && system.Flags&unix.ST_RDONLY != 0 {
-		return -1, "look at " + r.Source, errReadOnly
+		return -1, "look at " + name, errReadOnly
 	}
 	// Recursively: without what is mounted below, the kernel gives no copy to those who could look beneath so.
 	mount, err = unix.OpenTree(source, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
 	if err != nil {
-		return -1, "copy the mount of " + r.Source, err
+		return -1, "copy the mount of " + name, err
 	}
 	err = unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: readOnly, Propagation: unix.MS_PRIVATE})
 	if err == nil && r.Writable {
@@ -104,7 +105,7 @@ func copyMount(r fetchRequest) (mount int, step string, err error) {
 	}
 	if err != nil {
 		_ = unix.Close(mount)
-		return -1, "restrict the mount of " + r.Source, err
+		return -1, "restrict the mount of " + name, err
 	}
 	return mount, "", nil
 }

@@ -152,7 +152,7 @@ func gvisorReport(r driver.Report) driver.Report {
 			c.By = "the size of /work, of /tmp and of /dev/shm, each a file system in the memory of gVisor's kernel"
 		case driver.LimitProcesses, driver.LimitInodes:
 			c.Held, c.By, c.Why = false, "", "gVisor counts no "+c.Name
-			c.Remedies = []string{"leave it out", "use the driver without gVisor"}
+			c.Remedies = []string{"use the driver without gVisor"}
 		}
 	}
 	return r

@@ -171,6 +171,8 @@ func TestGVisorThatIsNotThere(t *testing.T) {
 	var unavailable *driver.UnavailableError
 	require.ErrorAs(t, err, &unavailable)
 	assert.ErrorContains(t, err, "install it")
+	assert.ErrorContains(t, err, "leave Options.GVisor out")
+	assert.NotContains(t, err.Error(), "driver/process", "which nobody wants who asks for more isolation")
 
 	require.NoError(t, os.WriteFile(filepath.Join(os.Getenv("PATH"), "runsc"), []byte("#!/bin/false\n"), 0o755))
 	_, err = inGVisor.Open(testContext(t), spec(t))

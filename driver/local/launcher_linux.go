@@ -84,7 +84,13 @@ func runLauncher() error {
 	if failed, err := l.open(); err != nil {
 		return send(client, failure("", failed, err))
 	}
-	if err := send(client, event{Kind: eventReady, Mechanisms: l.groups.mechanisms(), Refused: l.groups.refused}); err != nil {
+	folder, err := unix.Open(temporary, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return send(client, failure("", "open "+temporary, err))
+	}
+	err = send(client, event{Kind: eventReady, Mechanisms: l.groups.mechanisms(), Refused: l.groups.refused}, folder)
+	_ = unix.Close(folder)
+	if err != nil {
 		return err
 	}
 	starts := make(chan startRequest, 64)

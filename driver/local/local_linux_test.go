@@ -322,3 +322,8 @@ func TestTheFileModeMaskOfTheProgram(t *testing.T) {
 	_, p := start(t, session, "one", "echo")
 	awaitReady(t, p)
 }
+
+func TestAnEnvironmentThatIsTooLong(t *testing.T) {
+	_, err := open(t).Create(testContext(t), driver.Spec{ID: "one", Env: []string{"A=" + strings.Repeat("x", 100_000)}})
+	assert.ErrorContains(t, err, "its environment has 100003 bytes, of which 98304 fit; give long values as files")
+}

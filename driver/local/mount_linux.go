@@ -109,6 +109,8 @@ func mountRemedies(err error) []string {
 		return []string{remedy}
 	case errors.Is(err, os.ErrNotExist):
 		return []string{"make it first"}
+	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENAMETOOLONG):
+		return []string{"name a file or folder that is there"}
 	case errors.Is(err, os.ErrPermission):
 		return []string{"let this program's user read it"}
 	case errors.Is(err, errKind):
@@ -175,7 +177,7 @@ func (f *fetcher) end() {
 
 // pass has a mount taken and passes it on to the launcher.
 func (f *fetcher) pass(launcher *net.UnixConn, number int, m driver.Mount, file fileID) error {
-	if err := send(f.control, fetchRequest{Source: m.Source, File: file, Writable: m.Writable}); err != nil {
+	if err := send(f.control, fetchRequest{Source: []byte(m.Source), File: file, Writable: m.Writable}); err != nil {
 		return err
 	}
 	var e event

@@ -227,14 +227,15 @@ func TestMountsHold(t *testing.T) {
 // What would show the machine itself is refused, however it is named.
 func TestMountsThatAreRefused(t *testing.T) {
 	folder := t.TempDir()
-	for link, to := range map[string]string{"root": "/", "proc": "/proc/sys", "sys": "/sys/kernel", "dev": "/dev", "null": "/dev/null"} {
+	for link, to := range map[string]string{"root": "/", "proc": "/proc/sys", "sys": "/sys/kernel", "dev": "/dev", "null": "/dev/null", "loop": "loop"} {
 		require.NoError(t, os.Symlink(to, filepath.Join(folder, link)))
 	}
 	require.NoError(t, unix.Mkfifo(folder+"/pipe", 0o600))
 	wanted := map[string]string{
 		"/": "machine itself", "/proc/..": "machine itself", "/proc/self/root": "machine itself", folder + "/root": "machine itself",
 		folder + "/proc": "machine itself", folder + "/sys": "machine itself", folder + "/dev": "machine itself", folder + "/null": "neither a folder",
-		folder + "/pipe": "neither a folder", folder + "/nowhere": "make it first", folder + "/root/proc": "machine itself",
+		folder + "/pipe": "neither a folder", folder + "/nowhere": "make it first", folder + "/loop": "that is there", "/etc/passwd/x": "that is there", "/" + strings.Repeat("x", 256): "that is there",
+		folder + "/root/proc": "machine itself",
 	}
 	session := open(t)
 	for source, want := range wanted {
@@ -272,6 +273,22 @@ func TestMountsThatAreRefused(t *testing.T) {
 	_, p := start(t, session, "three", "exit")
 	_, _, exit := output(t, p)
 	assert.Equal(t, driver.Exit{}, exit)
+}
+
+// A name that is not UTF-8 is mounted, and not the one that it looks like.
+func TestMountOfAnyName(t *testing.T) {
+	source := t.TempDir() + "/\xff"
+	require.NoError(t, errors.Join(os.Mkdir(source, 0o755), os.WriteFile(source+"/this", nil, 0o644), os.Mkdir(filepath.Dir(source)+"/\uFFFD", 0o755)))
+	session := open(t)
+	sandbox, err := session.Create(testContext(t), driver.Spec{
+		ID: "one", Env: []string{testWorker + "=list", "FOLDER=/data"}, Mounts: []driver.Mount{{Source: source, Target: "/data"}},
+	})
+	require.NoError(t, err)
+	p, err := sandbox.StartWorker(testContext(t), driver.WorkerSpec{})
+	require.NoError(t, err)
+	defer closeStreams(p)
+	stdout, _, _ := output(t, p)
+	assert.Equal(t, "[this]\n", stdout)
 }
 
 // A source that is replaced is another one.

@@ -195,31 +195,27 @@ func descends(pid, from int) bool {
 	return true
 }
 
-// withoutLimit is what always helps.
-const withoutLimit = "ask with sbx.LimitIfPossible, which goes on without the limit"
-
 // refuse is for cgroups that can't be written.
 func refuse(err error) refusal {
 	remedies := []string{"run the program as root"}
 	if os.Geteuid() == 0 {
 		remedies = []string{"let the program write to its cgroup; a container gets it with --privileged, or with --cgroupns=private -v /sys/fs/cgroup:/sys/fs/cgroup:rw"}
 	}
-	return refusal{Why: err.Error(), Remedies: append(remedies, withoutLimit)}
+	return refusal{Why: err.Error(), Remedies: remedies}
 }
 
 // refuseUnified says why no group of version 2 holds a controller.
 func refuseUnified(own, controller string) refusal {
 	switch {
 	case own == "":
-		return refusal{fmt.Sprintf("no cgroup hierarchy with the %s controller is mounted", controller), []string{"mount cgroup2 at /sys/fs/cgroup", withoutLimit}}
+		return refusal{fmt.Sprintf("no cgroup hierarchy with the %s controller is mounted", controller), []string{"mount cgroup2 at /sys/fs/cgroup"}}
 	case os.Geteuid() == 0:
 		return refuse(fmt.Errorf("the %s controller is not to be had for groups near the cgroup %s", controller, own))
 	case !mayArrange(own) || !isDelegated(own) && !isAlone(own):
 		return refusal{fmt.Sprintf("the cgroup %s was not delegated to this user", own),
-			[]string{"start the program with systemd-run --user --scope -p Delegate=yes", withoutLimit}}
+			[]string{"start the program with systemd-run --user --scope -p Delegate=yes"}}
 	}
 	return refusal{fmt.Sprintf("the %s controller was not delegated to this user with the cgroup %s", controller, own), []string{
 		"have systemd delegate it: Delegate=cpu memory pids below [Service] in /etc/systemd/system/user@.service.d/delegate.conf, then systemctl daemon-reload and a new login",
-		withoutLimit,
 	}}
 }

@@ -20,13 +20,13 @@ func TestGoLimits(t *testing.T) {
 func TestReport(t *testing.T) {
 	r := report(event{
 		Mechanisms: map[string]string{driver.LimitCPUs: "a cgroup"},
-		Refused:    map[string]refusal{driver.LimitMemory: {Why: "no cgroup", Remedies: []string{"make one", "do without"}}},
+		Refused:    map[string]refusal{driver.LimitMemory: {Why: "no cgroup", Remedies: []string{"make one"}}},
 	})
 	assert.NoError(t, r.Check(driver.Resources{CPUs: 1, Processes: 1, OpenFiles: 1, DiskMiB: 1, Inodes: 1}))
 	assert.EqualError(t, r.Check(driver.Resources{CPUs: 1, MemoryMiB: 1}),
-		"the local driver can't limit memory here: no cgroup; to go on, make one, or do without")
+		"the local driver can't limit memory here: no cgroup; to go on, make one, or ask with sbx.LimitIfPossible, which goes on without the limit")
 	assert.Contains(t, r.String(), "driver local: shared kernel\n")
-	assert.Contains(t, r.String(), "\ncpus: held by a cgroup\nmemory: not held: no cgroup; to go on, make one, or do without\n")
+	assert.Contains(t, r.String(), "\ncpus: held by a cgroup\nmemory: not held: no cgroup; to go on, make one\n")
 }
 
 // In gVisor nothing is held by what holds it without.

@@ -182,6 +182,11 @@ func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 	return nil, err
 }
 
+// TemporaryFolder is where package launch lets go-plugin make a folder, which is not left behind wherever the program is killed.
+func (b *sandbox) TemporaryFolder() string {
+	return fmt.Sprintf("/proc/self/fd/%d", b.session.folder.Fd())
+}
+
 // abandon ends a sandbox of which the launcher knows nothing.
 func (b *sandbox) abandon() {
 	b.session.mu.Lock()
@@ -217,7 +222,7 @@ func (b *sandbox) startError() error {
 	defer b.mu.Unlock()
 	switch {
 	case b.last.Limit != "":
-		return &driver.LimitError{Driver: driverName, Limit: b.last.Limit, Err: b.last.err(), Remedies: []string{withoutLimit}}
+		return driver.NewLimitError(driverName, b.last.Limit, b.last.err())
 	case b.last.Step != "":
 		return b.last.err()
 	case b.cause != nil:

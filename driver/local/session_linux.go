@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -29,6 +30,7 @@ type session struct {
 	report   driver.Report
 	gvisor   bool
 	mounts   mounts
+	folder   *os.File      // the launcher's /temporary
 	done     chan struct{} // closed when the launcher and all sandboxes are dead
 
 	mu        sync.Mutex
@@ -85,13 +87,14 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 	}
 	if err != nil || ready.Kind != eventReady {
 		_ = s.control.Close()
+		_ = s.folder.Close()
 		_ = s.launcher.Process.Kill()
 		waitErr := s.launcher.Wait()
 		switch {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case err != nil:
-			return nil, unavailable(&SetupError{Step: "start the launcher", Err: fmt.Errorf("%w (%w)%s", err, waitErr, s.stderr)})
+			return nil, unavailable(&SetupError{Step: "start the launcher", Err: launcherDeath(err, waitErr, s.stderr)})
 		}
 		return nil, unavailable(ready.err())
 	}
@@ -132,14 +135,30 @@ func (s *session) startLauncher(attributes *syscall.SysProcAttr) error {
 	return nil
 }
 
+// launcherDeath is why a launcher ended before it was ready. Go's runtime says by its output only that it may have no more threads.
+func launcherDeath(err, waitErr error, stderr *tail) error {
+	text := stderr.String()
+	if strings.Contains(text, "runtime.newosproc") {
+		return fmt.Errorf("%w (%w): it may have no more threads", syscall.EAGAIN, waitErr)
+	}
+	return fmt.Errorf("%w (%w)%s", err, waitErr, text)
+}
+
 func (s *session) handshake(first request, program, worker *os.File) (event, error) {
 	var ready event
 	if err := send(s.control, first, int(program.Fd()), int(worker.Fd())); err != nil {
 		return ready, err
 	}
 	files, err := receive(s.control, &ready, maxEvent)
-	closeAll(files)
-	return ready, err
+	if err == nil && ready.Kind == eventReady && len(files) != 1 {
+		err = syscall.EMFILE // this process has no more
+	}
+	if err != nil || ready.Kind != eventReady {
+		closeAll(files)
+		return ready, err
+	}
+	s.folder = os.NewFile(uintptr(files[0]), temporary)
+	return ready, nil
 }
 
 // read passes the launcher's events on until the launcher is gone; then it makes sure that the sandboxes are, too.
@@ -171,6 +190,7 @@ func (s *session) read() {
 		closeAll(files)
 	}
 	_ = s.control.Close()
+	_ = s.folder.Close()
 	_ = s.launcher.Process.Kill() // if it ended the conversation but lives
 	err := s.launcher.Wait()
 

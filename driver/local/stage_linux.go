@@ -15,12 +15,14 @@ import (
 //	/proc        the host's, for the uid maps, and because a user namespace may mount a proc only where one is visible
 //	/sandbox     the root of every sandbox, read-only
 //	/mounts      what sandboxes have mounted of the host, by numbers; root_linux.go says how they get it
+//	/temporary   the client's, which has it open: what it makes there is gone with it and the launcher, however they end
 //
 // Each sandbox begins with a copy of these mounts. Its user namespace is below the launcher's, so the kernel locks
 // their attributes: even a sandbox's init, with all its capabilities, can't make them writable or look beneath.
 
 const (
 	stageRoot   = "/sandbox"
+	temporary   = "/temporary"
 	agentPath   = "/.sbx/agent"  // the program that this session belongs to
 	workerPath  = "/.sbx/worker" // the session's worker
 	emptyFolder = "/.sbx/empty"  // covers folders that a sandbox must not see
@@ -41,7 +43,7 @@ func stageSteps(program, worker, runsc *os.File) []step {
 	steps := []step{
 		{"make mounts private", func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") }},
 		tmpfs(base, 0o755, 1, 4096), // for some thousand mounts
-		makeDir(base + mountsFolder), makeDir(base + ownRoot),
+		makeDir(base + mountsFolder), makeDir(base + ownRoot), makeDir(base + temporary),
 		makeDir(base + "/proc"),
 		bind("/proc", base+"/proc"),
 		makeDir(root),

@@ -408,12 +408,12 @@ func deathsOf(t testing.TB, ids []string) map[string]int {
 
 func awaitDeaths(t testing.TB, fds map[string]int) {
 	for id, fd := range fds {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 2000)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
 		for err == unix.EINTR {
-			n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 2000)
+			n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
 		}
 		require.NoError(t, err)
-		require.Equal(t, 1, n, "process %s lives two seconds later", id)
+		require.Equal(t, 1, n, "process %s lives ten seconds later", id)
 	}
 }
 

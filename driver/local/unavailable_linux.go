@@ -29,7 +29,7 @@ func remedies(err error, readFile func(string) ([]byte, error)) []string {
 	}
 	var found []string
 	if errors.Is(err, errNoRunsc) {
-		found = append(found, "install it: https://gvisor.dev/docs/user_guide/install/")
+		return []string{"install it: https://gvisor.dev/docs/user_guide/install/", "leave Options.GVisor out, for sandboxes on this machine's kernel"}
 	}
 	if errors.Is(err, errRoot) {
 		found = append(found, "run this program as another user", "give it the capabilities SETUID, SETGID and SETFCAP over all user ids")

@@ -1,6 +1,8 @@
 package local
 
 import (
+	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"syscall"
@@ -46,4 +48,15 @@ func TestRemediesOfALimit(t *testing.T) {
 		assert.ErrorContains(t, err, want)
 		assert.NotContains(t, err.Error(), "driver/process")
 	}
+}
+
+func TestALauncherWithoutThreads(t *testing.T) {
+	stderr := &tail{}
+	_, _ = stderr.Write([]byte("runtime: failed to create new OS thread (have 2 already; errno=11)\nfatal error: newosproc\n\nruntime stack:\nruntime.throw()\nruntime.newosproc(0x1)\n"))
+	err := unavailable(launcherDeath(io.EOF, errors.New("exit status 2"), stderr))
+	assert.EqualError(t, err, "the local driver can't isolate here: resource temporarily unavailable (exit status 2): it may have no more threads; "+
+		"to go on, allow this user or container more processes: ulimit -u 4096, or the container's limit of processes")
+	stderr = &tail{}
+	_, _ = stderr.Write([]byte("panic: oh"))
+	assert.ErrorContains(t, launcherDeath(io.EOF, errors.New("exit status 2"), stderr), "panic: oh")
 }

@@ -168,7 +168,7 @@ func TestDamagedFiles(t *testing.T) {
 		ns = append(ns, i)
 	}
 	write(t, whole, ns...)
-	open(t, whole).Close() // it is indexed now
+	require.NoError(t, open(t, whole).Close()) // it is indexed now
 	contents, err := os.ReadFile(whole)
 	require.NoError(t, err)
 	seed := rand.Uint64()

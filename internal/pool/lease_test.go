@@ -243,18 +243,79 @@ func TestALeaseAheadKeepsNobodyWaiting(t *testing.T) {
 	})
 }
 
+// One member is busy for long, and those who came later keep the other one busy.
+func TestALeaseAheadIsNotPassedForEver(t *testing.T) {
+	for _, test := range []struct {
+		others string
+		begun  bool
+	}{{others: "x"}, {others: "y"}, {others: "x", begun: true}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := (&yard{limits: Limits{Ahead: 1}}).pool(2)
+			long, busy := lease(t, p, "x"), lease(t, p, test.others)
+			turn := p.Queue("x", true)
+			l, err := turn.Wait(t.Context())
+			require.NoError(t, err)
+			require.Same(t, long.box, l.Member())
+			l.Sent(func() bool { return !test.begun })
+			next := p.Queue(test.others, false)
+			for range 10 {
+				time.Sleep(patience / 8)
+				require.False(t, closed(l.Moved()) && time.Since(l.since) < patience, "too early")
+				passing := next
+				next = p.Queue(test.others, false)
+				busy.release(true)
+				lease, err := passing.Wait(t.Context())
+				require.NoError(t, err)
+				lease.Sent(nil)
+				busy = held{lease.Member(), lease}
+			}
+			require.Equal(t, !test.begun, closed(l.Moved()))
+			require.Equal(t, !test.begun, l.SentBack())
+			if !test.begun {
+				l.Release(false)
+				assert.EqualValues(t, 1, p.Stats().TakenOver)
+				assert.False(t, closed(long.done), "who has no lease any more harms no member")
+				turn = turn.Again()
+				busy.release(true)
+				_, err := turn.Wait(t.Context())
+				require.NoError(t, err)
+				assert.False(t, served(next), "it came later")
+				gone, cancel := context.WithCancel(t.Context())
+				cancel()
+				_, err = next.Wait(gone)
+				require.ErrorIs(t, err, context.Canceled)
+				last := p.Queue("x", true)
+				assert.False(t, served(last), "none waits behind the long one any more")
+				long.release(true)
+				assert.True(t, served(last))
+			}
+			require.NoError(t, p.Close())
+		})
+	}
+}
+
 func TestWhoLostItsLeaseIsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := (&yard{limits: Limits{Ahead: 4}}).pool(1)
-		a := lease(t, p, "x")
-		later := p.Queue("x", false)
-		first := p.QueueFirst("x")
-		assert.False(t, served(first), "not ahead")
-		a.release(true)
-		assert.True(t, served(first))
+		a, b, later := p.Queue("x", false), p.Queue("x", false), p.Queue("x", false)
+		l, err := a.Wait(t.Context())
+		require.NoError(t, err)
+		l.Sent(nil)
+		second := b.Again()
+		assert.False(t, served(second), "not ahead")
+		first := a.Again()
+		l.Release(true)
+		l, err = first.Wait(t.Context())
+		require.NoError(t, err)
+		assert.False(t, served(second), "who came first is first, whoever lost it first")
+		l.Release(true)
+		l, err = b.Wait(t.Context())
+		require.NoError(t, err)
+		l.Release(true)
+		assert.True(t, served(second))
 		assert.False(t, served(later))
 		require.NoError(t, p.Close())
-		_, err := later.Wait(t.Context())
+		_, err = later.Wait(t.Context())
 		require.ErrorIs(t, err, ErrClosed)
 	})
 }

@@ -27,6 +27,7 @@ type place[C comparable, M Member] struct {
 	running int
 	ahead   []*Lease[C, M] // in the order in which they will run
 	unsent  int            // leases whose holders have not given the member anything yet
+	slow    bool           // leases ahead were sent back, and none that ran was released since
 	uses    int
 	// draining says that somebody of another class waits for the place.
 	draining bool
@@ -51,7 +52,7 @@ func (pl *place[C, M]) free() int {
 
 // room is how many more leases can wait.
 func (pl *place[C, M]) room() int {
-	if pl.state != open || pl.retired() {
+	if pl.state != open || pl.slow || pl.retired() {
 		return 0
 	}
 	return pl.limits.Ahead - len(pl.ahead)

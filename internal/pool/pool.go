@@ -6,7 +6,7 @@
 //
 // When every member is busy, who waits may be given a lease ahead: a place in a busy member's own queue, so that the next
 // call is there already when the one before it ends. Such a lease binds nobody: when another member has nothing to do, it
-// takes the lease over.
+// takes the lease over, and where none ever is, because others come, who has waited for long goes back to its place in the queue.
 //
 // Goroutines: one for every member that is being made, checked or stopped, and one for every member that watches for its
 // end. [Pool.Close] waits for all of them.
@@ -30,6 +30,8 @@ const (
 	// checkAfter is how long a member may be idle and still be leased without a check, and checkTime how long a check may take.
 	checkAfter = time.Second
 	checkTime  = 5 * time.Second
+	// patience is how long a lease may be ahead while others wait in the queue.
+	patience = time.Second
 )
 
 // ErrClosed is returned by Wait after Close began.
@@ -81,9 +83,11 @@ type Pool[C comparable, M Member] struct {
 
 	mu      sync.Mutex
 	closed  bool
-	places  []*place[C, M] // all that are taken
-	waiting []*waiter[C, M]
+	places  []*place[C, M]  // all that are taken
+	waiting []*waiter[C, M] // in the order in which they came
+	came    uint64
 	ahead   int        // leases
+	looked  time.Time  // for leases ahead that have waited for long
 	held    map[C]bool // classes of which none is opened for now
 	missed  map[C]int  // how many could not be opened lately while others were being opened
 	stats   Stats
@@ -104,12 +108,13 @@ func (p *Pool[C, M]) Count() int {
 }
 
 type waiter[C comparable, M Member] struct {
-	class C
-	ahead bool // it takes a lease ahead
-	since time.Time
-	ready chan struct{} // closed when it has what follows; nil until it has to wait
-	lease *Lease[C, M]
-	err   error
+	class  C
+	number uint64 // those that came later have higher ones
+	ahead  bool   // it takes a lease ahead
+	since  time.Time
+	ready  chan struct{} // closed when it has what follows; nil until it has to wait
+	lease  *Lease[C, M]
+	err    error
 }
 
 // fail tells who waits that there is no lease. Callers hold the pool's mu.
@@ -129,25 +134,31 @@ type Turn[C comparable, M Member] struct {
 // Queue takes a place in the queue for a lease of class, behind all who came before. ahead says that a lease ahead will do.
 // Whoever calls Queue calls Wait.
 func (p *Pool[C, M]) Queue(class C, ahead bool) Turn[C, M] {
-	return p.queue(&waiter[C, M]{class: class, ahead: ahead}, false)
+	return p.queue(&waiter[C, M]{class: class, ahead: ahead})
 }
 
-// QueueFirst is Queue for who lost its lease and did nothing with it: in front of all others, and for a place that runs.
-func (p *Pool[C, M]) QueueFirst(class C) Turn[C, M] {
-	return p.queue(&waiter[C, M]{class: class}, true)
+// Again is for who lost its lease and did nothing with it: in front of all who came later, and for a place that runs.
+func (t Turn[C, M]) Again() Turn[C, M] {
+	return t.pool.queue(&waiter[C, M]{class: t.w.class, number: t.w.number})
 }
 
-func (p *Pool[C, M]) queue(w *waiter[C, M], first bool) Turn[C, M] {
+func (p *Pool[C, M]) queue(w *waiter[C, M]) Turn[C, M] {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case p.closed:
+	if p.closed {
 		w.err = ErrClosed
 		return Turn[C, M]{p, w}
-	case first:
-		p.waiting = slices.Insert(p.waiting, 0, w)
-	default:
+	}
+	if w.number == 0 {
+		p.came++
+		w.number = p.came
 		p.waiting = append(p.waiting, w)
+	} else {
+		at := slices.IndexFunc(p.waiting, func(other *waiter[C, M]) bool { return other.number > w.number })
+		if at < 0 {
+			at = len(p.waiting)
+		}
+		p.waiting = slices.Insert(p.waiting, at, w)
 	}
 	p.balance()
 	if w.lease == nil {
@@ -198,11 +209,13 @@ type Lease[C comparable, M Member] struct {
 	pool    *Pool[C, M]
 	place   *place[C, M]
 	running chan struct{} // closed when the lease is no longer ahead
-	moved   chan struct{} // closed when another member took the lease over; nil if it never was ahead
+	moved   chan struct{} // closed when another member took the lease over, or it was sent back; nil if it never was ahead
+	since   time.Time     // it is ahead
 
 	// guarded by pool.mu
 	ahead    bool
 	until    time.Time // when it was no longer ahead; zero if it never was or is
+	sentBack bool
 	sent     bool
 	recall   func() bool
 	released bool
@@ -218,8 +231,15 @@ func (l *Lease[C, M]) Member() M {
 // Running is closed when the lease is not, or no longer, ahead.
 func (l *Lease[C, M]) Running() <-chan struct{} { return l.running }
 
-// Moved is closed when another member has taken over a lease ahead.
+// Moved is closed when another member has taken over a lease ahead, or it was sent back.
 func (l *Lease[C, M]) Moved() <-chan struct{} { return l.moved }
+
+// SentBack reports, once Moved is closed, whether the lease was taken from its holder, who is to wait again.
+func (l *Lease[C, M]) SentBack() bool {
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	return l.sentBack
+}
 
 // Sent tells that the holder gave the member what it has to do; members take things in the order in which they get them, so
 // no further lease ahead is given until then. While the lease is ahead another member may take it over: recall must take back
@@ -275,6 +295,7 @@ func (l *Lease[C, M]) release(reuse bool) {
 		p.ahead--
 	} else {
 		place.running--
+		place.slow = false
 	}
 	if place.state != open || p.closed {
 		return // it is on its way out
@@ -340,6 +361,9 @@ func (p *Pool[C, M]) balance() {
 	}
 	if p.ahead > 0 {
 		p.takeOver()
+	}
+	if p.ahead > 0 && len(p.waiting) > 0 {
+		p.sendBack()
 	}
 }
 
@@ -475,7 +499,7 @@ func (p *Pool[C, M]) leaseAhead(class C) *Lease[C, M] {
 	if best == nil {
 		return nil
 	}
-	l := &Lease[C, M]{pool: p, place: best, ahead: true, running: make(chan struct{}), moved: make(chan struct{})}
+	l := &Lease[C, M]{pool: p, place: best, ahead: true, since: time.Now(), running: make(chan struct{}), moved: make(chan struct{})}
 	best.ahead = append(best.ahead, l)
 	best.use()
 	best.unsent++
@@ -526,6 +550,34 @@ func (p *Pool[C, M]) takeOver() {
 			}
 			p.run(l, to)
 			p.stats.TakenOver++
+		}
+	}
+}
+
+// sendBack takes leases ahead back that have waited for long: those who came later have been served meanwhile, and would be as long as there are any.
+// Their holders wait in the queue again, in front of these. Callers hold mu.
+func (p *Pool[C, M]) sendBack() {
+	now := time.Now()
+	if now.Sub(p.looked) < patience/4 {
+		return
+	}
+	p.looked = now
+	for _, place := range p.places {
+		for _, l := range slices.Clone(place.ahead) {
+			recall := l.recall
+			if recall == nil || now.Sub(l.since) < patience {
+				continue
+			}
+			if l.recall = nil; !recall() {
+				continue
+			}
+			place.dropAhead(l)
+			place.uses--
+			p.ahead--
+			place.slow = true
+			p.stats.TakenOver++
+			l.released, l.sentBack = true, true
+			close(l.moved)
 		}
 	}
 }

@@ -14,7 +14,7 @@ type Stats struct {
 	// Lost ended by themselves; Discarded were given back as of no use; UsedUp, TooOld and IdleTooLong met their limits;
 	// MadeRoom were stopped for members of another class.
 	Lost, Discarded, UsedUp, TooOld, IdleTooLong, MadeRoom uint64
-	// Leases were given, TakenOver of them ahead and taken over by another member.
+	// Leases were given, TakenOver of them ahead and taken over by another member, or sent back.
 	Leases, TakenOver uint64
 	// Waits is how often nothing was free, and WaitTime what those who were served then waited in all.
 	Waits    uint64

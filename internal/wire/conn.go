@@ -116,6 +116,9 @@ func (c *Conn) Send(message *wirepb.Message, body *wirepb.Body, value []byte) *T
 	return ticket
 }
 
+// Unread reports whether something has arrived that Recv has not read, as far as that is known.
+func (c *Conn) Unread() bool { return c.direct != nil && c.direct.Unread() }
+
 // Direct reports whether the stream is one that SendThen needs.
 func (c *Conn) Direct() bool { return c.direct != nil }
 

@@ -153,6 +153,12 @@ func (d *Direct) Recv() (*wirepb.Frame, error) {
 	return decodeFrame(body[:n])
 }
 
+// Unread reports whether bytes have arrived that Recv has not read; false where that can't be known.
+func (d *Direct) Unread() (unread bool) {
+	err := d.raw.Control(func(fd uintptr) { unread = hasUnread(fd) })
+	return err == nil && unread
+}
+
 func nowhere(uint64, int) []byte { return nil }
 
 func (d *Direct) recvChunk(n int) (*wirepb.Frame, error) {

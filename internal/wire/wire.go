@@ -105,7 +105,7 @@ func DecodeBoot(value string) (Boot, error) {
 }
 
 // SocketFolder returns the first of folders in which a file can be made; the last if there is none. go-plugin insists on
-// a place for sockets on both sides, and a full or missing TMPDIR is no reason to fail.
+// a place for sockets in the worker, too, and a full or missing TMPDIR is no reason to fail.
 func SocketFolder(folders ...string) string {
 	for _, folder := range folders {
 		if file, err := os.CreateTemp(folder, "sbx"); err == nil {

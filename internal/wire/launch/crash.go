@@ -18,6 +18,7 @@ const (
 	CrashStackOverflow                  // a goroutine's stack outgrew its limit
 	CrashOutOfMemory                    // the system refused the runtime more memory
 	CrashSignal                         // a signal that Go programs crash from, of a fault in C code too
+	CrashNoThread                       // the system refused the runtime another thread
 )
 
 // A Crash is what the Go runtime printed when it ended a process. All of it is the word of the sandbox.
@@ -43,6 +44,9 @@ func (c *Crash) String() string {
 	return text
 }
 
+// noThread is how runtime/cgo begins what it says when it gets no thread. It aborts then.
+const noThread = "pthread_create failed: "
+
 // memoryFunctions are those of the runtime that give up when the system refuses memory.
 var memoryFunctions = []string{
 	"runtime.sysMapOS", "runtime.sysUsedOS", "runtime.(*mheap).sysAlloc", "runtime.persistentalloc1", "runtime.(*mcache).refill",
@@ -66,6 +70,9 @@ func parseCrash(text, fatal string) *Crash {
 		if at := lineWith(block, "SIG"); at >= 0 && strings.Contains(block[at:], "\nPC=") {
 			message, _, _ := strings.Cut(block[at:], "\n")
 			crash := &Crash{Kind: CrashSignal, Message: message, Text: text}
+			if strings.HasPrefix(message, "SIGABRT") && strings.HasPrefix(fatal, noThread) {
+				crash.Kind, crash.Message = CrashNoThread, fatal
+			}
 			if i+1 < len(blocks) { // what follows goroutine 0 has nothing to do with the signal
 				crash.Stack = goroutine(blocks[i+1 : i+2])
 			}
@@ -113,6 +120,8 @@ func fatalKind(stack, fatal string) (kind CrashKind, message string) {
 	switch {
 	case thrown && frames[1] == "runtime.newstack":
 		return CrashStackOverflow, "stack overflow"
+	case thrown && frames[1] == "runtime.newosproc":
+		return CrashNoThread, "newosproc"
 	case thrown && slices.Contains(memoryFunctions, frames[1]):
 		return CrashOutOfMemory, "out of memory"
 	case strings.Contains(fatal, "out of memory") || strings.Contains(fatal, "cannot allocate memory"):

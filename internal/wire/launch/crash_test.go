@@ -52,6 +52,7 @@ func TestParseCrash(t *testing.T) {
 		{"errpanics", CrashFatal, noMap, "", "main.(*E).Error("},
 		{"fault", CrashFatal, "fault", "", "/src/main.go:66"},
 		{"threads", CrashFatal, "thread exhaustion", "", "goroutine "},
+		{"nothread", CrashNoThread, "newosproc", "newosproc", "goroutine "},
 		{"segv", CrashSignal, "SIGSEGV: segmentation violation", "SIGSEGV: segmentation violation", "syscall.Kill("},
 		{"cgo", CrashSignal, "SIGSEGV: segmentation violation", "SIGSEGV: segmentation violation", "main._Cfunc_crash()"},
 		{"quit", CrashSignal, "SIGQUIT: quit", "SIGQUIT: quit", "syscall.Kill("},
@@ -75,6 +76,19 @@ func TestParseCrash(t *testing.T) {
 			assert.Equal(t, c.blind, blind.Message)
 		})
 	}
+}
+
+// What runtime/cgo has to say before it aborts is on standard error alone.
+func TestParseCrashWithoutAThreadForC(t *testing.T) {
+	text, fatal := readCrash(t, "nothreadcgo")
+	crash := parseCrash(text, fatal)
+	require.NotNil(t, crash)
+	assert.Equal(t, CrashNoThread, crash.Kind)
+	assert.Equal(t, "pthread_create failed: Resource temporarily unavailable", crash.Message)
+	crash = parseCrash(text, "")
+	require.NotNil(t, crash)
+	assert.Equal(t, CrashSignal, crash.Kind)
+	assert.Equal(t, "SIGABRT: abort", crash.Message)
 }
 
 func TestParseCrashOfNoCrash(t *testing.T) {

@@ -75,20 +75,18 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 	stop := context.AfterFunc(ctx, adapter.abandon)
 	defer stop()
 
-	if _, err := plugin.NewClient(&plugin.ClientConfig{
-		HandshakeConfig:  wire.Handshake,
-		VersionedPlugins: map[int]plugin.PluginSet{wire.Version: {}},
-		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
-		SkipHostEnv:      true,
-		StartTimeout:     startTimeout,
-		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: wire.SocketFolder(os.TempDir(), "/dev/shm", "/tmp")},
-		Logger:           hclog.NewNullLogger(),
-		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
-			adapter.env = cmd.Env
-			// The folder is for sockets of a plugin on this machine. Ours has none, and what is not there can't be left behind.
-			return adapter, os.Remove(dir)
-		},
-	}).Start(); err != nil {
+	// The first folder that go-plugin can make one in: a full or missing TMPDIR is no reason to fail. Nothing is made to find out, which would
+	// be left behind where the program is killed at that moment. That go-plugin's own is not, a driver sees to if it can.
+	folders := []string{os.TempDir(), "/dev/shm", "/tmp"}
+	if private, ok := sandbox.(interface{ TemporaryFolder() string }); ok {
+		folders = append([]string{private.TemporaryFolder()}, folders...)
+	}
+	for _, folder := range folders {
+		if err = adapter.negotiate(folder); err == nil || adapter.folder {
+			break
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	conn, err := grpc.NewClient("passthrough:///sandbox",
@@ -113,12 +111,32 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 	return worker, nil
 }
 
+// negotiate has go-plugin start the process and agree with the worker. Go-plugin makes a folder below temporary first.
+func (r *processRunner) negotiate(temporary string) error {
+	_, err := plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig:  wire.Handshake,
+		VersionedPlugins: map[int]plugin.PluginSet{wire.Version: {}},
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		SkipHostEnv:      true,
+		StartTimeout:     startTimeout,
+		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: temporary},
+		Logger:           hclog.NewNullLogger(),
+		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, folder string) (runner.Runner, error) {
+			r.folder, r.env = true, cmd.Env
+			// The folder is for sockets of a plugin on this machine. Ours has none, and what is not there can't be left behind.
+			return r, os.Remove(folder)
+		},
+	}).Start()
+	return err
+}
+
 // processRunner makes a driver's process a runner.Runner.
 type processRunner struct {
 	ctx     context.Context // of Start, which go-plugin does not hand on
 	sandbox driver.Sandbox
 	config  Config
 	env     []string
+	folder  bool // go-plugin could make its folder
 
 	process  driver.Process
 	guard    *wire.Guard // over the process's connection

@@ -209,6 +209,13 @@ func TestCallAndResult(t *testing.T) {
 	assert.Equal(t, "v", string(pending.Result().GetValue().GetData()))
 }
 
+// A folder for temporary files that is missing is no reason to fail.
+func TestAStartWithoutTMPDIR(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir()+"/missing")
+	_, err := start(t, &fake{line: goodLine, script: welcomed(sends())})
+	assert.NoError(t, err)
+}
+
 func TestWorkersThatDoNotStart(t *testing.T) {
 	refused := errors.New("no room")
 	good := welcomed(sends())

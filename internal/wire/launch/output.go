@@ -199,6 +199,9 @@ func (o *output) keep(stream, line string) {
 	defer o.mu.Unlock()
 	if stream == "stderr" {
 		message, fatal := strings.CutPrefix(line, "fatal error: ")
+		if !fatal {
+			message, fatal = strings.CutPrefix(line, "runtime/cgo: ")
+		}
 		if fatal {
 			o.fatal = message
 		}

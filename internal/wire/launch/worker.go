@@ -196,14 +196,24 @@ func (w *Worker) followProcess(ctx context.Context) {
 	if _, err := w.process.Wait(ctx); err != nil {
 		return // the stream has ended, or nobody knows of the process
 	}
-	timer := time.NewTimer(settleTime)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		w.closeConn()
-	case <-ctx.Done():
+	ticker := time.NewTicker(settleTime)
+	defer ticker.Stop()
+	// Whoever holds the other end may write on: not for ever.
+	for end := time.Now().Add(readTime); ; {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		if !w.conn.Unread() || time.Now().After(end) { // where the machine is busy, reading may take long
+			w.closeConn()
+			return
+		}
 	}
 }
+
+// readTime is for how long what a worker sent is read after its end.
+const readTime = 30 * time.Second
 
 func ping(conn *wire.Conn) {
 	conn.Send(&wirepb.Message{Kind: &wirepb.Message_Ping{Ping: &wirepb.Ping{}}}, nil, nil)

@@ -1,0 +1,129 @@
+// Command batch is a batch job that may be interrupted: it compresses every file below a folder in ten ways, in sandboxes, and says what
+// that would save. What it has computed is in a journal. After Ctrl-C, kill -9 or a loss of power, the same command goes on where it was.
+//
+//	go run ./examples/batch [-journal file] [-n sandboxes] [folder]
+package main
+
+import (
+	"compress/flate"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"log"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/sandboxfn/sbx"
+)
+
+//go:generate go tool sbxgen
+
+// version is to change with Compress: what the journal has of another version is computed again. Without sbx.Version the whole program
+// is the version.
+const version = "1"
+
+// maxFile is how long files may be that are looked at, in bytes.
+const maxFile = 8 << 20
+
+func main() {
+	log.SetFlags(0)
+	log.SetPrefix("batch: ")
+	journal := flag.String("journal", "batch.journal", "keep what was computed in `file`")
+	sandboxes := flag.Int("n", runtime.NumCPU(), "use at most `n` sandboxes")
+	flag.Parse()
+	root := runtime.GOROOT() //nolint:staticcheck // where the program was built it is there
+	if flag.NArg() > 0 {
+		root = flag.Arg(0)
+	}
+	if err := run(context.Background(), os.Stdout, root, *journal, *sandboxes); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run(ctx context.Context, w io.Writer, root, journal string, sandboxes int) (err error) {
+	session, err := sbx.Open(ctx, sbx.MaxSandboxes(sandboxes))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, session.Close()) }()
+	defer sbx.CloseOnSignal(session)()
+
+	compress := session.Function(Compress, sbx.Version(version), sbx.Retries(2))
+	var all total
+	for result := range compress.MapUnordered(ctx, files(root), sbx.Journal(journal)) {
+		switch {
+		case result.Index < 0: // the whole run's, and not an input's
+			return fmt.Errorf("after %d files: %w; the same command goes on from here", all.files, result.Err)
+		case result.Err != nil:
+			log.Printf("%s: %v", result.Input.Path, result.Err)
+		default:
+			all.add(result.Output)
+		}
+	}
+	if all.files == 0 {
+		return fmt.Errorf("no files below %s", root)
+	}
+	if session.Stats().Sent == 0 {
+		log.Printf("everything was in %s", journal)
+	}
+	return all.print(w)
+}
+
+// files are the files below a folder. What can't be read is left out, and said.
+func files(root string) iter.Seq[File] {
+	return func(yield func(File) bool) {
+		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				log.Print(err)
+				return nil
+			}
+			info, err := entry.Info()
+			if err != nil || !info.Mode().IsRegular() || info.Size() > maxFile {
+				return nil //nolint:nilerr // it is gone
+			}
+			data, err := os.ReadFile(path)
+			if err != nil {
+				log.Print(err)
+				return nil
+			}
+			if !yield(File{path, data}) {
+				return fs.SkipAll
+			}
+			return nil
+		})
+		if err != nil {
+			log.Print(err)
+		}
+	}
+}
+
+// total is the sum of many Sizes.
+type total struct {
+	files int
+	Sizes
+}
+
+func (t *total) add(sizes Sizes) {
+	t.files++
+	t.Raw += sizes.Raw
+	t.LZW += sizes.LZW
+	for i, size := range sizes.Flate {
+		t.Flate[i] += size
+	}
+}
+
+func (t *total) print(w io.Writer) error {
+	percent := func(size int) float64 { return 100 * float64(size) / float64(max(t.Raw, 1)) }
+	_, err := fmt.Fprintf(w, "%d files, %d bytes\nlzw      %5.1f %%\n", t.files, t.Raw, percent(t.LZW))
+	for i, size := range t.Flate {
+		if err == nil {
+			_, err = fmt.Fprintf(w, "flate %d  %5.1f %%\n", flate.BestSpeed+i, percent(size))
+		}
+	}
+	return err
+}
