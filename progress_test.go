@@ -201,6 +201,7 @@ func TestWatchdogTellsCallsOfASandboxApart(t *testing.T) {
 	session, err := sbx.Open(t.Context(), sbx.Driver(process.New()), sbx.MaxSandboxes(1), sbx.Concurrency(30), sbx.Watchdog(500*time.Millisecond), logged.logger())
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, session.Close()) }()
+	require.NoError(t, session.Prewarm(t.Context(), 1)) // or a start that takes long is told first
 	calls := map[string]string{}
 	told := func() int {
 		n := 0
