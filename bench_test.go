@@ -2,8 +2,10 @@ package sbx_test
 
 import (
 	"log/slog"
+	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/sandboxfn/sbx"
 	"github.com/sandboxfn/sbx/driver"
@@ -68,6 +70,23 @@ func BenchmarkMap(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
+		}
+	})
+}
+
+// BenchmarkMapJournal is the time of one input among many whose results go to the disk first, and that of one that is there already.
+func BenchmarkMapJournal(b *testing.B) {
+	benchmarkEverywhere(b, func(b *testing.B, session *sbx.Session) {
+		double := session.Function(Double)
+		path := filepath.Join(b.TempDir(), "journal")
+		for _, name := range []string{"computed", "recalled"} {
+			began := time.Now()
+			for _, err := range double.Map(b.Context(), numbers(b.N), sbx.Journal(path)) {
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.N)/time.Since(began).Seconds(), name+"/s")
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"runtime"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -160,8 +161,13 @@ type request struct {
 	turn pool.Turn[class, *sandbox]
 	// passed says that the interceptors let the request pass.
 	passed bool
-	// linger makes a cancelled call wait until its sandbox is free again or on its way out.
-	linger bool
+	// class is of the sandbox that the next run wants: the function's own, unless earlier runs have shown that it wants another one.
+	class *class
+	// calls are those of the request's map; nil if it has none. Who waits for them waits until the sandboxes of cancelled ones are
+	// free again, or on their way out.
+	calls  *sync.WaitGroup
+	budget *budget // of the request's map; nil if it has none
+	hedge  *hedge  // of the run that goes on; nil if it must not have one
 	// told is where what the function tells of its progress is wanted, too; nil if nowhere.
 	told *atomic.Pointer[launch.Progress]
 
@@ -171,6 +177,7 @@ type request struct {
 	attempts []Attempt // that failed
 	delivery Delivery  // the furthest of them
 	ranIn    string    // the sandbox in which the function may have begun last; empty if it did not
+	endings  int       // how often it ended its sandbox by itself
 }
 
 // callSerial numbers the calls of this process.
@@ -182,7 +189,7 @@ func newCallID() string {
 
 // prepare checks what can be checked before a sandbox is touched, and encodes the arguments, given by pointers.
 func (f *function) prepare(ctx context.Context, index int, args ...any) (*request, error) {
-	r := &request{ctx: ctx, index: index, id: newCallID(), delivery: NotBegun}
+	r := &request{ctx: ctx, index: index, id: newCallID(), class: &f.class, delivery: NotBegun}
 	err := f.resolve()
 	switch {
 	case err != nil:
@@ -213,7 +220,7 @@ func (f *function) queue(r *request) {
 	if len(f.session.config.interceptors) > 0 && !r.passed {
 		return // an interceptor may take its time, or refuse the call
 	}
-	r.turn = f.sandboxes().Queue(f.class, len(r.args) <= maxArgsAhead)
+	r.turn = f.sandboxes().Queue(*r.class, len(r.args) <= maxArgsAhead)
 }
 
 // fail is a call's error. sandbox is where it came to that, for a function that did not begin in any.
@@ -243,7 +250,7 @@ func (f *function) do(r *request) ([]byte, error) {
 			return nil, f.fail(r, "", f.leaseError(r.ctx, err))
 		}
 		r.attempt++
-		data, sandbox, delivery, err := f.send(r, lease)
+		data, sandbox, delivery, err := f.runOnce(r, lease)
 		if err == nil {
 			r.delivery = Failed // should anything fail from here on
 			return data, nil
@@ -254,26 +261,24 @@ func (f *function) do(r *request) ([]byte, error) {
 			r.turn = r.turn.Again()
 			continue
 		}
-		r.note(sandbox, delivery, err)
+		f.note(r, sandbox, delivery, err)
 		if delivery == NotBegun {
 			r.attempt--
 		}
 		calls.waits(r)
 		// What send returned, not what that wraps: a function's error may hold anything.
-		switch cause := err.(type) { //nolint:errorlint // see above
-		case *notBegunError:
+		if cause, ok := err.(*notBegunError); ok { //nolint:errorlint // see above
 			if resent++; resent <= maxResend {
 				r.turn = r.turn.Again()
 				continue
 			}
 			err = startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, cause.err))
-		case *SandboxLostError:
-			if r.attempt <= f.config.retries && r.ctx.Err() == nil {
-				f.queue(r)
-				continue
-			}
 		}
-		return nil, f.fail(r, sandbox, err)
+		if err = f.again(r, delivery, err); err != nil {
+			return nil, f.fail(r, sandbox, err)
+		}
+		calls.waits(r)
+		f.queue(r)
 	}
 }
 
@@ -372,7 +377,7 @@ func (f *function) send(r *request, l *lease) (data []byte, sandbox string, deli
 // taken that over, or the call was sent back: then again is true.
 func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pending, moved <-chan struct{}) (data []byte, again bool, delivery Delivery, err error) {
 	var running <-chan struct{} // as long as it matters
-	var overdue <-chan time.Time
+	var overdue, slow <-chan time.Time
 	arriving, rounds, asked := false, 0, 0
 	sent := func() { l.Sent(pending.Withdraw) }
 	inOrder := pending.InOrder() // while others can overtake it, none may wait behind it
@@ -381,7 +386,8 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 	}
 	// The worker ends calls by their timeouts. This is for one that does not.
 	late := f.config.timeout + 2*wire.Grace + time.Duration(len(r.args))*sendTime
-	if f.config.timeout > 0 && late > f.config.timeout { // no overflow
+	bounded := f.config.timeout > 0 && late > f.config.timeout // no overflow
+	if bounded || r.hedge != nil {
 		running = l.Running()
 	}
 	for {
@@ -405,9 +411,21 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			return data, false, delivery, err
 		case <-running:
 			running = nil
-			timer := time.NewTimer(late)
-			defer timer.Stop()
-			overdue = timer.C
+			if bounded {
+				timer := time.NewTimer(late)
+				defer timer.Stop()
+				overdue = timer.C
+			}
+			if r.hedge != nil {
+				slow = time.After(f.config.hedge)
+			}
+		case <-slow:
+			slow = nil
+			if pending.Running() {
+				r.hedge.begin(sb)
+			} else { // its argument is on its way
+				slow = time.After(f.config.hedge)
+			}
 		case <-overdue:
 			if pending.Answered() { // at the same time
 				continue
@@ -445,7 +463,10 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			sent()
 			pending.Cancel()
 			settle := func() { settle(l, sb, pending) }
-			if r.linger || !f.session.background(settle) {
+			switch {
+			case r.calls != nil:
+				r.calls.Go(settle)
+			case !f.session.background(settle):
 				settle()
 			}
 			return nil, false, MayHaveRun, contextError(r.ctx)
@@ -508,6 +529,10 @@ func (f *function) lost(r *request, sb *sandbox, pending *launch.Pending, killed
 		return nil, NotBegun, &notBegunError{lost}
 	}
 	e := lostError(lost, f.config.retries > 0)
+	e.memory = r.class.must.MemoryMiB
+	if e.ending.cause == ErrOutOfMemory { //nolint:errorlint // it is this or another one
+		e.ending.itself = f.memoryIsHeld(r.class) // else it may be for what others use
+	}
 	switch {
 	case f.where != nil && f.where.wasStopped():
 		e.ending = ending{what: "its sandbox was stopped"}
@@ -648,7 +673,7 @@ func (f *function) invoke(ctx context.Context, out any, args ...any) error {
 // goexitError is the error of a call whose goroutine user code ended: the unmarshaler of its result, or an interceptor.
 func (f *function) goexitError(r *request) error {
 	if r.delivery == Failed {
-		return f.fail(r, "", &ResultError{Err: errors.New("an unmarshaler or an interceptor called runtime.Goexit")})
+		return f.fail(r, "", &ResultError{Err: errors.New("an unmarshaler, an interceptor or a predicate of RetryIf called runtime.Goexit")})
 	}
-	return f.fail(r, "", errors.New("an interceptor called runtime.Goexit"))
+	return f.fail(r, "", errors.New("an interceptor or a predicate of RetryIf called runtime.Goexit"))
 }

@@ -59,6 +59,7 @@ type calls struct {
 type underway struct {
 	previous, next *request
 	f              *function
+	class          *class
 	attempt        int
 	since          time.Duration // when it was queued, or sent
 	lease          *lease        // nil while it waits for one
@@ -71,7 +72,7 @@ func (c *calls) enter(f *function, r *request) {
 	now := time.Since(c.begin)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r.underway.f, r.underway.since = f, now
+	r.underway.f, r.underway.class, r.underway.since = f, r.class, now
 	if r.underway.next = c.first; c.first != nil {
 		c.first.underway.previous = r
 	}
@@ -96,7 +97,7 @@ func (c *calls) waits(r *request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	u := &r.underway
-	u.attempt, u.since, u.lease, u.sandbox = r.attempt, now, nil, nil
+	u.class, u.attempt, u.since, u.lease, u.sandbox = r.class, r.attempt, now, nil, nil
 }
 
 // leave notes that a request has ended.
@@ -159,7 +160,7 @@ func (c *calls) looks(before time.Time) []look {
 			l.sentTo()
 			continue
 		}
-		k := kind{l.underway.f.sandboxes(), l.underway.f.class}
+		k := kind{l.underway.f.sandboxes(), *l.underway.class}
 		view, ok := views[k]
 		if !ok {
 			view = k.pool.View(k.class)
@@ -193,7 +194,7 @@ func (l *look) sentTo() {
 }
 
 // Calls returns the calls of the session that have not ended, in no order: those that run, and those that wait, for a sandbox or in one. Calls
-// that [Intercept] holds are not among them, nor those that were cancelled and whose function has not returned yet.
+// that [Intercept] holds are not among them, nor those that were cancelled and whose function has not returned yet. Of one that runs twice ([Hedge]) the first run is told.
 // What is known of them may have changed when Calls returns.
 func (s *Session) Calls() []CallStatus {
 	if !s.opened() {

@@ -563,7 +563,8 @@ func TestCommandsEndWithTheirSandbox(t *testing.T) {
 		require.NoError(t, err)
 		require.NotEmpty(t, processesWith(t, mark))
 		require.NoError(t, sb.Stop(t.Context()))
-		assert.Empty(t, processesWith(t, mark))
+		// Of a plain process's group some are the machine's process 1's to wait for.
+		assert.Eventually(t, func() bool { return len(processesWith(t, mark)) == 0 }, 10*time.Second, time.Millisecond)
 		require.ErrorIs(t, cmd.Wait(), sbx.ErrNotRunning)
 	})
 }

@@ -38,7 +38,12 @@ type Attempt struct {
 // keptAttempts bounds the history of a call.
 const keptAttempts = 32
 
-// note adds an attempt that failed to the request's history.
+// note adds an attempt that failed to the request's history, and draws from it what sandbox the next one wants.
+func (f *function) note(r *request, sandbox string, delivery Delivery, err error) {
+	r.note(sandbox, delivery, err)
+	f.learn(r, err)
+}
+
 func (r *request) note(sandbox string, delivery Delivery, err error) {
 	if len(r.attempts) == keptAttempts {
 		r.attempts = append(r.attempts[:0], r.attempts[1:]...)

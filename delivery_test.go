@@ -31,6 +31,14 @@ func delivery(t *testing.T, err error) sbx.Delivery {
 	return call.Delivery
 }
 
+// callError is the call's error that err is.
+func callError(t *testing.T, err error) *sbx.CallError {
+	t.Helper()
+	var call *sbx.CallError
+	require.ErrorAs(t, err, &call)
+	return call
+}
+
 // ways are what a function may do after it has begun, and what its caller must be told.
 var ways = map[string]struct {
 	delivery sbx.Delivery

@@ -29,7 +29,7 @@
 // # Delivery
 //
 // A call is run at most once. It is sent again only if the function certainly did not begin, or if it was wrapped with
-// [Retries], and then it is run at least once. [CallError] says how far a call came that failed: its [Delivery].
+// [Retries], and then it is run at least once, and perhaps twice at the same time ([Hedge]). [CallError] says how far a call came that failed: its [Delivery].
 //
 // Calls of one sandbox run one at a time, unless [Concurrency] says otherwise; when all are busy, some calls already wait in
 // a sandbox, and go to another one that is free earlier. Sandboxes are used again by later calls of the same session whose

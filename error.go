@@ -28,6 +28,14 @@ var (
 	// ErrStackOverflow is wrapped by a [*SandboxLostError] if a goroutine's stack outgrew the limit of runtime/debug.SetMaxStack.
 	ErrStackOverflow = errors.New("stack overflow")
 
+	// ErrPoison is wrapped, beside the last error, by the error of a call that is not run again because it ended its sandbox by
+	// itself three times; see [Retries].
+	ErrPoison = errors.New("the call ended its sandbox three times, and is not run again")
+
+	// ErrRetryBudget is wrapped, beside the last error, by the error of a call that would have been run again if its map's
+	// [RetryBudget] had allowed it.
+	ErrRetryBudget = errors.New("the map's budget of further runs is used up")
+
 	// ErrNotRegistered is wrapped by the error of a call of a function that generated code did not register.
 	ErrNotRegistered = errors.New("function is not registered")
 

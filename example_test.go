@@ -125,7 +125,7 @@ func ExampleJournal() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer os.RemoveAll(folder)
+	defer func() { _ = os.RemoveAll(folder) }()
 	journal := sbx.Journal(filepath.Join(folder, "double.journal"))
 
 	double := session.Function(Double, sbx.Version("1"))

@@ -80,7 +80,7 @@ type lostState struct {
 // sentinels are the error variables that errors of calls wrap.
 var sentinels = map[string]error{
 	"ErrTimeout": ErrTimeout, "ErrExited": ErrExited, "ErrOutOfMemory": ErrOutOfMemory, "ErrStackOverflow": ErrStackOverflow,
-	"ErrSilent": ErrSilent, "ErrNotRegistered": ErrNotRegistered, "ErrNotRunning": ErrNotRunning,
+	"ErrSilent": ErrSilent, "ErrNotRegistered": ErrNotRegistered, "ErrNotRunning": ErrNotRunning, "ErrPoison": ErrPoison, "ErrRetryBudget": ErrRetryBudget,
 }
 
 var failureCodec = sync.OnceValues(func() (*registry.Codec, error) { return registry.CodecOf(reflect.TypeFor[failure]()) })

@@ -55,7 +55,7 @@ func (f *Function[In, Out]) Local(ctx context.Context, in In) (out Out, err erro
 // unless that takes longer than a second; so does a panic in the loop's body. A panic in the input is raised in the loop.
 // The results can be ranged over once.
 func (f *Function[In, Out]) Map(ctx context.Context, inputs iter.Seq[In], opts ...MapOption) iter.Seq2[Out, error] {
-	results := mapped[In, Out](ctx, f.function, inputs, true, opts)
+	results := mapped[In, Out](ctx, f.function, inputs, one, true, opts)
 	return func(yield func(Out, error) bool) {
 		for result := range results {
 			if !yield(result.Output, result.Err) {
@@ -79,7 +79,7 @@ type Result[In, Out any] struct {
 
 // MapUnordered is [Function.Map], but yields results as calls finish.
 func (f *Function[In, Out]) MapUnordered(ctx context.Context, inputs iter.Seq[In], opts ...MapOption) iter.Seq[Result[In, Out]] {
-	return mapped[In, Out](ctx, f.function, inputs, false, opts)
+	return mapped[In, Out](ctx, f.function, inputs, one, false, opts)
 }
 
 // MapSlice runs the function on every input and returns all results, in the order of the inputs. If calls fail, their
@@ -140,6 +140,23 @@ func (f *Action[In]) Local(ctx context.Context, in In) error {
 		return f.misuse
 	}
 	return f.local(ctx, in)
+}
+
+// Map is [Function.Map], and yields the error of each input, nil if it has none.
+func (f *Action[In]) Map(ctx context.Context, inputs iter.Seq[In], opts ...MapOption) iter.Seq[error] {
+	results := mapped[In, struct{}](ctx, f.function, inputs, one, true, opts)
+	return func(yield func(error) bool) {
+		for result := range results {
+			if !yield(result.Err) {
+				return
+			}
+		}
+	}
+}
+
+// MapUnordered is [Function.MapUnordered]. The results' outputs are empty.
+func (f *Action[In]) MapUnordered(ctx context.Context, inputs iter.Seq[In], opts ...MapOption) iter.Seq[Result[In, struct{}]] {
+	return mapped[In, struct{}](ctx, f.function, inputs, one, false, opts)
 }
 
 // Function0 is a wrapped function with no argument but its context. Its methods may be called at the same time.
@@ -212,4 +229,41 @@ func (f *Function2[A, B, Out]) Local(ctx context.Context, a A, b B) (out Out, er
 		return out, f.misuse
 	}
 	return f.local(ctx, a, b)
+}
+
+// Map is [Function.Map] over pairs of arguments.
+func (f *Function2[A, B, Out]) Map(ctx context.Context, inputs iter.Seq2[A, B], opts ...MapOption) iter.Seq2[Out, error] {
+	results := mapped[pair[A, B], Out](ctx, f.function, pairs(inputs), two, true, opts)
+	return func(yield func(Out, error) bool) {
+		for result := range results {
+			if !yield(result.Output, result.Err) {
+				return
+			}
+		}
+	}
+}
+
+// Result2 is what came of one pair of arguments.
+type Result2[A, B, Out any] struct {
+	// Index is the pair's place, from 0; -1 if Err ended the whole run and belongs to no pair.
+	Index int
+	// A and B are the arguments.
+	A A
+	B B
+	// Output is what the function returned; the zero value if Err is not nil.
+	Output Out
+	// Err is the call's error.
+	Err error
+}
+
+// MapUnordered is [Function.MapUnordered] over pairs of arguments.
+func (f *Function2[A, B, Out]) MapUnordered(ctx context.Context, inputs iter.Seq2[A, B], opts ...MapOption) iter.Seq[Result2[A, B, Out]] {
+	results := mapped[pair[A, B], Out](ctx, f.function, pairs(inputs), two, false, opts)
+	return func(yield func(Result2[A, B, Out]) bool) {
+		for r := range results {
+			if !yield(Result2[A, B, Out]{Index: r.Index, A: r.Input.a, B: r.Input.b, Output: r.Output, Err: r.Err}) {
+				return
+			}
+		}
+	}
 }

@@ -22,7 +22,7 @@ var (
 
 // journalAhead is how many more inputs a map with a journal takes than one without. Results wait for the disk together, and the more of
 // them do, the fewer times must it be waited for.
-const journalAhead = 512
+const journalAhead = 1024
 
 // Journal keeps what comes of each input in a file, so that a map which was interrupted, by whatever it was, goes on where it was when it is run
 // again: results that the file has are handed out without a call, in their places, and only the other inputs are computed. The file is made where there is none.
@@ -35,7 +35,7 @@ const journalAhead = 512
 // What was running when the program was killed is computed again, so functions run at least once then, even without [Retries].
 //
 // One map at a time may have a journal open, in one program; the error of a second one wraps [ErrJournalInUse]. If the file can't be
-// written, because the disk is full, say, the map ends with that error; what it had handed out is kept. Without [Ahead], a map with a journal takes 512 inputs more than others.
+// written, because the disk is full, say, the map ends with that error; what it had handed out is kept. Without [Ahead], a map with a journal takes 1,024 inputs more than others.
 func Journal(path string) MapOption {
 	return mapOption(func(c *mapConfig) {
 		if path == "" {

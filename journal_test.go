@@ -296,3 +296,31 @@ func TestJournalDoesNotKeepTheEnd(t *testing.T) {
 		}
 	}
 }
+
+// Pairs of arguments are inputs as others are, and why a call was not run again is kept.
+func TestJournalKeepsWhyACallWasNotRunAgain(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()))
+	path := filepath.Join(t.TempDir(), "journal")
+	try := session.Function2(Try, sbx.Retries(5), sbx.RetryIf(always), sbx.Backoff(0, 0))
+	inputs := func(yield func(string, string) bool) {
+		_ = yield("a", "exit") && yield("b", "ok") && yield("c", "fail fail fail fail ok")
+	}
+	run := func() (errs []error) {
+		for _, err := range try.Map(t.Context(), inputs, sbx.Journal(path), sbx.RetryBudget(4), sbx.Ahead(1)) {
+			errs = append(errs, err)
+		}
+		require.Len(t, errs, 3)
+		require.ErrorIs(t, errs[0], sbx.ErrPoison)
+		require.ErrorIs(t, errs[0], sbx.ErrExited)
+		require.NoError(t, errs[1])
+		return errs
+	}
+	errs := run()
+	require.ErrorIs(t, errs[2], sbx.ErrRetryBudget)
+	require.ErrorIs(t, errs[2], ErrOdd)
+	assert.Len(t, callError(t, errs[2]).Attempts, 3)
+	assert.EqualValues(t, 7, session.Stats().Sent)
+	// What had no budget left is the next run's, which needs none for the others.
+	require.NoError(t, run()[2])
+	assert.EqualValues(t, 7+5, session.Stats().Sent)
+}

@@ -26,6 +26,8 @@ type SandboxLostError struct {
 	Err error
 
 	ending ending
+	alone  bool // no other call ran in the sandbox
+	memory int  // the sandbox's limit in MiB; 0 if it had none that must be held
 	// retries says that the function was wrapped with Retries.
 	retries bool
 }
@@ -58,7 +60,7 @@ func withCause(err, cause error) []error {
 }
 
 func lostError(lost *launch.LostError, retries bool) *SandboxLostError {
-	e := &SandboxLostError{Exit: lost.Exit, LastLines: lost.LastLines, Err: lost.Err, retries: retries, ending: endingOf(lost)}
+	e := &SandboxLostError{Exit: lost.Exit, LastLines: lost.LastLines, Err: lost.Err, retries: retries, ending: endingOf(lost), alone: lost.Running == 1}
 	if lost.Crash != nil {
 		e.Crash = lost.Crash.Text
 	}
@@ -103,6 +105,8 @@ type ending struct {
 	what, advice string
 	stack        string
 	cause        error
+	// itself says that what ran in the sandbox ended it, and nothing from elsewhere.
+	itself bool
 }
 
 const (
@@ -145,16 +149,18 @@ func endingOf(lost *launch.LostError) ending {
 		who = fmt.Sprintf("one of the %d functions that ran there", lost.Running)
 	}
 	if exit.Code == 0 {
-		return ending{what: who + " ended its process (os.Exit: exit status 0)", advice: "return from the function instead", cause: ErrExited}
+		return ending{what: who + " ended its process (os.Exit: exit status 0)", advice: "return from the function instead", cause: ErrExited, itself: true}
 	}
 	return ending{
 		what:   fmt.Sprintf("%s ended its process (os.Exit, log.Fatal or the like: %s)", who, exit),
-		advice: "return an error instead", cause: ErrExited,
+		advice: "return an error instead", cause: ErrExited, itself: true,
 	}
 }
 
 func crashed(crash *launch.Crash) ending {
 	e := ending{stack: wire.Clip(crash.Stack, maxShownStack)}
+	// Anybody may have sent a signal, and others may have the threads.
+	e.itself = crash.Kind != launch.CrashSignal && crash.Kind != launch.CrashNoThread
 	message := wire.Clip(crash.Message, maxHeadline)
 	switch crash.Kind {
 	case launch.CrashPanic:

@@ -27,8 +27,33 @@ func (e *MapError) Error() string {
 // Unwrap returns Errors.
 func (e *MapError) Unwrap() []error { return e.Errors }
 
-// mapped is the typed face of a run.
-func mapped[In, Out any](ctx context.Context, f *function, inputs iter.Seq[In], ordered bool, opts []MapOption) iter.Seq[Result[In, Out]] {
+// one is the argument of a function that has one.
+func one[In any](in *In) []any { return []any{in} }
+
+// pair is an input of a function with two arguments.
+type pair[A, B any] struct {
+	a A
+	b B
+}
+
+func two[A, B any](in *pair[A, B]) []any { return []any{&in.a, &in.b} }
+
+// pairs makes one sequence of two; nil stays nil.
+func pairs[A, B any](inputs iter.Seq2[A, B]) iter.Seq[pair[A, B]] {
+	if inputs == nil {
+		return nil
+	}
+	return func(yield func(pair[A, B]) bool) {
+		for a, b := range inputs {
+			if !yield(pair[A, B]{a, b}) {
+				return
+			}
+		}
+	}
+}
+
+// mapped is the typed face of a run. args returns pointers to the arguments that an input stands for.
+func mapped[In, Out any](ctx context.Context, f *function, inputs iter.Seq[In], args func(*In) []any, ordered bool, opts []MapOption) iter.Seq[Result[In, Out]] {
 	var ranged atomic.Bool
 	return func(yield func(Result[In, Out]) bool) {
 		run, err := f.newRun(ctx, inputs == nil, ranged.Swap(true), opts)
@@ -40,9 +65,12 @@ func mapped[In, Out any](ctx context.Context, f *function, inputs iter.Seq[In], 
 			for in := range inputs {
 				decode := func(r *request, data []byte) (any, error) {
 					out := new(Out)
+					if f.entry.Load().Result() == nil { // an action's
+						return out, nil
+					}
 					return out, f.decode(r, data, out)
 				}
-				if !next(&in, decode, &in) {
+				if !next(&in, decode, args(&in)...) {
 					return
 				}
 			}
@@ -281,7 +309,7 @@ func (r *run) begin(it *item, ordered bool, decode decodeFunc, args []any) bool 
 		finish()
 		return true
 	}
-	request.linger = true
+	request.calls, request.budget = &r.calls, r.config.budget
 	if r.display != nil {
 		request.told = &r.tally.told
 	}
@@ -334,9 +362,9 @@ func (r *run) finish(request *request, past *outcome, decode decodeFunc) (any, e
 	return decode(request, past.data)
 }
 
-// note writes down what came of a call, unless it did not begin, or ended with the run, and can be run again.
+// note writes down what came of a call, unless it did not begin, or ended with the run or for its budget, and can be run again.
 func (r *run) note(request *request, data []byte, err error) error {
-	if r.journal == nil || err != nil && (request.delivery == NotBegun || r.over()) {
+	if r.journal == nil || err != nil && (request.delivery == NotBegun || r.over() || errors.Is(err, ErrRetryBudget)) {
 		return nil
 	}
 	return r.journal.note(request, data, err)

@@ -269,6 +269,33 @@ func TestBreakDoesNotWaitForABlockedInput(t *testing.T) {
 	<-left
 }
 
+// What a map needs does not grow with its inputs. (bench/calls has ten million of them.)
+func TestAMapsMemoryDoesNotGrow(t *testing.T) {
+	session := sbxtest.Open(t, sbx.MaxSandboxes(2))
+	inUse := func() uint64 {
+		var stats runtime.MemStats
+		for range 3 {
+			runtime.GC()
+		}
+		runtime.ReadMemStats(&stats)
+		return stats.HeapAlloc
+	}
+	inputs := 20_000
+	if raceEnabled {
+		inputs = 5_000
+	}
+	var early uint64
+	i := 0
+	for _, err := range session.Function2(Try, sbx.Retries(2), sbx.Hedge(time.Hour)).Map(t.Context(), tries(inputs, "", "ok"), sbx.RetryBudget(1)) {
+		require.NoError(t, err)
+		if i++; i == inputs/10 {
+			early = inUse()
+		}
+	}
+	assert.Equal(t, inputs, i)
+	assert.Less(t, inUse(), early+1<<20, "58 bytes for each input would be more")
+}
+
 func TestMapMisuse(t *testing.T) {
 	session := sbxtest.Open(t)
 	var option *sbx.OptionError

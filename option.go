@@ -65,6 +65,10 @@ type functionConfig struct {
 	spec    spec
 	timeout time.Duration
 	retries int
+	retryIf func(error) bool
+	backoff backoff
+	memory  int // in MiB: up to how much a run has that others were short of it; 0 if they all have the same
+	hedge   time.Duration
 	version string // of the code; empty for a hash of it
 	errs    []error
 }
@@ -73,8 +77,9 @@ type mapConfig struct {
 	failFast bool
 	ahead    int                                 // 0 for what keeps every sandbox busy
 	journal  func(*function) (mapJournal, error) // opens it; nil for none
-	show     func(*run) mapDisplay               // begins to; nil for nothing
-	total    int                                 // inputs; 0 if that is not known
+	budget   *budget
+	show     func(*run) mapDisplay // begins to; nil for nothing
+	total    int                   // inputs; 0 if that is not known
 	errs     []error
 }
 
@@ -351,19 +356,6 @@ func Timeout(d time.Duration) FunctionOption {
 	})
 }
 
-// Retries lets a call run again, up to n times, when its sandbox was lost while it may have been running. The function
-// runs at least once then, and perhaps more often: use it for functions for which that does no harm. Errors that the
-// function returns, its panics and its timeouts are not tried again. n must not be negative; without it, or with 0, a
-// call runs at most once.
-func Retries(n int) FunctionOption {
-	return functionOption(func(c *functionConfig) {
-		if n < 0 {
-			c.errs = append(c.errs, &OptionError{Option: "Retries", Reason: fmt.Sprintf("is %d; give 0 or more", n)})
-		}
-		c.retries = n
-	})
-}
-
 // FailFast ends the run at the first call that fails: calls that run are cancelled, and no further input is taken.
 func FailFast() MapOption {
 	return mapOption(func(c *mapConfig) { c.failFast = true })
@@ -388,9 +380,9 @@ func newOpenConfig(opts []OpenOption) (openConfig, error) {
 }
 
 func newFunctionConfig(defaults spec, opts []FunctionOption) (functionConfig, error) {
-	c := functionConfig{spec: defaults.clone()}
+	c := functionConfig{spec: defaults.clone(), backoff: defaultBackoff}
 	err := apply(opts, func(o FunctionOption) { o.applyFunction(&c) })
-	return c, errors.Join(append(c.errs, err)...)
+	return c, errors.Join(append(append(c.errs, c.checkRetries()...), err)...)
 }
 
 // newSandboxSpec is a sandbox of opts over the defaults.

@@ -20,6 +20,7 @@ import (
 func init() {
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Allocate", Allocate)
 	registry.Function2[string, int, int]("github.com/sandboxfn/sbx_test.Append", Append)
+	registry.Action[time.Duration]("github.com/sandboxfn/sbx_test.Bomb", Bomb)
 	registry.Action[string]("github.com/sandboxfn/sbx_test.Check", Check)
 	registry.Function2[string, time.Duration, int]("github.com/sandboxfn/sbx_test.Count", Count)
 	registry.Function2[string, string, string]("github.com/sandboxfn/sbx_test.Crash", Crash)
@@ -67,6 +68,7 @@ func init() {
 	registry.Action[string]("github.com/sandboxfn/sbx_test.Tell", Tell)
 	registry.Function0[int]("github.com/sandboxfn/sbx_test.TellLate", TellLate)
 	registry.Function[Job, Report]("github.com/sandboxfn/sbx_test.Train", Train)
+	registry.Function2[string, string, int]("github.com/sandboxfn/sbx_test.Try", Try)
 	registry.Function[string, int]("github.com/sandboxfn/sbx_test.Typed", Typed)
 	registry.Function[bool, string]("github.com/sandboxfn/sbx_test.Wait", Wait)
 	registry.Function0[sbx.CallInfo]("github.com/sandboxfn/sbx_test.Where", Where)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
@@ -22,7 +23,7 @@ const stopTime = 10 * time.Second
 // Session keeps sandboxes, and wraps the functions that run in them. Its methods may be called at the same time.
 //
 // Goroutines: those of its pool, one for each call that was spawned or is part of a map, one for a map's input, one for each call whose
-// context ended before the call did, one for each start and stop of a sandbox of [Session.Sandbox] and one that waits for its end, one for a
+// context ended before the call did, one for the second run of a call ([Hedge]), one for each start and stop of a sandbox of [Session.Sandbox] and one that waits for its end, one for a
 // secret that is read, one of a [Watchdog] and, for a moment, one for each call that it asks after, and one that calls the logger's handler. Close waits for all that it can end: not for a
 // handler, an input, a secret's source or user code of a call that block.
 type Session struct {
@@ -35,6 +36,8 @@ type Session struct {
 	workers *workers
 	counts  counts
 	calls   calls
+
+	hedged, hedgesWon atomic.Uint64
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelCauseFunc
@@ -273,9 +276,19 @@ func (s *Session) background(task func()) bool {
 	return true
 }
 
+// startTries is how often a sandbox is started that somebody else kills while it starts.
+const startTries = 3
+
 // openSandbox makes a sandbox of a class, with a worker that is ready for calls.
 func (s *Session) openSandbox(ctx context.Context, class class) (*sandbox, error) {
-	return s.start(ctx, s.nextID(), class)
+	for try := 1; ; try++ {
+		sb, err := s.start(ctx, s.nextID(), class)
+		var failed *launch.StartError
+		if try < startTries && sb == nil && ctx.Err() == nil && errors.As(err, &failed) && failed.Shot() {
+			continue
+		}
+		return sb, err
+	}
 }
 
 // nextID is the id of one more sandbox.

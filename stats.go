@@ -32,6 +32,8 @@ type Stats struct {
 	// Waits is how often a call found no sandbox free, and WaitTime how long those that got one had waited in all.
 	Waits    uint64
 	WaitTime time.Duration
+	// Hedged is how often a call was sent to a second sandbox, by [Hedge], and HedgesWon how often that run's result was the call's.
+	Hedged, HedgesWon uint64
 
 	// Own and Commands are about the sandboxes of [Session.Sandbox], of which the numbers above know nothing.
 	Own      OwnStats
@@ -105,6 +107,7 @@ func (s *Session) Stats() Stats {
 		Started: p.Opened, StartsFailed: p.OpenFailed,
 		Lost: p.Lost, Killed: p.Discarded, UsedUp: p.UsedUp, TooOld: p.TooOld, IdleTooLong: p.IdleTooLong, MadeRoom: p.MadeRoom,
 		Sent: p.Leases, Moved: p.TakenOver, Waits: p.Waits, WaitTime: p.WaitTime,
+		Hedged: s.hedged.Load(), HedgesWon: s.hedgesWon.Load(),
 		Own: own, Commands: commands,
 	}
 }

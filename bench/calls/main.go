@@ -22,6 +22,7 @@ var parts = []part{
 	{"values", values},
 	{"cold", cold},
 	{"memory", memory},
+	{"flat", flat},
 	{"scale", scale},
 	{"own", own},
 }
@@ -33,6 +34,7 @@ func main() {
 	only := flag.String("run", "", "a regular expression of the parts that run; empty is all")
 	rounds := flag.Int("rounds", 9, "how often each contender runs")
 	calls := flag.Int("growth", 1_000_000, "after how many calls memory is looked at again")
+	inputs := flag.Int("inputs", 1_000_000, "how many inputs the long map has whose memory is looked at")
 	write := flag.Bool("write", false, "write the tables into "+performanceFile+", and the ratios into "+ratiosFile)
 	check := flag.Bool("check", false, "compare the ratios with those in "+ratiosFile)
 	folder := flag.String("profile", "", "write profiles of warm calls to this folder instead")
@@ -41,7 +43,7 @@ func main() {
 	if *folder != "" {
 		exit(profile(ctx, *folder))
 	}
-	b := &bench{rounds: *rounds, growth: *calls, tables: map[string]string{}}
+	b := &bench{rounds: *rounds, growth: *calls, inputs: *inputs, tables: map[string]string{}}
 	err := b.run(ctx, *only)
 	if err == nil && *write {
 		err = b.writeDown(strings.Join(append([]string{"go run ./bench/calls"}, os.Args[1:]...), " "))

@@ -106,6 +106,7 @@ func short(value float64) string {
 type bench struct {
 	rounds int
 	growth int
+	inputs int // of the long map
 	only   *regexp.Regexp
 	tables map[string]string // by the name of the part
 	bars   []bar

@@ -72,7 +72,8 @@ const minSize = 4 * 4096
 type Journal struct {
 	path string
 	db   *bbolt.DB
-	used used // guarded by mu
+	last uint64 // the number of the last record that there was when the journal was opened
+	used used   // guarded by mu
 
 	mu     sync.Mutex
 	wake   *sync.Cond // there is something to commit, or the journal is being closed
@@ -210,6 +211,7 @@ func (j *Journal) index() error {
 		var last uint64
 		err := j.db.View(func(tx *bbolt.Tx) error {
 			last = number(tx.Bucket(bucketMeta).Get(keyIndexed))
+			j.last = last
 			c := tx.Bucket(bucketRecords).Cursor()
 			for k, v := c.Seek(numberKey(last + 1)); k != nil && len(entries) < maxIndexed; k, v = c.Next() {
 				r, err := parse(k, v)
@@ -247,6 +249,9 @@ func (j *Journal) Take(key Key) (r Record, found bool, err error) {
 	defer j.mu.Unlock()
 	if j.closed {
 		return r, false, &Error{Op: "read", Path: j.path, Err: ErrClosed}
+	}
+	if j.last == 0 {
+		return r, false, nil // nothing was there
 	}
 	err = j.guard("read", func() error {
 		return j.db.View(func(tx *bbolt.Tx) error {

@@ -7,3 +7,5 @@ import "errors"
 func endProcess(string) error { return errors.ErrUnsupported }
 
 func shoot(int) error { return errors.ErrUnsupported }
+
+func hold(int) error { return errors.ErrUnsupported }

@@ -28,3 +28,5 @@ func endProcess(how string) error {
 }
 
 func shoot(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }
+
+func hold(pid int) error { return syscall.Kill(pid, syscall.SIGSTOP) }

@@ -12,8 +12,11 @@ import (
 )
 
 func init() {
+	registry.Function[int64, int64]("github.com/sandboxfn/sbx/internal/proof.Again", Again)
 	registry.Function[Order, string]("github.com/sandboxfn/sbx/internal/proof.Forget", Forget)
+	registry.Action[string]("github.com/sandboxfn/sbx/internal/proof.Harm", Harm)
 	registry.Function[Order, string]("github.com/sandboxfn/sbx/internal/proof.Obey", Obey)
+	registry.Function[int64, int64]("github.com/sandboxfn/sbx/internal/proof.Once", Once)
 	registry.Function0[string]("github.com/sandboxfn/sbx/internal/proof.Tell", Tell)
 	registry.Error("github.com/sandboxfn/sbx/internal/proof.errFailed", errFailed)
 	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -277,6 +278,11 @@ type StartError struct {
 	Crash *Crash
 	// LastLines are the last lines that it printed.
 	LastLines []string
+}
+
+// Shot reports whether somebody killed the worker, which has nothing to do with what it was about to do.
+func (e *StartError) Shot() bool {
+	return e.Exit != nil && e.Exit.Signal == syscall.SIGKILL && !e.Exit.OutOfMemory && e.Crash == nil
 }
 
 func (e *StartError) Error() string {

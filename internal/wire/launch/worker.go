@@ -582,6 +582,18 @@ func (p *Pending) Begun() bool {
 	return p.begun
 }
 
+// Running reports whether user code of the call has begun and no result is there, as far as this side can see now: without a ledger,
+// whether the call was handed. It does not wait.
+func (p *Pending) Running() bool {
+	w := p.worker
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.calls == nil || p.withdrawn || p.result != nil {
+		return false
+	}
+	return w.conn.Handed(p.ticket) && (w.ledger == nil || w.ledger.Claimed(p.slot, p.id))
+}
+
 // Withdraw takes the call back if it certainly did not begin, and reports whether it could: then it never begins, and no
 // result comes but a refusal that is there already.
 func (p *Pending) Withdraw() bool {
