@@ -32,7 +32,7 @@ func TestShowProgressInLines(t *testing.T) {
 		lines := slices.Collect(strings.Lines(shown.String()))
 		require.Len(t, lines, 3, "20 seconds, and the end: %q", lines)
 		assert.Regexp(t, `^sbx_test\.Seconds: 4 of 10 done, 40%, 0\.4/s, 15s left, 1 failed, 2 running, sandboxes: 2; 1 of 2: slow\n$`, lines[0])
-		assert.Regexp(t, `^sbx_test\.Seconds: (8|10) of 10 done`, lines[1])
+		assert.Regexp(t, `^sbx_test\.Seconds: (8|9|10) of 10 done`, lines[1])
 		assert.Regexp(t, `^sbx_test\.Seconds: 10 of 10 done, 0\.5/s, 1 failed, 0 running, sandboxes: 2; 1 of 2: slow\n$`, lines[2])
 
 		// Of how many is not known of a sequence, unless it is told.
