@@ -170,8 +170,11 @@ type request struct {
 	calls  *sync.WaitGroup
 	budget *budget // of the request's map; nil if it has none
 	hedge  *hedge  // of the run that goes on; nil if it must not have one
+	// told is where what the function tells of its progress is wanted, too; nil if nowhere.
+	told *atomic.Pointer[launch.Progress]
 
 	sentTo   atomic.Pointer[sandbox]
+	underway underway
 	attempt  int       // counts runs from 1; 0 before the first
 	attempts []Attempt // that failed
 	delivery Delivery  // the furthest of them
@@ -240,6 +243,9 @@ func (f *function) run(r *request) ([]byte, error) {
 
 // do runs a queued request to its end and returns the encoded result.
 func (f *function) do(r *request) ([]byte, error) {
+	calls := &f.session.calls
+	calls.enter(f, r)
+	defer calls.leave(r)
 	for resent := 0; ; {
 		lease, err := r.turn.Wait(r.ctx)
 		if err != nil {
@@ -253,6 +259,7 @@ func (f *function) do(r *request) ([]byte, error) {
 		}
 		if err == errSentBack { //nolint:errorlint // nobody wraps it
 			r.attempt--
+			calls.waits(r)
 			r.turn = r.turn.Again()
 			continue
 		}
@@ -260,6 +267,7 @@ func (f *function) do(r *request) ([]byte, error) {
 		if delivery == NotBegun {
 			r.attempt--
 		}
+		calls.waits(r)
 		// What send returned, not what that wraps: a function's error may hold anything.
 		if cause, ok := err.(*notBegunError); ok { //nolint:errorlint // see above
 			if resent++; resent <= maxResend {
@@ -271,6 +279,7 @@ func (f *function) do(r *request) ([]byte, error) {
 		if err = f.again(r, delivery, err); err != nil {
 			return nil, f.fail(r, sandbox, err)
 		}
+		calls.waits(r)
 		f.queue(r)
 	}
 }
@@ -353,6 +362,7 @@ func (f *function) send(r *request, l *lease) (data []byte, sandbox string, deli
 		}
 		r.sentTo.Store(sb)
 		pending := sb.worker.Go(call, r.args)
+		f.session.calls.sent(r, l, sb, pending)
 		data, again, delivery, err := f.await(r, l, sb, pending, moved)
 		if !again {
 			returned = true

@@ -400,3 +400,13 @@ func ExampleWorkerFile() {
 	defer session.Close()
 	// Output: no such file, no worker, or one for another platform
 }
+
+func ExampleProgress() {
+	ctx := context.Background()
+	session := openExample(ctx)
+	defer session.Close()
+	call := session.Function(Steps).Spawn(ctx, 3) // which calls sbx.Progress(ctx, 1, 3, "step 1"), and so on
+	_, err := call.Result(ctx)
+	fmt.Println(call.Progress(), err)
+	// Output: 3 of 3: step 3 <nil>
+}

@@ -94,7 +94,8 @@ func (f *Function[In, Out]) MapSlice(ctx context.Context, inputs []In, opts ...M
 			}
 		}
 	}
-	for result := range f.MapUnordered(ctx, each, opts...) {
+	known := mapOption(func(c *mapConfig) { c.total = len(inputs) })
+	for result := range f.MapUnordered(ctx, each, append([]MapOption{known}, opts...)...) {
 		switch {
 		case result.Err != nil:
 			failed.Errors = append(failed.Errors, result.Err)

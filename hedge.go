@@ -67,7 +67,7 @@ func (f *function) runOnce(r *request, l *lease) (data []byte, sandbox string, d
 	outer := r.ctx
 	h := &hedge{f: f, second: &request{
 		index: r.index, id: r.id, args: r.args, class: r.class, calls: r.calls, budget: r.budget,
-		attempt: r.attempt + 1, delivery: NotBegun,
+		attempt: r.attempt + 1, delivery: NotBegun, told: r.told,
 	}}
 	h.second.ctx, h.cancel = context.WithCancelCause(outer)
 	r.hedge = h

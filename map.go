@@ -101,6 +101,7 @@ type run struct {
 	f       *function
 	config  mapConfig
 	journal mapJournal      // nil if there is none
+	display mapDisplay      // nil if there is none
 	outer   context.Context // the caller's
 
 	ctx    context.Context // ends with the caller's, with the session, and with the run
@@ -115,6 +116,7 @@ type run struct {
 	mu    sync.Mutex
 	ended bool
 	calls sync.WaitGroup
+	tally tally
 }
 
 // item is one input on its way.
@@ -163,6 +165,9 @@ func (f *function) newRun(ctx context.Context, noInput, again bool, opts []MapOp
 		slots: make(chan struct{}, config.ahead), queue: make(chan *item, config.ahead), input: make(chan struct{}),
 	}
 	r.detach = context.AfterFunc(f.session.ctx, func() { r.cancel(ErrClosed) })
+	if config.show != nil {
+		r.display = config.show(r)
+	}
 	return r, nil
 }
 
@@ -291,6 +296,9 @@ func (r *run) begin(it *item, ordered bool, decode decodeFunc, args []any) bool 
 		r.queue <- it
 	}
 	finish := func() {
+		if it.err == nil || !r.over() { // those that end with the run, or the session, are not done
+			r.tally.count(request, past != nil, it.err)
+		}
 		close(it.done)
 		if !ordered {
 			r.queue <- it
@@ -302,6 +310,9 @@ func (r *run) begin(it *item, ordered bool, decode decodeFunc, args []any) bool 
 		return true
 	}
 	request.calls, request.budget, request.flow = &r.calls, r.config.budget, r
+	if r.display != nil {
+		request.told = &r.tally.told
+	}
 	if past == nil {
 		r.f.queue(request)
 	}
@@ -365,6 +376,9 @@ func (r *run) end() {
 	defer r.f.session.leave()
 	if r.journal != nil {
 		defer func() { _ = r.journal.close() }() // what was handed out is on the disk
+	}
+	if r.display != nil {
+		defer r.display.end()
 	}
 	r.cancel(context.Canceled)
 	r.detach()

@@ -51,6 +51,7 @@ type openConfig struct {
 	minSandboxes int
 	startsAtOnce int
 	lease        time.Duration
+	watchdog     time.Duration // 0 for none
 	interceptors []Interceptor
 	logger       *slog.Logger
 	level        slog.Leveler // nil: what the logger's handler is enabled for
@@ -79,6 +80,8 @@ type mapConfig struct {
 	ahead    int                                 // 0 for what keeps every sandbox busy
 	journal  func(*function) (mapJournal, error) // opens it; nil for none
 	budget   *budget
+	show     func(*run) mapDisplay // begins to; nil for nothing
+	total    int                   // inputs; 0 if that is not known
 	errs     []error
 }
 

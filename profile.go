@@ -11,6 +11,9 @@ import (
 // maxProfileName bounds the name of a profile, in bytes.
 const maxProfileName = 200
 
+// ErrNoCall is wrapped by the error of an operation on a call that is not under way in the session: it has ended, say.
+var ErrNoCall = errors.New("the session has no such call under way")
+
 // ErrNoSandbox is wrapped by the error of an operation on a sandbox that the session does not have, or has no more.
 var ErrNoSandbox = errors.New("the session has no such sandbox")
 

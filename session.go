@@ -24,7 +24,7 @@ const stopTime = 10 * time.Second
 //
 // Goroutines: those of its pool, which with [MinSandboxes] are there from the begin, one for each call that was spawned or is part of a map, one for a map's input, one for each call whose
 // context ended before the call did, one for the second run of a call ([Hedge]), one for each start and stop of a sandbox of [Session.Sandbox] and one that waits for its end, one for a
-// secret that is read, and one that calls the logger's handler. Close waits for all that it can end: not for a
+// secret that is read, one of a [Watchdog] and, for a moment, one for each call that it asks after, and one that calls the logger's handler. Close waits for all that it can end: not for a
 // handler, an input, a secret's source or user code of a call that block.
 type Session struct {
 	id      string
@@ -35,6 +35,7 @@ type Session struct {
 	log     *slog.Logger // for messages of the session's own; never waits
 	workers *workers
 	counts  counts
+	calls   calls
 
 	hedged, hedgesWon atomic.Uint64
 
@@ -80,6 +81,7 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 		config.driver = defaultDriver()
 	}
 	s := &Session{id: newID(), config: config, workers: &workers{openConfig: config}, live: map[string]*sandbox{}, own: map[*Sandbox]struct{}{}, warned: map[string]bool{}}
+	s.calls.begin = time.Now()
 	s.logs = launch.NewLogs(config.logger.Handler(), config.level)
 	s.log = s.logs.Own()
 	s.backend, err = config.driver.Open(ctx, driver.SessionSpec{ID: s.id, Worker: s.workers.find, Logger: s.log})
@@ -100,6 +102,9 @@ func Open(ctx context.Context, opts ...OpenOption) (*Session, error) {
 	})
 	if config.minSandboxes > 0 {
 		s.pool.Keep(config.spec.class(), config.minSandboxes)
+	}
+	if config.watchdog > 0 {
+		s.background(func() { (&watchdog{session: s, after: config.watchdog}).run(s.ctx) })
 	}
 	return s, nil
 }

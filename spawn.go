@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/sandboxfn/sbx/internal/wire/launch"
 )
 
 var errNotSent = errors.New("it waits for a sandbox")
@@ -11,7 +13,8 @@ var errNotSent = errors.New("it waits for a sandbox")
 // Call is the handle of a call that runs. Its methods may be called at the same time.
 type Call[Out any] struct {
 	id     string
-	where  func() *sandbox // that the call was sent to last; nil before
+	where  func() *sandbox         // that the call was sent to last; nil before
+	told   func() *launch.Progress // the latest; nil if nothing was
 	cancel context.CancelFunc
 	done   chan struct{}
 	out    Out
@@ -23,6 +26,7 @@ func spawn[Out any](ctx context.Context, f *function, args ...any) *Call[Out] {
 	c := &Call[Out]{cancel: func() {}, done: make(chan struct{})}
 	r, err := f.prepare(ctx, -1, args...)
 	c.id, c.where = r.id, r.sentTo.Load
+	c.told = func() *launch.Progress { return f.session.calls.progress(r) }
 	if err == nil && !f.session.enter() {
 		err = f.fail(r, "", ErrClosed)
 	}

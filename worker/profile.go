@@ -34,6 +34,10 @@ func (d *dispatch) profile(request *wirepb.Profile) {
 }
 
 func (d *dispatch) takeProfile(w *bytes.Buffer, request *wirepb.Profile) error {
+	if id := request.GetCall(); id != 0 {
+		_, err := w.WriteString(d.stack(id))
+		return err
+	}
 	name := request.GetName()
 	if name != "cpu" && name != "trace" {
 		p := pprof.Lookup(name)
@@ -69,6 +73,19 @@ func (d *dispatch) takeProfile(w *bytes.Buffer, request *wirepb.Profile) error {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// stack is the stack of the goroutine that runs a call's function; empty if none does. The runtime names goroutines only to those who ask for
+// a whole stack, which would be much for each call; but it prints the receivers of methods.
+func (d *dispatch) stack(id uint64) string {
+	d.mu.Lock()
+	c := d.calls[id]
+	d.mu.Unlock()
+	if c == nil {
+		return ""
+	}
+	frame := fmt.Appendf(nil, "worker.(*call).run(%p", c)
+	return findStack(func(stack []byte) bool { return bytes.Contains(stack, frame) })
 }
 
 // stopProfile ends a profile that nobody waits for any more.

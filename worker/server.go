@@ -182,6 +182,7 @@ type call struct {
 	goroutine string         // that it runs on, as the runtime names it; empty if its time is not limited
 	result    *wirepb.Result // nil if run did not return
 	value     []byte         // the body of the result, if that has one
+	progress  progress
 
 	answered bool // guarded by mu
 }
@@ -295,6 +296,7 @@ func (c *call) send(result *wirepb.Result, value []byte) *wire.Ticket {
 func (c *call) resultMessage(result *wirepb.Result) (*wirepb.Message, *wirepb.Body) {
 	result.Id, result.Attempt = c.message.GetId(), c.message.GetAttempt()
 	c.records.report(c.message.GetId())
+	c.progress.end(c)
 	return &wirepb.Message{Kind: &wirepb.Message_Result{Result: result}}, result.GetValue()
 }
 
@@ -430,9 +432,14 @@ const maxStacks = 1 << 20
 
 // stackOf returns the stack of a goroutine, empty if it is not found.
 func stackOf(goroutine string) string {
+	return findStack(func(stack []byte) bool { return bytes.HasPrefix(stack, []byte(goroutine)) })
+}
+
+// findStack returns the first stack that is the one that is looked for, empty if none is.
+func findStack(is func([]byte) bool) string {
 	stacks := make([]byte, maxStacks)
 	for stack := range bytes.SplitSeq(stacks[:runtime.Stack(stacks, true)], []byte("\n\n")) {
-		if bytes.HasPrefix(stack, []byte(goroutine)) {
+		if is(stack) {
 			return wire.Clip(string(stack), maxStack)
 		}
 	}

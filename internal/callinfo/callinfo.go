@@ -29,8 +29,8 @@ type key struct{}
 // carrier is a context that carries what is known of the call.
 type carrier struct {
 	context.Context
-	info Info
-	logs Logs
+	info    Info
+	reports Reports
 }
 
 func (c *carrier) Value(k any) any {
@@ -40,12 +40,17 @@ func (c *carrier) Value(k any) any {
 	return c.Context.Value(k)
 }
 
-// Logs makes the call's logger.
-type Logs interface{ Logger() *slog.Logger }
+// Reports takes what a function tells beside its result.
+type Reports interface {
+	// Logger makes the call's logger.
+	Logger() *slog.Logger
+	// Progress takes how far the function has come. It never waits.
+	Progress(done, total int64, note string)
+}
 
-// With returns a context that carries info, and the call's logger.
-func With(ctx context.Context, info Info, logs Logs) context.Context {
-	return &carrier{ctx, info, logs}
+// With returns a context that carries info, and who takes what the function tells; nil if nobody does.
+func With(ctx context.Context, info Info, reports Reports) context.Context {
+	return &carrier{ctx, info, reports}
 }
 
 // From returns what With put into ctx.
@@ -58,10 +63,17 @@ func From(ctx context.Context) (Info, bool) {
 
 // Logger returns a logger of what With put into ctx; nil if there is none.
 func Logger(ctx context.Context) *slog.Logger {
-	if c, ok := ctx.Value(key{}).(*carrier); ok && c.logs != nil {
-		return c.logs.Logger()
+	if c, ok := ctx.Value(key{}).(*carrier); ok && c.reports != nil {
+		return c.reports.Logger()
 	}
 	return nil
+}
+
+// Progress tells how far the function has come; nobody, if With put nobody into ctx.
+func Progress(ctx context.Context, done, total int64, note string) {
+	if c, ok := ctx.Value(key{}).(*carrier); ok && c.reports != nil {
+		c.reports.Progress(done, total, note)
+	}
 }
 
 // Interceptor is sbx.Interceptor.
@@ -89,8 +101,8 @@ var (
 )
 
 // Run runs a function within the interceptors.
-func Run(ctx context.Context, info Info, logs Logs, fn func(context.Context) error) error {
-	ctx = With(ctx, info, logs)
+func Run(ctx context.Context, info Info, reports Reports, fn func(context.Context) error) error {
+	ctx = With(ctx, info, reports)
 	interceptors.RLock()
 	list := interceptors.list
 	interceptors.RUnlock()

@@ -17,6 +17,7 @@ type Lease[C comparable, M Member] struct {
 
 	// guarded by pool.mu
 	ahead    bool
+	until    time.Time // when it was no longer ahead; zero if it never was or is
 	sentBack bool
 	recall   func() bool
 	released bool
@@ -164,7 +165,7 @@ func (l *Lease[C, M]) release(reuse bool) {
 func (p *Pool[C, M]) run(l *Lease[C, M], in *place[C, M]) {
 	l.place.dropAhead(l)
 	in.group.ahead--
-	l.ahead = false
+	l.ahead, l.until = false, time.Now()
 	in.running++
 	in.group.running++
 	if from := l.place; in != from {

@@ -97,7 +97,7 @@ func (h *hostile) Recv() (*wirepb.Frame, error) {
 		case 3:
 			f.Messages = append(f.Messages, &wirepb.Message{Kind: &wirepb.Message_Abort{Abort: &wirepb.Abort{Stream: h.number()}}})
 		case 4:
-			f.Messages = append(f.Messages, &wirepb.Message{Kind: &wirepb.Message_Ping{Ping: &wirepb.Ping{}}})
+			f.Messages = append(f.Messages, &wirepb.Message{Kind: &wirepb.Message_Ping{Ping: &wirepb.Ping{}}}, h.progress())
 		case 5: // a begin as it should be
 			slot, id := h.number(), h.number()
 			if slot < ledger.Slots && h.ledger.Claim(int(slot), id) {
@@ -119,6 +119,13 @@ func (h *hostile) Recv() (*wirepb.Frame, error) {
 		}
 	}
 	return f, nil
+}
+
+// progress is of any call, with a note of any bytes.
+func (h *hostile) progress() *wirepb.Message {
+	progress := &wirepb.Progress{Call: h.number(), Done: int64(h.number()), Total: int64(h.number())}
+	progress.Note = strings.Repeat(string([]byte{byte(h.number()), byte(h.number()), 0x1b, 0xff}), int(h.number()%1024))
+	return &wirepb.Message{Kind: &wirepb.Message_Progress{Progress: progress}}
 }
 
 func (h *hostile) result(body *wirepb.Body) *wirepb.Message {
@@ -172,7 +179,8 @@ func FuzzWorker(f *testing.F) {
 	seed(10, 15, 1, 10, 14, 2, 0, 5, 3, 1, 1)            // begins
 	seed(12, 1, 2, 0, 12, 15, 15, 15)                    // scribbles
 	seed(0, 5, 1, 1, 4, 0, 1, 2, 1, 5)
-	seed(8, 8, 9)
+	seed(8, 1, 2, 3, 65, 66, 15, 9, 1, 2, 3, 65, 66, 15) // progress of a call
+	seed(8, 3, 1, 1, 1, 1, 1, 9)                         // of one that was withdrawn, and of none
 	frame, err := proto.Marshal(&wirepb.Frame{Messages: []*wirepb.Message{welcome(), result(1, 1)}})
 	require.NoError(f, err)
 	f.Add(append([]byte{14, byte(min(len(frame), 15))}, frame...))
@@ -200,6 +208,11 @@ func FuzzWorker(f *testing.F) {
 			t.Fatal("the session hangs")
 		}
 		for i, call := range calls {
+			if progress := call.Progress(); progress != nil {
+				assert.LessOrEqual(t, len(progress.Note), wire.MaxNote)
+				assert.NotContains(t, progress.Note, "\x1b")
+				assert.GreaterOrEqual(t, min(progress.Done, progress.Total), int64(0))
+			}
 			answered := false
 			select {
 			case <-call.Done():

@@ -19,6 +19,15 @@ type profiling struct {
 
 // Profile asks the worker for a profile: one of runtime/pprof, or "cpu" or "trace", which take as long as duration says.
 func (w *Worker) Profile(ctx context.Context, name string, duration time.Duration, debug int) ([]byte, error) {
+	return w.profile(ctx, &wirepb.Profile{Name: name, DurationNanos: int64(duration), Debug: uint32(debug)})
+}
+
+// Stack returns the stack of the goroutine that runs the call's function, as the runtime prints it; empty if none does, or it is not found.
+func (p *Pending) Stack(ctx context.Context) ([]byte, error) {
+	return p.worker.profile(ctx, &wirepb.Profile{Call: p.id})
+}
+
+func (w *Worker) profile(ctx context.Context, request *wirepb.Profile) ([]byte, error) {
 	p := &profiling{done: make(chan struct{})}
 	w.mu.Lock()
 	if w.calls == nil {
@@ -31,10 +40,9 @@ func (w *Worker) Profile(ctx context.Context, name string, duration time.Duratio
 	}
 	w.last++
 	id := w.last
+	request.Id = id
 	w.profiles[id] = p
-	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Profile{Profile: &wirepb.Profile{
-		Id: id, Name: name, DurationNanos: int64(duration), Debug: uint32(debug),
-	}}}, nil, nil)
+	w.conn.Send(&wirepb.Message{Kind: &wirepb.Message_Profile{Profile: request}}, nil, nil)
 	w.mu.Unlock()
 	select {
 	case <-p.done:

@@ -431,6 +431,10 @@ func (w *Worker) deliver(message *wirepb.Message) error {
 		w.output.log(log)
 		return nil
 	}
+	if progress := message.GetProgress(); progress != nil {
+		w.progress(progress)
+		return nil
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if message.GetPing() != nil {
@@ -485,7 +489,9 @@ type Pending struct {
 
 	arriving  atomic.Uint64 // the length of a result that comes in chunks; 0 before
 	withdrawn bool          // guarded by worker.mu
-	begun     bool          // set before worker.done is closed
+	progress  *Progress     // guarded by worker.mu; nil if nothing was told
+	follower  *atomic.Pointer[Progress]
+	begun     bool // set before worker.done is closed
 
 	// what is sent, here because one allocation is cheaper than five
 	message  wirepb.Message

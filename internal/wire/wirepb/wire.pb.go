@@ -156,6 +156,7 @@ type Message struct {
 	//	*Message_Log
 	//	*Message_Profile
 	//	*Message_Profiled
+	//	*Message_Progress
 	Kind          isMessage_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -297,6 +298,15 @@ func (x *Message) GetProfiled() *Profiled {
 	return nil
 }
 
+func (x *Message) GetProgress() *Progress {
+	if x != nil {
+		if x, ok := x.Kind.(*Message_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
 type isMessage_Kind interface {
 	isMessage_Kind()
 }
@@ -345,6 +355,10 @@ type Message_Profiled struct {
 	Profiled *Profiled `protobuf:"bytes,18,opt,name=profiled,proto3,oneof"` // worker → session, its answer
 }
 
+type Message_Progress struct {
+	Progress *Progress `protobuf:"bytes,19,opt,name=progress,proto3,oneof"` // worker → session
+}
+
 func (*Message_Hello) isMessage_Kind() {}
 
 func (*Message_Welcome) isMessage_Kind() {}
@@ -366,6 +380,8 @@ func (*Message_Log) isMessage_Kind() {}
 func (*Message_Profile) isMessage_Kind() {}
 
 func (*Message_Profiled) isMessage_Kind() {}
+
+func (*Message_Progress) isMessage_Kind() {}
 
 // Hello names the worker to itself.
 type Hello struct {
@@ -1316,7 +1332,9 @@ type Profile struct {
 	// duration_nanos is how long "cpu" and "trace" record.
 	DurationNanos int64 `protobuf:"varint,3,opt,name=duration_nanos,json=durationNanos,proto3" json:"duration_nanos,omitempty"`
 	// debug is the argument of that name of runtime/pprof: 0 for the format of the tool pprof, else text.
-	Debug         uint32 `protobuf:"varint,4,opt,name=debug,proto3" json:"debug,omitempty"`
+	Debug uint32 `protobuf:"varint,4,opt,name=debug,proto3" json:"debug,omitempty"`
+	// call asks for the stack of the goroutine that a call's function runs on, as text, instead; 0 does not.
+	Call          uint64 `protobuf:"varint,5,opt,name=call,proto3" json:"call,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1375,6 +1393,13 @@ func (x *Profile) GetDurationNanos() int64 {
 func (x *Profile) GetDebug() uint32 {
 	if x != nil {
 		return x.Debug
+	}
+	return 0
+}
+
+func (x *Profile) GetCall() uint64 {
+	if x != nil {
+		return x.Call
 	}
 	return 0
 }
@@ -1440,6 +1465,79 @@ func (x *Profiled) GetProfile() *Body {
 	return nil
 }
 
+// Progress is how far a function has come, as user code says. A worker sends some ten a second for each call at most, and the last one
+// before the call's result. The session drops those of calls that it does not know.
+type Progress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// call is the id of the call.
+	Call uint64 `protobuf:"varint,1,opt,name=call,proto3" json:"call,omitempty"`
+	Done int64  `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	// total is of how many; 0 if that is not known.
+	Total int64 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	// note is at most 1 KiB; the session cuts what is longer.
+	Note          string `protobuf:"bytes,4,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_wire_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Progress) GetCall() uint64 {
+	if x != nil {
+		return x.Call
+	}
+	return 0
+}
+
+func (x *Progress) GetDone() int64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *Progress) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *Progress) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
 // Log is a record that user code logged through its context. A worker drops records rather than let them wait without
 // bound, and cuts what is too long or too deep; so does the session with what arrives.
 type Log struct {
@@ -1456,7 +1554,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1566,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1579,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{17}
+	return file_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Log) GetCall() uint64 {
@@ -1519,7 +1617,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +1629,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +1642,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{18}
+	return file_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Record) GetTime() *Time {
@@ -1596,7 +1694,7 @@ type Attr struct {
 
 func (x *Attr) Reset() {
 	*x = Attr{}
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1608,7 +1706,7 @@ func (x *Attr) String() string {
 func (*Attr) ProtoMessage() {}
 
 func (x *Attr) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1621,7 +1719,7 @@ func (x *Attr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attr.ProtoReflect.Descriptor instead.
 func (*Attr) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{19}
+	return file_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Attr) GetKey() string {
@@ -1771,7 +1869,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1881,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +1894,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{20}
+	return file_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Group) GetAttrs() []*Attr {
@@ -1820,7 +1918,7 @@ type Time struct {
 
 func (x *Time) Reset() {
 	*x = Time{}
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +1930,7 @@ func (x *Time) String() string {
 func (*Time) ProtoMessage() {}
 
 func (x *Time) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +1943,7 @@ func (x *Time) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Time.ProtoReflect.Descriptor instead.
 func (*Time) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{21}
+	return file_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Time) GetSeconds() int64 {
@@ -1877,7 +1975,7 @@ const file_wire_proto_rawDesc = "" +
 	"wire.proto\x12\vsbx.wire.v1\"U\n" +
 	"\x05Frame\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x120\n" +
-	"\bmessages\x18\x02 \x03(\v2\x14.sbx.wire.v1.MessageR\bmessages\"\xa0\x04\n" +
+	"\bmessages\x18\x02 \x03(\v2\x14.sbx.wire.v1.MessageR\bmessages\"\xd5\x04\n" +
 	"\aMessage\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.sbx.wire.v1.HelloH\x00R\x05hello\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.sbx.wire.v1.WelcomeH\x00R\awelcome\x12'\n" +
@@ -1889,7 +1987,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x04ping\x18\b \x01(\v2\x11.sbx.wire.v1.PingH\x00R\x04ping\x12$\n" +
 	"\x03log\x18\t \x01(\v2\x10.sbx.wire.v1.LogH\x00R\x03log\x120\n" +
 	"\aprofile\x18\x11 \x01(\v2\x14.sbx.wire.v1.ProfileH\x00R\aprofile\x123\n" +
-	"\bprofiled\x18\x12 \x01(\v2\x15.sbx.wire.v1.ProfiledH\x00R\bprofiledB\x06\n" +
+	"\bprofiled\x18\x12 \x01(\v2\x15.sbx.wire.v1.ProfiledH\x00R\bprofiled\x123\n" +
+	"\bprogress\x18\x13 \x01(\v2\x15.sbx.wire.v1.ProgressH\x00R\bprogressB\x06\n" +
 	"\x04kindJ\x04\b\n" +
 	"\x10\x11R\x05grantR\x06creditR\x05drain\"\xb3\x01\n" +
 	"\x05Hello\x12\x18\n" +
@@ -1961,16 +2060,22 @@ const file_wire_proto_rawDesc = "" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x1f\n" +
 	"\x05Abort\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\"\x06\n" +
-	"\x04Ping\"j\n" +
+	"\x04Ping\"~\n" +
 	"\aProfile\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
 	"\x0eduration_nanos\x18\x03 \x01(\x03R\rdurationNanos\x12\x14\n" +
-	"\x05debug\x18\x04 \x01(\rR\x05debug\"]\n" +
+	"\x05debug\x18\x04 \x01(\rR\x05debug\x12\x12\n" +
+	"\x04call\x18\x05 \x01(\x04R\x04call\"]\n" +
 	"\bProfiled\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12+\n" +
-	"\aprofile\x18\x03 \x01(\v2\x11.sbx.wire.v1.BodyR\aprofile\"`\n" +
+	"\aprofile\x18\x03 \x01(\v2\x11.sbx.wire.v1.BodyR\aprofile\"\\\n" +
+	"\bProgress\x12\x12\n" +
+	"\x04call\x18\x01 \x01(\x04R\x04call\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\x03R\x04done\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\x03R\x05total\x12\x12\n" +
+	"\x04note\x18\x04 \x01(\tR\x04note\"`\n" +
 	"\x03Log\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\x04R\x04call\x12\x18\n" +
 	"\adropped\x18\x02 \x01(\x04R\adropped\x12+\n" +
@@ -2013,7 +2118,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_wire_proto_goTypes = []any{
 	(Refusal_Reason)(0), // 0: sbx.wire.v1.Refusal.Reason
 	(*Frame)(nil),       // 1: sbx.wire.v1.Frame
@@ -2033,12 +2138,13 @@ var file_wire_proto_goTypes = []any{
 	(*Ping)(nil),        // 15: sbx.wire.v1.Ping
 	(*Profile)(nil),     // 16: sbx.wire.v1.Profile
 	(*Profiled)(nil),    // 17: sbx.wire.v1.Profiled
-	(*Log)(nil),         // 18: sbx.wire.v1.Log
-	(*Record)(nil),      // 19: sbx.wire.v1.Record
-	(*Attr)(nil),        // 20: sbx.wire.v1.Attr
-	(*Group)(nil),       // 21: sbx.wire.v1.Group
-	(*Time)(nil),        // 22: sbx.wire.v1.Time
-	nil,                 // 23: sbx.wire.v1.Call.MetadataEntry
+	(*Progress)(nil),    // 18: sbx.wire.v1.Progress
+	(*Log)(nil),         // 19: sbx.wire.v1.Log
+	(*Record)(nil),      // 20: sbx.wire.v1.Record
+	(*Attr)(nil),        // 21: sbx.wire.v1.Attr
+	(*Group)(nil),       // 22: sbx.wire.v1.Group
+	(*Time)(nil),        // 23: sbx.wire.v1.Time
+	nil,                 // 24: sbx.wire.v1.Call.MetadataEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	2,  // 0: sbx.wire.v1.Frame.messages:type_name -> sbx.wire.v1.Message
@@ -2050,31 +2156,32 @@ var file_wire_proto_depIdxs = []int32{
 	13, // 6: sbx.wire.v1.Message.chunk:type_name -> sbx.wire.v1.Chunk
 	14, // 7: sbx.wire.v1.Message.abort:type_name -> sbx.wire.v1.Abort
 	15, // 8: sbx.wire.v1.Message.ping:type_name -> sbx.wire.v1.Ping
-	18, // 9: sbx.wire.v1.Message.log:type_name -> sbx.wire.v1.Log
+	19, // 9: sbx.wire.v1.Message.log:type_name -> sbx.wire.v1.Log
 	16, // 10: sbx.wire.v1.Message.profile:type_name -> sbx.wire.v1.Profile
 	17, // 11: sbx.wire.v1.Message.profiled:type_name -> sbx.wire.v1.Profiled
-	5,  // 12: sbx.wire.v1.Welcome.functions:type_name -> sbx.wire.v1.Function
-	6,  // 13: sbx.wire.v1.Call.argument:type_name -> sbx.wire.v1.Body
-	23, // 14: sbx.wire.v1.Call.metadata:type_name -> sbx.wire.v1.Call.MetadataEntry
-	6,  // 15: sbx.wire.v1.Result.value:type_name -> sbx.wire.v1.Body
-	11, // 16: sbx.wire.v1.Result.panic:type_name -> sbx.wire.v1.Panic
-	10, // 17: sbx.wire.v1.Result.timed_out:type_name -> sbx.wire.v1.TimedOut
-	12, // 18: sbx.wire.v1.Result.refused:type_name -> sbx.wire.v1.Refusal
-	0,  // 19: sbx.wire.v1.Refusal.reason:type_name -> sbx.wire.v1.Refusal.Reason
-	6,  // 20: sbx.wire.v1.Profiled.profile:type_name -> sbx.wire.v1.Body
-	19, // 21: sbx.wire.v1.Log.record:type_name -> sbx.wire.v1.Record
-	22, // 22: sbx.wire.v1.Record.time:type_name -> sbx.wire.v1.Time
-	20, // 23: sbx.wire.v1.Record.attrs:type_name -> sbx.wire.v1.Attr
-	22, // 24: sbx.wire.v1.Attr.time:type_name -> sbx.wire.v1.Time
-	21, // 25: sbx.wire.v1.Attr.group:type_name -> sbx.wire.v1.Group
-	20, // 26: sbx.wire.v1.Group.attrs:type_name -> sbx.wire.v1.Attr
-	1,  // 27: sbx.wire.v1.Worker.Serve:input_type -> sbx.wire.v1.Frame
-	1,  // 28: sbx.wire.v1.Worker.Serve:output_type -> sbx.wire.v1.Frame
-	28, // [28:29] is the sub-list for method output_type
-	27, // [27:28] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	18, // 12: sbx.wire.v1.Message.progress:type_name -> sbx.wire.v1.Progress
+	5,  // 13: sbx.wire.v1.Welcome.functions:type_name -> sbx.wire.v1.Function
+	6,  // 14: sbx.wire.v1.Call.argument:type_name -> sbx.wire.v1.Body
+	24, // 15: sbx.wire.v1.Call.metadata:type_name -> sbx.wire.v1.Call.MetadataEntry
+	6,  // 16: sbx.wire.v1.Result.value:type_name -> sbx.wire.v1.Body
+	11, // 17: sbx.wire.v1.Result.panic:type_name -> sbx.wire.v1.Panic
+	10, // 18: sbx.wire.v1.Result.timed_out:type_name -> sbx.wire.v1.TimedOut
+	12, // 19: sbx.wire.v1.Result.refused:type_name -> sbx.wire.v1.Refusal
+	0,  // 20: sbx.wire.v1.Refusal.reason:type_name -> sbx.wire.v1.Refusal.Reason
+	6,  // 21: sbx.wire.v1.Profiled.profile:type_name -> sbx.wire.v1.Body
+	20, // 22: sbx.wire.v1.Log.record:type_name -> sbx.wire.v1.Record
+	23, // 23: sbx.wire.v1.Record.time:type_name -> sbx.wire.v1.Time
+	21, // 24: sbx.wire.v1.Record.attrs:type_name -> sbx.wire.v1.Attr
+	23, // 25: sbx.wire.v1.Attr.time:type_name -> sbx.wire.v1.Time
+	22, // 26: sbx.wire.v1.Attr.group:type_name -> sbx.wire.v1.Group
+	21, // 27: sbx.wire.v1.Group.attrs:type_name -> sbx.wire.v1.Attr
+	1,  // 28: sbx.wire.v1.Worker.Serve:input_type -> sbx.wire.v1.Frame
+	1,  // 29: sbx.wire.v1.Worker.Serve:output_type -> sbx.wire.v1.Frame
+	29, // [29:30] is the sub-list for method output_type
+	28, // [28:29] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -2094,6 +2201,7 @@ func file_wire_proto_init() {
 		(*Message_Log)(nil),
 		(*Message_Profile)(nil),
 		(*Message_Profiled)(nil),
+		(*Message_Progress)(nil),
 	}
 	file_wire_proto_msgTypes[8].OneofWrappers = []any{
 		(*Result_Value)(nil),
@@ -2103,7 +2211,7 @@ func file_wire_proto_init() {
 		(*Result_Refused)(nil),
 		(*Result_ResultError)(nil),
 	}
-	file_wire_proto_msgTypes[19].OneofWrappers = []any{
+	file_wire_proto_msgTypes[20].OneofWrappers = []any{
 		(*Attr_Text)(nil),
 		(*Attr_Integer)(nil),
 		(*Attr_Natural)(nil),
@@ -2119,7 +2227,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

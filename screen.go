@@ -1,0 +1,147 @@
+package sbx
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/mattn/go-runewidth"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
+)
+
+// barWidth is how wide a bar is where there is room.
+const barWidth = 40
+
+// Screen is a terminal that bars of [ShowProgress] share with what else the program prints there:
+//
+//	screen := sbx.NewScreen(os.Stderr)
+//	slog.SetDefault(slog.New(slog.NewTextHandler(screen, nil))) // before the session is opened
+//	reports, err := remote.MapSlice(ctx, jobs, sbx.ShowProgress(screen))
+//
+// What is written to it appears above the bars, and goes straight to the writer below while there are none. Its methods may be called at the same time.
+type Screen struct {
+	w io.Writer
+
+	mu      sync.Mutex
+	bars    *mpb.Progress // nil while no bar is shown
+	shown   int           // bars
+	partial []byte        // the begin of a line that was written while bars are shown
+}
+
+// NewScreen returns a Screen on w. Only an [os.File] can be a terminal; on other writers a Screen does no more than order what is written.
+func NewScreen(w io.Writer) *Screen { return &Screen{w: w} }
+
+// Write writes to the screen. While bars are shown, a line's begin waits for its end, and lines for the next time that the bars are drawn.
+func (s *Screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bars == nil {
+		return s.w.Write(p)
+	}
+	end := bytes.LastIndexByte(p, '\n') + 1
+	if end == 0 {
+		s.partial = append(s.partial, p...)
+		return len(p), nil
+	}
+	lines := append(s.partial, p[:end]...)
+	s.partial = append([]byte(nil), p[end:]...)
+	if _, err := s.bars.Write(lines); err != nil { // the bars can't be drawn any more
+		if _, err := s.w.Write(lines); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+// terminal is the screen's terminal; nil if it is none that a bar can be drawn on.
+func (s *Screen) terminal() *os.File {
+	file, ok := s.w.(*os.File)
+	if !ok || file == nil || os.Getenv("TERM") == "dumb" || !term.IsTerminal(int(file.Fd())) {
+		return nil
+	}
+	if width, height, err := term.GetSize(int(file.Fd())); err != nil || width == 0 || height == 0 {
+		return nil
+	}
+	return file
+}
+
+// show begins to show a run.
+func (s *Screen) show(r *run) mapDisplay {
+	terminal := s.terminal()
+	if terminal == nil {
+		return showLines(s, r)
+	}
+	b := &bar{account: newAccount(r), screen: s}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bars == nil {
+		s.bars = mpb.New(mpb.WithOutput(terminal))
+	}
+	_, total := b.account.done()
+	style := mpb.BarFillerBuilder(mpb.BarStyle())
+	if total == 0 {
+		style = mpb.NopStyle()
+	}
+	var err error
+	b.bar, err = s.bars.Add(0, style.Build(),
+		mpb.BarWidth(barWidth),
+		mpb.BarFillerMiddleware(b.fill),
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return b.account.head() })),
+		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return b.account.pace() })),
+		mpb.BarBtmExtender(mpb.BarFillerFunc(b.below)),
+	)
+	if err != nil { // those that there are can't be drawn any more
+		return showLines(s.w, r)
+	}
+	s.shown++
+	return b
+}
+
+// bar shows a run by a bar, which asks for what it shows when it is drawn.
+type bar struct {
+	account *account
+	screen  *Screen
+	bar     *mpb.Bar
+}
+
+func (b *bar) fill(base mpb.BarFiller) mpb.BarFiller {
+	return mpb.BarFillerFunc(func(w io.Writer, stat decor.Statistics) error {
+		stat.Current, stat.Total = b.account.done()
+		return base.Fill(w, stat)
+	})
+}
+
+// below is the line below the bar.
+func (b *bar) below(w io.Writer, stat decor.Statistics) error {
+	_, err := io.WriteString(w, runewidth.Truncate("  "+b.account.details(), stat.AvailableWidth, "…")+"\n")
+	return err
+}
+
+func (b *bar) end() {
+	b.bar.Abort(false) // it is drawn once more, and stays
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.bar.Wait()
+		b.screen.ended()
+	}()
+	waitFor(done)
+}
+
+// ended takes the bars off the screen, if that was the last one.
+func (s *Screen) ended() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.shown--; s.shown > 0 {
+		return
+	}
+	s.bars.Wait()
+	s.bars = nil
+	if len(s.partial) > 0 {
+		_, _ = s.w.Write(s.partial)
+		s.partial = nil
+	}
+}

@@ -1,0 +1,254 @@
+package sbx
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sandboxfn/sbx/internal/wire"
+)
+
+const (
+	// maxWarnings is how many warnings a watchdog logs at a time; what is more is counted.
+	maxWarnings = 20
+	// maxNamed is how many calls a warning names that are in another's way.
+	maxNamed = 3
+	// stackTime is how long a worker is waited for that is asked where a call is.
+	stackTime = time.Second
+)
+
+// Watchdog has the session log a warning to its [Logger] for each call that has been waiting, or running, for longer than after, and again when
+// that is twice as long, four times, and so on. The warning says why the call does not go on: it waits for a sandbox, and with what all
+// of them are busy; a sandbox is being started, and since when; it is queued in a busy sandbox, and behind which call; or it has been running, and at which line of its
+// function's package. With it comes the latest that the function told by [Progress]. after must be above 0.
+//
+// Of many calls in one state at a time, 20 are told, those that run first, and how many more there are. What a call does at the moment
+// is asked of its sandbox, whose word it is; [Call.Stacks] and [Session.Stacks] show the rest.
+func Watchdog(after time.Duration) OpenOption {
+	return openOption(func(c *openConfig) {
+		if after <= 0 {
+			c.errs = append(c.errs, &OptionError{Option: "Watchdog", Reason: fmt.Sprintf("is %v; give a time above 0", after)})
+		}
+		c.watchdog = after
+	})
+}
+
+// watchdog warns of calls that do not go on.
+type watchdog struct {
+	session *Session
+	after   time.Duration
+	warned  map[*request]warning
+}
+
+// warning is when to warn of a call again, if it is still in that state.
+type warning struct {
+	state CallState
+	since time.Time
+	next  time.Duration
+}
+
+// run is the watchdog's goroutine.
+func (w *watchdog) run(ctx context.Context) {
+	ticker := time.NewTicker(max(min(w.after/4, 5*time.Second), 10*time.Millisecond))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			w.look(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// look warns of those of which it is time to.
+func (w *watchdog) look(ctx context.Context) {
+	now := time.Now()
+	warned := map[*request]warning{}
+	var due []look
+	for _, l := range w.session.calls.looks(now.Add(-w.after)) {
+		age := now.Sub(l.Since)
+		if age < w.after {
+			continue
+		}
+		last := w.warned[l.request]
+		if last.state != l.State || !last.since.Equal(l.Since) {
+			last = warning{l.State, l.Since, w.after}
+		}
+		if age >= last.next {
+			due = append(due, l)
+			for last.next <= age {
+				last.next *= 2
+			}
+		}
+		warned[l.request] = last
+	}
+	w.warned = warned
+	if len(due) == 0 {
+		return
+	}
+	slices.SortFunc(due, func(a, b look) int { return cmp.Or(cmp.Compare(b.State, a.State), a.Since.Compare(b.Since)) })
+	more := max(len(due)-maxWarnings, 0)
+	due = due[:len(due)-more]
+	places := places(ctx, due)
+	if ctx.Err() != nil {
+		return
+	}
+	all := w.session.calls.looks(now)
+	slices.SortFunc(all, func(a, b look) int { return a.Since.Compare(b.Since) })
+	for i, l := range due {
+		w.session.log.LogAttrs(ctx, slog.LevelWarn, "sbx: a call "+l.why(now, places[i], all), l.attrs()...)
+	}
+	if more > 0 {
+		w.session.log.LogAttrs(ctx, slog.LevelWarn, "sbx: more calls have been waiting or running for as long", slog.Int("calls", more))
+	}
+}
+
+// places asks where the calls are that run.
+func places(ctx context.Context, looks []look) []string {
+	ctx, cancel := context.WithTimeout(ctx, stackTime)
+	defer cancel()
+	places := make([]string, len(looks))
+	var asked sync.WaitGroup
+	for i, l := range looks {
+		if l.State == CallRunning {
+			asked.Go(func() {
+				if stack, err := l.underway.pending.Stack(ctx); err == nil {
+					places[i] = placeIn(stack)
+				}
+			})
+		}
+	}
+	asked.Wait()
+	return places
+}
+
+// why says what a call does or waits for. all are the session's calls, those first that have been in their state for the longest time.
+func (l *look) why(now time.Time, place string, all []look) string {
+	age := rounded(now.Sub(l.Since))
+	switch l.State {
+	case CallRunning:
+		if place == "" {
+			return fmt.Sprintf("has been running for %v", age)
+		}
+		return fmt.Sprintf("has been running for %v, at %s", age, place)
+	case CallQueued:
+		in := func(other *look) bool { return other.Sandbox == l.Sandbox }
+		return fmt.Sprintf("has been queued in a busy sandbox for %v, behind %s", age, named(now, all, in))
+	case CallStarting:
+		return fmt.Sprintf("has been waiting for a sandbox for %v, one of which has been starting for %v", rounded(now.Sub(l.queued)), rounded(now.Sub(l.view.StartingSince)))
+	}
+	text := fmt.Sprintf("has been waiting for a sandbox for %v", age)
+	v := l.view
+	if v.Busy > 0 {
+		same := func(other *look) bool {
+			return other.underway.lease != nil && other.underway.f.sandboxes() == l.underway.f.sandboxes()
+		}
+		text += fmt.Sprintf("; of %d sandboxes that there may be, %d are busy, with %s", v.Maximum, v.Busy, named(now, all, same))
+	}
+	if v.Starting > 0 {
+		text += fmt.Sprintf("; sandboxes of other kinds are being started (%d)", v.Starting)
+	}
+	if v.Stopping > 0 {
+		text += fmt.Sprintf("; sandboxes are being stopped whose places are not free before they have (%d)", v.Stopping)
+	}
+	if v.Held {
+		text += "; the last one that it could have had could not be started"
+	}
+	return text
+}
+
+// named names calls that run and that are meant, for a message.
+func named(now time.Time, all []look, meant func(*look) bool) string {
+	var names []string
+	more := 0
+	for i := range all {
+		switch l := &all[i]; {
+		case l.State != CallRunning || !meant(l):
+		case len(names) == maxNamed:
+			more++
+		default:
+			names = append(names, fmt.Sprintf("call %s of %s, which has been running for %v", l.Call, l.Function, rounded(now.Sub(l.Since))))
+		}
+	}
+	if more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	if len(names) == 0 {
+		return "calls that have just ended"
+	}
+	return strings.Join(names, ", ")
+}
+
+func (l *look) attrs() []slog.Attr {
+	attrs := []slog.Attr{slog.String("function", l.Function), slog.String("call", l.Call), slog.String("state", l.State.String())}
+	if l.Index >= 0 {
+		attrs = append(attrs, slog.Int("index", l.Index))
+	}
+	if l.Attempt > 0 {
+		attrs = append(attrs, slog.Int("attempt", l.Attempt))
+	}
+	if l.Sandbox != "" {
+		attrs = append(attrs, slog.String("sandbox", l.Sandbox))
+	}
+	if p := l.Progress; !p.Time.IsZero() {
+		attrs = append(attrs, slog.Int64("done", p.Done), slog.Int64("total", p.Total), slog.String("note", p.Note))
+	}
+	return attrs
+}
+
+// rounded is a time as it is told.
+func rounded(d time.Duration) time.Duration {
+	if d < 10*time.Second {
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(time.Second)
+}
+
+// functionsCaller is how the names begin of what calls a function in a sandbox.
+const functionsCaller = "github.com/sandboxfn/sbx/registry."
+
+// maxPlace bounds the text of a place.
+const maxPlace = 200
+
+// placeIn finds in a stack, as the runtime prints it, where the function is: the innermost frame of its package. It is empty if there is none.
+// The stack is the sandbox's word.
+func placeIn(stack []byte) string {
+	type frame struct{ name, place string }
+	var frames []frame // of user code
+	lines := bytes.Split(stack, []byte("\n"))
+	for i := 1; i+1 < len(lines); i += 2 {
+		name, at := string(lines[i]), string(lines[i+1])
+		if strings.HasPrefix(name, functionsCaller) {
+			break
+		}
+		at, _, _ = strings.Cut(strings.TrimPrefix(at, "\t"), " +0x")
+		frames = append(frames, frame{name, path.Base(strings.ReplaceAll(at, `\`, "/"))})
+	}
+	if len(frames) == 0 {
+		return ""
+	}
+	function := packageOf(frames[len(frames)-1].name)
+	i := slices.IndexFunc(frames, func(f frame) bool { return packageOf(f.name) == function })
+	name := frames[i].name
+	if end := strings.LastIndexByte(name, '('); end > 0 {
+		name = name[:end]
+	}
+	place := frames[i].place + " (" + path.Base(name) + ")"
+	return wire.Note(place[:min(len(place), maxPlace)])
+}
+
+// packageOf is the path of the package in the name of a function, as the runtime has it.
+func packageOf(name string) string {
+	name, _, _ = strings.Cut(name, "(")
+	slash := strings.LastIndexByte(name, '/') + 1
+	base, _, _ := strings.Cut(name[slash:], ".")
+	return name[:slash] + base
+}
