@@ -66,7 +66,9 @@ prove-commands: ## try commands in sandboxes: 2 GiB through their pipes, 10,000 
 SEED := 0
 
 .PHONY: chaos
-chaos: ## simulate ten million calls in 5,000 sandboxes that start slowly and die; SEED=n repeats a run
+chaos: ## a million calls in sandboxes that are killed, stopped, filled and cut, on each driver, and ten million in 5,000 simulated ones; SEED=n repeats a run
+	go test -count=1 -v -timeout 1h -run TestChaos ./internal/proof -chaos-calls 1000000 -chaos-seed $(SEED)
+	go test -count=5 -v -timeout 1h -run TestJournalSurvivesKills .
 	go test -count=1 -v -timeout 1h -run TestSimulation ./internal/pool -simulate 10000000 -seed $(SEED)
 
 .PHONY: bench

@@ -15,7 +15,6 @@ import (
 	"iter"
 	"log"
 	"os"
-	"path/filepath"
 	"runtime"
 
 	"github.com/sandboxfn/sbx"
@@ -75,9 +74,15 @@ func run(ctx context.Context, w io.Writer, root, journal string, sandboxes int) 
 }
 
 // files are the files below a folder. What can't be read is left out, and said.
-func files(root string) iter.Seq[File] {
+func files(folder string) iter.Seq[File] {
 	return func(yield func(File) bool) {
-		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		root, err := os.OpenRoot(folder)
+		if err != nil {
+			log.Print(err)
+			return
+		}
+		defer root.Close()
+		err = fs.WalkDir(root.FS(), ".", func(path string, entry fs.DirEntry, err error) error {
 			if err != nil {
 				log.Print(err)
 				return nil
@@ -86,7 +91,7 @@ func files(root string) iter.Seq[File] {
 			if err != nil || !info.Mode().IsRegular() || info.Size() > maxFile {
 				return nil //nolint:nilerr // it is gone
 			}
-			data, err := os.ReadFile(path)
+			data, err := root.ReadFile(path)
 			if err != nil {
 				log.Print(err)
 				return nil

@@ -59,7 +59,7 @@ func fillDisk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(file.Name())
+	defer func() { _ = os.Remove(file.Name()) }()
 	_, err = io.Copy(file, endless{})
 	select {
 	case <-time.After(10 * time.Millisecond):

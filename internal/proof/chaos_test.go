@@ -66,10 +66,10 @@ func newChaos(t *testing.T, d driver.Driver, seed uint64) *chaos {
 	c := &chaos{driver: d, seed: seed, harms: []string{"exit", "exit", "panic elsewhere", "panic elsewhere", "kill", "kill", "cut", "cut", "stop"}}
 	folder := t.TempDir()
 	// Sandboxes run as other users.
-	require.NoError(t, os.Chmod(folder, 0o777)) //nolint:gosec // for the test's own folder
+	require.NoError(t, os.Chmod(folder, 0o777))
 	c.ledger = filepath.Join(folder, "ledger")
 	require.NoError(t, os.WriteFile(c.ledger, nil, 0o600))
-	require.NoError(t, os.Chmod(c.ledger, 0o666)) //nolint:gosec // as above
+	require.NoError(t, os.Chmod(c.ledger, 0o666))
 	return c
 }
 
