@@ -53,31 +53,46 @@ type workers struct {
 	temporary []string // files to remove when the session closes
 
 	mu    sync.Mutex
-	found []string // that are not the program itself
+	found map[string]fs.FileInfo // that are not the program itself, as they were then
 }
 
 // find is driver.SessionSpec.Worker.
 func (w *workers) find(ctx context.Context, platform driver.Platform) (string, error) {
 	path, err := w.locate(ctx, platform)
 	if own, _ := worker.Executable(); err == nil && path != own {
+		info, err := os.Stat(path)
+		if err != nil {
+			return "", err
+		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if !slices.Contains(w.found, path) {
-			w.found = append(w.found, path)
+		if w.found == nil {
+			w.found = map[string]fs.FileInfo{}
+		}
+		if _, ok := w.found[path]; !ok {
+			w.found[path] = info
 		}
 	}
 	return path, err
 }
 
-// hash is one of the contents of the workers that were found by now; empty if all are the program itself.
+// hash is one of the contents of the workers that were found by now; empty if all are the program itself. It is an error if one has changed
+// since it was found: sandboxes may run either.
 func (w *workers) hash() (string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var sums []string
-	for _, path := range w.found {
+	for path, then := range w.found {
 		sum, err := artifact.HashFile(path)
 		if err != nil {
 			return "", err
+		}
+		now, err := os.Stat(path)
+		if err != nil {
+			return "", err
+		}
+		if !os.SameFile(then, now) || !then.ModTime().Equal(now.ModTime()) || then.Size() != now.Size() {
+			return "", fmt.Errorf("%s has changed since the session was opened; open another one", path)
 		}
 		sums = append(sums, "+"+sum)
 	}

@@ -180,6 +180,7 @@ type request struct {
 	delivery Delivery  // the furthest of them
 	ranIn    string    // the sandbox in which the function may have begun last; empty if it did not
 	endings  int       // how often it ended its sandbox by itself
+	cut      bool      // it was not run again for want of time or budget
 }
 
 // callSerial numbers the calls of this process.
@@ -191,6 +192,11 @@ func newCallID() string {
 
 // prepare checks what can be checked before a sandbox is touched, and encodes the arguments, given by pointers.
 func (f *function) prepare(ctx context.Context, index int, args ...any) (*request, error) {
+	return f.prepareBy(ctx, index, (*registry.Entry).EncodeArgs, args)
+}
+
+// prepareBy is prepare with a way to encode.
+func (f *function) prepareBy(ctx context.Context, index int, encode func(*registry.Entry, []byte, ...any) ([]byte, error), args []any) (*request, error) {
 	r := &request{ctx: ctx, index: index, id: newCallID(), flow: f, class: &f.class, delivery: NotBegun}
 	err := f.resolve()
 	switch {
@@ -203,7 +209,7 @@ func (f *function) prepare(ctx context.Context, index int, args ...any) (*reques
 		if err = checkMetadata(metadataOf(ctx)); err != nil {
 			break
 		}
-		r.args, err = f.entry.Load().EncodeArgs(nil, args...)
+		r.args, err = encode(f.entry.Load(), nil, args...)
 		switch {
 		case err != nil:
 			err = &ArgumentError{Err: err}
@@ -399,9 +405,10 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 			sent()
 		case <-pending.Done():
 			sent()
-			l.Release(!pending.Result().GetTimedOut().GetRunning())
 			if suspicious(pending.Result()) {
-				l.Suspect()
+				l.ReleaseSuspect()
+			} else {
+				l.Release(!pending.Result().GetTimedOut().GetRunning())
 			}
 			data, delivery, err = f.outcome(r, pending.Result())
 			return data, false, delivery, err
@@ -482,7 +489,8 @@ func (f *function) await(r *request, l *lease, sb *sandbox, pending *launch.Pend
 // suspicious reports whether the sandbox, rather than the function, may be the reason for a result: a timeout may mean that the function waits for
 // something that an earlier call left there, a lock say. An error or a panic is the function's answer, and the deadline its caller's.
 func suspicious(result *wirepb.Result) bool {
-	return result.GetTimedOut() != nil && !result.GetTimedOut().GetDeadline()
+	timedOut := result.GetTimedOut()
+	return timedOut != nil && !timedOut.GetDeadline() && !timedOut.GetRunning()
 }
 
 // asks is how many signs of life a worker gives before a call there is taken for stuck: where this program is crowded with goroutines, a result

@@ -57,6 +57,7 @@ const (
 	argumentCause
 	stuckCause
 	lostCause
+	startCause
 )
 
 type panicState struct {
@@ -151,6 +152,8 @@ func causeOf(err error, depth int) cause {
 		return cause{Kind: resultCause, Causes: wrapped(e.Err)}
 	case *ArgumentError:
 		return cause{Kind: argumentCause, Causes: wrapped(e.Err)}
+	case *StartError:
+		return cause{Kind: startCause, Causes: wrapped(e.Err, e.cause)}
 	case *StuckError:
 		return cause{Kind: stuckCause, Stuck: &stuckState{e.After, e.Stack}, Causes: wrapped(e.Err)}
 	case *SandboxLostError:
@@ -193,6 +196,12 @@ func (c cause) error() error {
 		return &ResultError{Err: first}
 	case c.Kind == argumentCause && first != nil:
 		return &ArgumentError{Err: first}
+	case c.Kind == startCause && first != nil:
+		e := &StartError{Err: causes[0]}
+		if len(causes) > 1 {
+			e.cause = causes[1]
+		}
+		return e
 	case c.Kind == stuckCause && c.Stuck != nil && first != nil:
 		return &StuckError{After: c.Stuck.After, Stack: c.Stuck.Stack, Err: first}
 	case c.Kind == lostCause && c.Lost != nil && first != nil:

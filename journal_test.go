@@ -324,3 +324,52 @@ func TestJournalKeepsWhyACallWasNotRunAgain(t *testing.T) {
 	require.NoError(t, run()[2])
 	assert.EqualValues(t, 7+5, session.Stats().Sent)
 }
+
+// Maps are encoded in another order each time, and are the same input all the same.
+func TestJournalFindsInputsWithMaps(t *testing.T) {
+	session := sbxtest.Open(t)
+	path := filepath.Join(t.TempDir(), "journal")
+	jobs := func(yield func(Job) bool) {
+		for i := range 20 {
+			job := Job{Name: strconv.Itoa(i), Rates: map[int]float64{}, Next: &Job{Rates: map[int]float64{1: 1, 2: 2, 3: 3}}}
+			for k := range 10 {
+				job.Rates[k*k] = float64(k)
+			}
+			if !yield(job) {
+				return
+			}
+		}
+	}
+	for range 3 {
+		for _, err := range session.Function(Train).Map(t.Context(), jobs, sbx.Journal(path)) {
+			require.NoError(t, err)
+		}
+	}
+	assert.EqualValues(t, 20, session.Stats().Sent)
+}
+
+// What a deadline cut short is not what came of an input.
+func TestJournalDoesNotKeepWhatTimeCutShort(t *testing.T) {
+	session := sbxtest.Open(t)
+	path := filepath.Join(t.TempDir(), "journal")
+	half := session.Function(Half, sbx.Retries(1), sbx.RetryIf(always), sbx.Backoff(1000*time.Hour, 1000*time.Hour))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for range 2 {
+		before := session.Stats().Sent
+		for _, err := range half.Map(ctx, numbers(2), sbx.Journal(path), sbx.Ahead(1)) {
+			if err != nil {
+				require.ErrorContains(t, err, "deadline comes before the next run")
+			}
+		}
+		assert.Positive(t, session.Stats().Sent-before)
+	}
+	var call *sbx.CallError
+	for _, err := range session.Function(Half).Map(t.Context(), numbers(2), sbx.Journal(path)) {
+		if err != nil {
+			require.ErrorAs(t, err, &call)
+			require.NotContains(t, err.Error(), "deadline")
+		}
+	}
+	require.NotNil(t, call)
+}

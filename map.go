@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx/internal/wire"
+	"github.com/sandboxfn/sbx/registry"
 )
 
 // MapError is the error of MapSlice when calls failed.
@@ -280,7 +281,11 @@ func (r *run) take(source func(nextFunc), ordered bool) {
 
 // begin starts the call of an item. It returns false if the run has ended.
 func (r *run) begin(it *item, ordered bool, decode decodeFunc, args []any) bool {
-	request, err := r.f.prepare(r.ctx, it.index, args...) // a marshaler may take its time, or panic
+	encode := (*registry.Entry).EncodeArgs
+	if r.journal != nil { // which finds inputs by what they are encoded to
+		encode = (*registry.Entry).EncodeArgsSorted
+	}
+	request, err := r.f.prepareBy(r.ctx, it.index, encode, args) // a marshaler may take its time, or panic
 	var past *outcome
 	if err == nil && r.journal != nil {
 		if past, err = r.recall(request); err != nil {
@@ -362,12 +367,22 @@ func (r *run) finish(request *request, past *outcome, decode decodeFunc) (any, e
 	return decode(request, past.data)
 }
 
-// note writes down what came of a call, unless it did not begin, or ended with the run or for its budget, and can be run again.
+// note writes down what came of a call, unless the next run may as well find it out.
 func (r *run) note(request *request, data []byte, err error) error {
-	if r.journal == nil || err != nil && (request.delivery == NotBegun || r.over() || errors.Is(err, ErrRetryBudget)) {
+	if r.journal == nil || err != nil && (r.over() || !final(request, err)) {
 		return nil
 	}
 	return r.journal.note(request, data, err)
+}
+
+// final reports whether an error is what came of the input, and not of this run: of a context's end, a start that failed, a budget.
+func final(request *request, err error) bool {
+	if request.delivery == NotBegun || request.cut {
+		return false
+	}
+	var lost *SandboxLostError
+	var stuck *StuckError
+	return request.delivery == Failed || errors.As(err, &lost) || errors.As(err, &stuck)
 }
 
 // end cancels what runs and waits for it. An input that blocks is waited for only so long: nothing can end it, and it

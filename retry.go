@@ -167,9 +167,11 @@ func (f *function) again(r *request, delivery Delivery, err error) error {
 	}
 	wait := f.config.backoff.wait(r.attempt)
 	if deadline, ok := r.ctx.Deadline(); ok && time.Until(deadline) <= wait {
+		r.cut = true
 		return fmt.Errorf("the context's deadline comes before the next run would, in %v (sbx.Backoff), so this was the last one: %w", wait, err)
 	}
 	if !r.budget.take() {
+		r.cut = true
 		return fmt.Errorf("%w: %w", ErrRetryBudget, err)
 	}
 	if wait == 0 {

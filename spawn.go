@@ -26,7 +26,10 @@ func spawn[Out any](ctx context.Context, f *function, args ...any) *Call[Out] {
 	c := &Call[Out]{cancel: func() {}, done: make(chan struct{})}
 	r, err := f.prepare(ctx, -1, args...)
 	c.id, c.where = r.id, r.sentTo.Load
-	c.told = func() *launch.Progress { return f.session.calls.progress(r) }
+	c.told = func() *launch.Progress { return nil }
+	if f.session.opened() {
+		c.told = func() *launch.Progress { return f.session.calls.progress(r) }
+	}
 	if err == nil && !f.session.enter() {
 		err = f.fail(r, "", ErrClosed)
 	}

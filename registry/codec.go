@@ -45,14 +45,16 @@ func CodecOf(t reflect.Type) (*Codec, error) {
 
 // Append appends the encoding of v, which has the codec's type, to dst. The error is a *[ValueError]; dst is then
 // returned as it was. v must not change meanwhile.
-func (c *Codec) Append(dst []byte, v reflect.Value) ([]byte, error) {
+func (c *Codec) Append(dst []byte, v reflect.Value) ([]byte, error) { return c.append(dst, v, false) }
+
+func (c *Codec) append(dst []byte, v reflect.Value, sorted bool) ([]byte, error) {
 	if !v.IsValid() || v.Type() != c.typ {
 		return dst, c.misuse(v, fmt.Sprintf("a value of type %s is needed", c.typ))
 	}
 	if !v.CanInterface() {
 		return dst, c.misuse(v, "it was read from an unexported field")
 	}
-	return encodeValue(dst, c, addressable(v), maxEncoded, nil)
+	return encode(dst, c, addressable(v), maxEncoded, nil, sorted)
 }
 
 // Decode sets v, which has the codec's type and can be set, from data, all of it. What v held before is lost. The

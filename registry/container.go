@@ -279,7 +279,11 @@ func (c *compiler) mapping(codec *Codec) error {
 		}
 		k, x := reflect.New(t.Key()).Elem(), reflect.New(t.Elem()).Elem()
 		atK, atX := addressOf(k), addressOf(x)
+		var starts []int
 		for entry := v.MapRange(); entry.Next(); {
+			if e.sorted {
+				starts = append(starts, len(e.buf))
+			}
 			k.SetIterKey(entry)
 			if err := key.encode(e, atK); err != nil {
 				return at(err, "[key]")
@@ -289,6 +293,7 @@ func (c *compiler) mapping(codec *Codec) error {
 				return at(err, "["+keyText(k)+"]")
 			}
 		}
+		e.sortEntries(starts)
 		e.leave(t, address, 0)
 		return nil
 	}

@@ -1,10 +1,12 @@
 package registry
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"sync"
 
 	"github.com/vmihailenco/msgpack/v5"
@@ -31,6 +33,8 @@ type encoder struct {
 	path  map[visit]struct{} // what contains the present value; nil while cycles aren't looked for
 	// inState collects the errors in what is written, if that is the state of an error.
 	inState *[]error
+	// sorted says that the entries of maps are sorted by their encoding.
+	sorted bool
 }
 
 // A visit identifies a pointer, slice or map.
@@ -61,11 +65,16 @@ func (e *encoder) WriteByte(b byte) error {
 // errDeep asks for another try with a look at cycles.
 var errDeep = errors.New("deep value")
 
-// encodeValue appends the encoding of v, about most bytes of it at most. If v is an error whose state is to be written, inState takes
-// the errors in it.
-func encodeValue(dst []byte, c *Codec, v reflect.Value, most int, inState *[]error) ([]byte, error) {
+// encodeValue is encode into a new slice, in no order.
+func encodeValue(c *Codec, v reflect.Value, most int, inState *[]error) ([]byte, error) {
+	return encode(nil, c, v, most, inState, false)
+}
+
+// encode appends the encoding of v, about most bytes of it at most. If v is an error whose state is to be written, inState takes
+// the errors in it. If sorted is true, the entries of maps are sorted by their encoding.
+func encode(dst []byte, c *Codec, v reflect.Value, most int, inState *[]error, sorted bool) ([]byte, error) {
 	e := encoders.Get().(*encoder)
-	e.buf, e.most, e.inState = dst, len(dst)+most, inState
+	e.buf, e.most, e.inState, e.sorted = dst, len(dst)+most, inState, sorted
 	err := c.encode(e, addressOf(v))
 	if err == errDeep {
 		// Following the path from the start finds the shortest cycle, and so the shortest message.
@@ -187,4 +196,25 @@ func (e *encoder) mapLen(t reflect.Type, n int) error {
 		return fail(t, "it has more than 4294967295 elements", nil)
 	}
 	return e.wire.EncodeMapLen(n)
+}
+
+// sortEntries sorts the entries of a map, which begin at starts and end where the buffer does.
+func (e *encoder) sortEntries(starts []int) {
+	if len(starts) < 2 {
+		return
+	}
+	entries := make([][]byte, len(starts))
+	all := bytes.Clone(e.buf[starts[0]:])
+	for i, start := range starts {
+		end := len(e.buf)
+		if i+1 < len(starts) {
+			end = starts[i+1]
+		}
+		entries[i] = all[start-starts[0] : end-starts[0]]
+	}
+	slices.SortFunc(entries, bytes.Compare)
+	e.buf = e.buf[:starts[0]]
+	for _, entry := range entries {
+		e.buf = append(e.buf, entry...)
+	}
 }

@@ -88,6 +88,16 @@ func (e *Entry) compile() {
 // EncodeArgs appends the encoding of the arguments to dst. Each argument is a pointer to a value of the parameter's
 // type. The error is a *[TypeError] or a *[ValueError]; dst is then returned as it was.
 func (e *Entry) EncodeArgs(dst []byte, args ...any) ([]byte, error) {
+	return e.encodeArgs(dst, false, args)
+}
+
+// EncodeArgsSorted is [Entry.EncodeArgs] with the entries of maps in the order of their encodings, so that equal arguments have equal
+// encodings, as far as marshalers of theirs see to that, too.
+func (e *Entry) EncodeArgsSorted(dst []byte, args ...any) ([]byte, error) {
+	return e.encodeArgs(dst, true, args)
+}
+
+func (e *Entry) encodeArgs(dst []byte, sorted bool, args []any) ([]byte, error) {
 	e.compile()
 	if e.err != nil {
 		return dst, e.err
@@ -103,7 +113,7 @@ func (e *Entry) EncodeArgs(dst []byte, args ...any) ([]byte, error) {
 		if err != nil {
 			return dst, err
 		}
-		if out, err = codec.Append(out, v); err != nil {
+		if out, err = codec.append(out, v, sorted); err != nil {
 			return dst, err
 		}
 	}

@@ -166,7 +166,7 @@ func (t *errorType) holds(err error, data []byte, children []*RemoteError) bool 
 		return false
 	}
 	inState := []error{}
-	state, failed := encodeValue(nil, t.codec(), addressable(reflect.ValueOf(err)), len(data), &inState)
+	state, failed := encodeValue(t.codec(), addressable(reflect.ValueOf(err)), len(data), &inState)
 	return failed == nil && bytes.Equal(state, data) && len(inState) <= len(children) &&
 		slices.EqualFunc(inState, children[:len(inState)], func(a error, b *RemoteError) bool { return sameError(a, b) })
 }

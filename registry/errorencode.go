@@ -110,7 +110,7 @@ func (t *errorTree) state(err error) (name string, state []byte, inState []error
 		return "", nil, nil
 	}
 	inState = make([]error, 0, 1)
-	state, failed := encodeValue(nil, kind.codec(), addressable(v), t.bytes, &inState)
+	state, failed := encodeValue(kind.codec(), addressable(v), t.bytes, &inState)
 	if failed != nil || len(state) > t.bytes {
 		return "", nil, nil
 	}

@@ -209,7 +209,7 @@ func TestSharedPointersEnd(t *testing.T) {
 		value = &shared{value, value}
 	}
 	codec := codecFor[*shared](t)
-	_, err := encodeValue(nil, codec, reflect.ValueOf(&value).Elem(), 1<<16, nil)
+	_, err := encodeValue(codec, reflect.ValueOf(&value).Elem(), 1<<16, nil)
 	var failed *ValueError
 	require.ErrorAs(t, err, &failed)
 	assert.ErrorContains(t, err, "too long")
@@ -223,7 +223,7 @@ func TestSharedPointersEnd(t *testing.T) {
 		copied := addressable(reflect.ValueOf(value))
 		codec, err := CodecOf(copied.Type())
 		require.NoError(t, err)
-		encoded, err := encodeValue(nil, codec, copied, 1<<16, nil)
+		encoded, err := encodeValue(codec, copied, 1<<16, nil)
 		require.ErrorAs(t, err, &failed, "%T, %d bytes", value, len(encoded))
 	}
 

@@ -103,7 +103,11 @@ func plainMap[K comparable, V any](key atom[K], value atom[V]) {
 			if err := e.mapLen(t, len(m)); err != nil {
 				return err
 			}
+			var starts []int
 			for k, x := range m {
+				if e.sorted {
+					starts = append(starts, len(e.buf))
+				}
 				if err := key.put(e, k); err != nil {
 					return at(err, "[key]")
 				}
@@ -111,6 +115,7 @@ func plainMap[K comparable, V any](key atom[K], value atom[V]) {
 					return at(err, "["+keyText(reflect.ValueOf(k))+"]")
 				}
 			}
+			e.sortEntries(starts)
 			return nil
 		}
 		c.decode = func(d *decoder, p unsafe.Pointer) error {

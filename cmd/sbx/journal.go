@@ -8,13 +8,11 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"slices"
 	"text/tabwriter"
 	"time"
 
 	"github.com/sandboxfn/sbx/internal/journal"
-	"github.com/vmihailenco/msgpack/v5"
 )
 
 // list prints a line for each function and version.
@@ -43,7 +41,7 @@ func list(path string, w io.Writer) error {
 		}
 		c := of[r.Group]
 		if c == nil {
-			return fmt.Errorf("%s: a record is of version %d, which the journal does not have: %w", path, r.Group, journal.ErrDamaged)
+			return unknownVersion(path, r.Group)
 		}
 		c.bytes += int64(len(r.Data))
 		c.last = r.Time
@@ -61,7 +59,7 @@ func list(path string, w io.Writer) error {
 		if !c.last.IsZero() {
 			last = c.last.UTC().Format(time.RFC3339)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%s\n", g.Function, g.Version, c.results, c.failures, c.bytes, last)
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%s\n", printable(g.Function), printable(g.Version), c.results, c.failures, c.bytes, last)
 	}
 	return table.Flush()
 }
@@ -90,18 +88,26 @@ func export(path string, w io.Writer) error {
 		return err
 	}
 	out := bufio.NewWriter(w)
-	encoder := json.NewEncoder(out)
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	for r, err := range view.Records() {
 		if err != nil {
 			return err
 		}
-		g := groups[r.Group]
+		g, ok := groups[r.Group]
+		if !ok {
+			return unknownVersion(path, r.Group)
+		}
 		line := exported{Function: g.Function, Version: g.Version, Index: r.Index, Input: hex.EncodeToString(r.Key[:]), Time: r.Time.UTC(), Error: r.Text}
 		if !r.Failed {
 			line.Result = readable(r.Data)
 		}
+		text.Reset()
 		if err := encoder.Encode(line); err != nil {
+			return fmt.Errorf("encode: %w", err)
+		}
+		if _, err := out.Write(escaped(text.Bytes())); err != nil {
 			return fmt.Errorf("write: %w", err)
 		}
 	}
@@ -111,45 +117,19 @@ func export(path string, w io.Writer) error {
 	return nil
 }
 
-// readable is an encoded result as JSON can have it; its bytes if it is none that can be read without the program's types.
-func readable(data []byte) any {
-	if len(data) == 0 { // of a function without a result
-		return nil
-	}
-	decoder := msgpack.NewDecoder(bytes.NewReader(data))
-	decoder.SetMapDecoder(func(d *msgpack.Decoder) (any, error) { return d.DecodeUntypedMap() })
-	value, err := decoder.DecodeInterface()
-	if err != nil {
-		return data
-	}
-	return plain(value)
+func unknownVersion(path string, number uint32) error {
+	return fmt.Errorf("%s: a record is of version %d, which the journal does not have: %w", path, number, journal.ErrDamaged)
 }
 
-// plain is a value without what JSON does not have: keys that are no strings, and numbers that are none.
-func plain(value any) any {
-	switch v := value.(type) {
-	case map[any]any:
-		object := make(map[string]any, len(v))
-		for key, element := range v {
-			object[fmt.Sprint(key)] = plain(element)
-		}
-		return object
-	case []any:
-		for i := range v {
-			v[i] = plain(v[i])
-		}
-	case float64:
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return fmt.Sprint(v)
-		}
-	case float32:
-		return plain(float64(v))
+// compact removes from one function's records, or from all if function is empty, errors if failed is true, and other versions than keep if that is given.
+func compact(path string, failed bool, function, keep string, w io.Writer) error {
+	if err := known(path, function, keep); err != nil {
+		return err
 	}
-	return value
-}
-
-func compact(path string, failed bool, keep string, w io.Writer) error {
 	kept, dropped, err := journal.Compact(path, func(g journal.Group, r journal.Record) bool {
+		if function != "" && g.Function != function {
+			return true
+		}
 		return (!failed || !r.Failed) && (keep == "" || g.Version == keep)
 	})
 	if err != nil {
@@ -157,4 +137,29 @@ func compact(path string, failed bool, keep string, w io.Writer) error {
 	}
 	_, err = fmt.Fprintf(w, "kept %d records, removed %d\n", kept, dropped)
 	return err
+}
+
+// known refuses a function or a version that the journal does not have: a slip of the pen would remove everything.
+func known(path, function, keep string) error {
+	view, err := journal.Read(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = view.Close() }() // it was only read
+	groups, err := view.Groups()
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		if (function == "" || g.Function == function) && (keep == "" || g.Version == keep) {
+			return nil
+		}
+	}
+	switch {
+	case keep != "":
+		return fmt.Errorf("%s has no version %q; sbx journal list shows what it has", path, keep)
+	case function != "":
+		return fmt.Errorf("%s has no function %q; sbx journal list shows what it has", path, function)
+	}
+	return nil // it is empty
 }

@@ -2,13 +2,14 @@
 //
 //	sbx journal list FILE                        what a journal has, by function and version
 //	sbx journal export FILE                      its results and errors, one JSON object a line
-//	sbx journal compact [-failed] [-keep version] FILE
+//	sbx journal compact [-function name] [-failed] [-keep version] FILE
 //
 // Run it with go run github.com/sandboxfn/sbx/cmd/sbx in a module that uses sbx, or make it a tool of the module (go get -tool).
 //
-// Of structs, which travel without their fields' names, export shows the fields as a list, in their order; of bytes, base64.
+// Of structs, which travel without their fields' names, export shows the fields as a list, in their order; of bytes, and of what it can't read, base64; of maps
+// whose keys are neither texts nor numbers, a list of pairs.
 // Compact writes a journal anew, without the room that it does not use; with -failed without errors, too, so that their inputs are computed
-// again; and with -keep without the other versions. The new file takes the old one's place only when it is whole.
+// again; and with -keep without the other versions; with -function that is about one function only. The new file takes the old one's place only when it is whole.
 //
 // The exit status is 0 if all is well, 1 if not, and 2 for wrong usage.
 package main
@@ -23,11 +24,15 @@ import (
 
 const usage = `usage: sbx journal list FILE
        sbx journal export FILE
-       sbx journal compact [-failed] [-keep version] FILE
+       sbx journal compact [-function name] [-failed] [-keep version] FILE
 
 Journals are what maps with the option sbx.Journal write. List shows what one
-has, export its results and errors as JSON, and compact removes what is not
-needed any more.
+has, export its results and errors as JSON, and compact writes it anew, without
+room that is not used. Compact also removes, of the function with that name or
+of all,
+
+	-failed    errors, so that their inputs are computed again
+	-keep      what is of another version
 `
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -67,11 +72,11 @@ func command(args []string, stdout, stderr io.Writer) error {
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprint(stderr, usage) }
 	var failed bool
-	var keep string
+	var function, keep string
 	run := map[string]func(path string) error{
 		"list":    func(path string) error { return list(path, stdout) },
 		"export":  func(path string) error { return export(path, stdout) },
-		"compact": func(path string) error { return compact(path, failed, keep, stdout) },
+		"compact": func(path string) error { return compact(path, failed, function, keep, stdout) },
 	}[args[1]]
 	if run == nil {
 		return wrong("journal has no command %q", args[1])
@@ -79,6 +84,7 @@ func command(args []string, stdout, stderr io.Writer) error {
 	if args[1] == "compact" {
 		flags.BoolVar(&failed, "failed", false, "")
 		flags.StringVar(&keep, "keep", "", "")
+		flags.StringVar(&function, "function", "", "")
 	}
 	switch err := flags.Parse(args[2:]); {
 	case errors.Is(err, flag.ErrHelp):

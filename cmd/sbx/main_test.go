@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,6 +96,8 @@ func TestWrongUse(t *testing.T) {
 		{"journal export " + foreign, 1, "no journal"},
 		{"journal compact " + foreign, 1, "no journal"},
 		{"journal compact -h", 0, "usage"},
+		{"journal compact -keep v3 " + example(t), 1, `no version "v3"`},
+		{"journal compact -function nobody " + example(t), 1, `no function "nobody"`},
 	} {
 		code, _, errs := invoke(strings.Fields(test.args)...)
 		assert.Equal(t, test.code, code, test.args)
@@ -102,4 +106,77 @@ func TestWrongUse(t *testing.T) {
 	code, out, _ := invoke("help")
 	assert.Zero(t, code)
 	assert.Equal(t, usage, out)
+}
+
+func TestCompactOneFunction(t *testing.T) {
+	path := example(t)
+	j, err := journal.Open(path)
+	require.NoError(t, err)
+	group, err := j.Group(journal.Group{Function: "example.com/m.Other", Types: "t", Version: "v1"})
+	require.NoError(t, err)
+	require.NoError(t, j.Append(journal.Record{Group: group, Failed: true, Text: "kept"}))
+	require.NoError(t, j.Close())
+	code, out, errs := invoke("journal", "compact", "-failed", "-keep", "v2", "-function", "example.com/m.Train", path)
+	assert.Zero(t, code, errs)
+	assert.Equal(t, "kept 5 records, removed 6\n", out)
+	_, out, _ = invoke("journal", "list", path)
+	assert.Contains(t, out, "example.com/m.Other")
+}
+
+// Whatever a sandbox has sent as a result: it is shown, or its bytes are.
+func TestReadable(t *testing.T) {
+	show := func(data []byte) string {
+		text, err := json.Marshal(readable(data))
+		require.NoError(t, err)
+		return string(text)
+	}
+	for want, value := range map[string]any{
+		`{"1":"a","2":"b"}`:     map[int]string{1: "a", 2: "b"},
+		`[["AQI=",3]]`:          map[[2]byte]int{{1, 2}: 3},
+		`["NaN",-1,65536,true]`: []any{math.NaN(), -1, 65536, true},
+		`0.1`:                   float32(0.1),
+		`null`:                  nil,
+		`-9223372036854775808`:  int64(math.MinInt64),
+		`18446744073709551615`:  uint64(math.MaxUint64),
+	} {
+		if array, ok := value.(map[[2]byte]int); ok { // msgpack/v5 has no such keys
+			assert.Equal(t, want, show([]byte{0x81, 0xc4, 2, 1, 2, byte(array[[2]byte{1, 2}])}))
+			continue
+		}
+		assert.Equal(t, want, show(encoded(t, value)), "%v", value)
+	}
+	long := encoded(t, strings.Repeat("x", 100_000))
+	assert.Len(t, show(long), 100_002)
+	for _, hostile := range [][]byte{
+		{0xc1}, {0xdd, 0xff, 0xff, 0xff, 0xff}, {0xdf, 0xff, 0xff, 0xff, 0xff}, {0xc6, 0xff, 0xff, 0xff, 0xff, 1}, {0xdb, 0xff, 0xff, 0xff, 0xff},
+		bytes.Repeat([]byte{0x91}, 1<<20), bytes.Repeat([]byte{0x81}, 1<<20), {0xc9, 0xff, 0xff, 0xff, 0xff, 0}, {1, 2}, {0xcf, 1},
+	} {
+		assert.Equal(t, hostile, readable(hostile))
+	}
+}
+
+func FuzzReadable(f *testing.F) {
+	f.Add([]byte{0x82, 0xa1, 'a', 1, 0x92, 2, 3, 0xc0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_, err := json.Marshal(readable(data))
+		require.NoError(t, err)
+	})
+}
+
+func TestNothingControlsTheTerminal(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j, err := journal.Open(path)
+	require.NoError(t, err)
+	group, err := j.Group(journal.Group{Function: "f", Version: "\x1b[2J\u009b2J"})
+	require.NoError(t, err)
+	require.NoError(t, j.Append(journal.Record{Group: group, Failed: true, Text: "\x1b[2J\u009b2J\x7f"}))
+	require.NoError(t, j.Append(journal.Record{Group: group, Data: encoded(t, "\x1b[2J\u009b2J\x7f")}))
+	require.NoError(t, j.Close())
+	for _, command := range []string{"list", "export"} {
+		code, out, errs := invoke("journal", command, path)
+		assert.Zero(t, code, errs)
+		assert.NotContains(t, out, "\x1b")
+		assert.NotContains(t, out, "\u009b")
+		assert.NotContains(t, out, "\x7f")
+	}
 }

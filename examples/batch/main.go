@@ -26,8 +26,12 @@ import (
 // is the version.
 const version = "1"
 
-// maxFile is how long files may be that are looked at, in bytes.
-const maxFile = 8 << 20
+const (
+	// maxFile is how long files may be that are looked at, in bytes.
+	maxFile = 8 << 20
+	// ahead is how many of them may be in memory.
+	ahead = 64
+)
 
 func main() {
 	log.SetFlags(0)
@@ -45,6 +49,8 @@ func main() {
 }
 
 func run(ctx context.Context, w io.Writer, root, journal string, sandboxes int) (err error) {
+	screen := sbx.NewScreen(os.Stderr) // for what is logged and the progress
+	log.SetOutput(screen)
 	session, err := sbx.Open(ctx, sbx.MaxSandboxes(sandboxes))
 	if err != nil {
 		return err
@@ -54,27 +60,32 @@ func run(ctx context.Context, w io.Writer, root, journal string, sandboxes int) 
 
 	compress := session.Function(Compress, sbx.Version(version), sbx.Retries(2))
 	var all total
-	for result := range compress.MapUnordered(ctx, files(root), sbx.Journal(journal)) {
+	failed := 0
+	for result := range compress.MapUnordered(ctx, files(root, journal), sbx.Journal(journal), sbx.Ahead(ahead), sbx.ShowProgress(screen)) {
 		switch {
 		case result.Index < 0: // the whole run's, and not an input's
 			return fmt.Errorf("after %d files: %w; the same command goes on from here", all.files, result.Err)
 		case result.Err != nil:
 			log.Printf("%s: %v", result.Input.Path, result.Err)
+			failed++
 		default:
 			all.add(result.Output)
 		}
 	}
-	if all.files == 0 {
+	switch {
+	case failed > 0:
+		err = fmt.Errorf("%d files could not be compressed", failed)
+	case all.files == 0:
 		return fmt.Errorf("no files below %s", root)
 	}
 	if session.Stats().Sent == 0 {
 		log.Printf("everything was in %s", journal)
 	}
-	return all.print(w)
+	return errors.Join(all.print(w), err)
 }
 
-// files are the files below a folder. What can't be read is left out, and said.
-func files(folder string) iter.Seq[File] {
+// files are the files below a folder, but for the journal. What can't be read is left out, and said.
+func files(folder, journal string) iter.Seq[File] {
 	return func(yield func(File) bool) {
 		root, err := os.OpenRoot(folder)
 		if err != nil {
@@ -90,6 +101,9 @@ func files(folder string) iter.Seq[File] {
 			info, err := entry.Info()
 			if err != nil || !info.Mode().IsRegular() || info.Size() > maxFile {
 				return nil //nolint:nilerr // it is gone
+			}
+			if own, err := os.Stat(journal); err == nil && os.SameFile(own, info) {
+				return nil
 			}
 			data, err := root.ReadFile(path)
 			if err != nil {

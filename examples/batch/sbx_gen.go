@@ -7,14 +7,12 @@ package main
 
 import (
 	"compress/flate"
-	"path/filepath"
 
 	"github.com/sandboxfn/sbx/registry"
 )
 
 func init() {
 	registry.Function[File, Sizes]("github.com/sandboxfn/sbx/examples/batch.Compress", Compress)
-	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
 	registry.ErrorType[flate.CorruptInputError]()
 	registry.ErrorType[flate.InternalError]()
 }

@@ -66,7 +66,7 @@ func Read(path string) (*View, error) {
 }
 
 // Close closes the file.
-func (v *View) Close() error { return v.j.guard("close", v.j.db.Close) }
+func (v *View) Close() error { return v.j.shut() }
 
 // Groups returns the groups by their numbers.
 func (v *View) Groups() (groups map[uint32]Group, err error) {
@@ -181,7 +181,7 @@ func rewrite(from *View, to string, keep func(Group, Record) bool) (kept, droppe
 	if err := fresh.guard("open", func() error { return fresh.open(false) }); err != nil {
 		return 0, 0, err
 	}
-	defer func() { err = errors.Join(err, fresh.guard("close", fresh.db.Close)) }()
+	defer func() { err = errors.Join(err, fresh.shut()) }()
 	numbers := map[uint32]uint32{} // old to new
 	var b batch
 	flush := func() error {
@@ -193,6 +193,9 @@ func rewrite(from *View, to string, keep func(Group, Record) bool) (kept, droppe
 	for r, err := range from.Records() {
 		if err != nil {
 			return 0, 0, err
+		}
+		if _, ok := groups[r.Group]; !ok {
+			return 0, 0, &Error{Op: "compact", Path: from.j.path, Err: fmt.Errorf("a record is of version %d, which the journal does not have: %w", r.Group, ErrDamaged)}
 		}
 		if !keep(groups[r.Group], r) {
 			dropped++

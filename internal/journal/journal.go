@@ -22,6 +22,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -70,10 +71,14 @@ const minSize = 4 * 4096
 
 // Journal is an open file. Its methods may be called at the same time.
 type Journal struct {
-	path string
-	db   *bbolt.DB
-	last uint64 // the number of the last record that there was when the journal was opened
-	used used   // guarded by mu
+	path   string
+	file   *os.File // the database's
+	db     *bbolt.DB
+	broken atomic.Bool // bbolt has panicked, and may hold its locks for ever
+	last   uint64      // the number of the last record that there was when the journal was opened
+
+	used  used           // records that were taken; guarded by mu
+	after map[Key]uint64 // the last that was taken, of inputs that came more than once; guarded by mu
 
 	mu     sync.Mutex
 	wake   *sync.Cond // there is something to commit, or the journal is being closed
@@ -92,13 +97,13 @@ type batch struct {
 
 // Open opens the journal in a file, and makes one where there is none.
 func Open(path string) (*Journal, error) {
-	j := &Journal{path: path, done: make(chan struct{})}
+	j := &Journal{path: path, after: map[Key]uint64{}, done: make(chan struct{})}
 	j.wake = sync.NewCond(&j.mu)
 	if err := j.guard("open", func() error { return j.open(false) }); err != nil {
 		return nil, err
 	}
 	if err := j.guard("open", j.index); err != nil {
-		_ = j.db.Close() // the first error says why
+		_ = j.shut() // the first error says why
 		return nil, err
 	}
 	go j.commit()
@@ -120,6 +125,11 @@ func (j *Journal) open(reading bool) error {
 	}
 	options := *bbolt.DefaultOptions
 	options.Timeout, options.ReadOnly, options.FreelistType = lockTime, reading, bbolt.FreelistMapType
+	options.OpenFile = func(name string, flag int, mode os.FileMode) (file *os.File, err error) {
+		file, err = os.OpenFile(name, flag, mode)
+		j.file = file
+		return file, err
+	}
 	db, err := bbolt.Open(j.path, 0o600, &options)
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
@@ -131,10 +141,14 @@ func (j *Journal) open(reading bool) error {
 	case err != nil:
 		return err
 	}
+	j.db = db
 	if reading {
 		err = db.View(check)
 	} else {
 		err = db.Update(prepare)
+	}
+	if err == nil {
+		err = j.current()
 	}
 	if err == nil && isNew {
 		err = syncFolder(filepath.Dir(j.path)) // or the file's name may not outlive a loss of power
@@ -143,8 +157,20 @@ func (j *Journal) open(reading bool) error {
 		_ = db.Close() // the first error says why
 		return err
 	}
-	j.db = db
 	return nil
+}
+
+// current refuses a file that [Compact] has replaced before it was locked here.
+func (j *Journal) current() error {
+	opened, err := j.file.Stat()
+	if err != nil {
+		return err
+	}
+	now, err := os.Stat(j.path)
+	if err == nil && !os.SameFile(opened, now) {
+		return ErrInUse
+	}
+	return err
 }
 
 // check refuses databases of other programs, and of versions that don't exist yet.
@@ -187,18 +213,33 @@ func syncFolder(name string) error {
 }
 
 // guard calls fn, and makes an error of what a damaged file does to bbolt: pages that it can't make sense of are panics, and so are pages
-// that the file, which is mapped into memory, no longer has.
+// that the file, which is mapped into memory, no longer has. bbolt is not called again after that: it may hold its locks for ever.
 func (j *Journal) guard(op string, fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if crash := recover(); crash != nil {
 			err = fmt.Errorf("%w (%v)", ErrDamaged, crash)
+			if !j.broken.Swap(true) && j.file != nil {
+				unlock(j.file)
+				_ = j.file.Close() // the error says enough
+			}
 		}
 		if err != nil {
 			err = &Error{Op: op, Path: j.path, Err: err}
 		}
 	}()
+	if j.broken.Load() {
+		return ErrDamaged
+	}
 	return fn()
+}
+
+// shut closes the file, unless that was done.
+func (j *Journal) shut() error {
+	if j.broken.Load() {
+		return nil
+	}
+	return j.guard("close", j.db.Close)
 }
 
 // maxIndexed is how many records are indexed in one transaction: it takes some 40 bytes of memory for each.
@@ -256,9 +297,11 @@ func (j *Journal) Take(key Key) (r Record, found bool, err error) {
 	err = j.guard("read", func() error {
 		return j.db.View(func(tx *bbolt.Tx) error {
 			c := tx.Bucket(bucketIndex).Cursor()
-			for k, _ := c.Seek(key[:]); bytes.HasPrefix(k, key[:]); k, _ = c.Next() {
+			last, again := j.after[key]
+			for k, _ := c.Seek(append(key[:], numberKey(last+1)...)); bytes.HasPrefix(k, key[:]); k, _ = c.Next() {
 				n := k[len(key):]
 				if j.used.has(number(n)) {
+					again = true
 					continue
 				}
 				value := tx.Bucket(bucketRecords).Get(n)
@@ -270,6 +313,9 @@ func (j *Journal) Take(key Key) (r Record, found bool, err error) {
 				}
 				if r.Key != key {
 					return ErrDamaged
+				}
+				if again { // or each would go past all that came before
+					j.after[key] = number(n)
 				}
 				j.used.add(number(n))
 				found = true
@@ -349,7 +395,7 @@ func (j *Journal) Close() error {
 	if closed {
 		return nil
 	}
-	return j.guard("close", j.db.Close)
+	return j.shut()
 }
 
 func numberKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }

@@ -402,3 +402,78 @@ func BenchmarkOpenAndTake(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N*n)/b.Elapsed().Seconds(), "records/s")
 }
+
+// Somebody cuts the file while it is open: errors, and nobody waits for ever.
+func TestDamagedWhileOpen(t *testing.T) {
+	for _, first := range []string{"take", "append", "close"} {
+		path := filepath.Join(t.TempDir(), "j")
+		var ns []int
+		for i := range 2000 {
+			ns = append(ns, i)
+		}
+		write(t, path, ns...)
+		j, err := Open(path)
+		require.NoError(t, err)
+		require.NoError(t, os.Truncate(path, 0))
+		damaged := 0
+		note := func(err error) {
+			if errors.Is(err, ErrDamaged) {
+				damaged++
+			}
+		}
+		if first == "take" {
+			_, _, err := j.Take(key(1))
+			note(err)
+		}
+		if first != "close" {
+			for n := range 10 {
+				note(j.Append(record(n)))
+				_, _, err := j.Take(key(n))
+				note(err)
+			}
+			assert.Positive(t, damaged, first)
+		}
+		note(j.Close())
+		open(t, path) // the lock is given up; an empty file is as good as none
+	}
+}
+
+func TestManyOccurrences(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path)
+	var wg sync.WaitGroup
+	const n = 50_000
+	slots := make(chan struct{}, 4096)
+	for i := range n {
+		slots <- struct{}{}
+		wg.Go(func() {
+			assert.NoError(t, j.Append(record(i%2)))
+			<-slots
+		})
+	}
+	wg.Wait()
+	require.NoError(t, j.Close())
+	j = open(t, path)
+	for range n / 2 {
+		for k := range 2 {
+			r, found := take(t, j, k)
+			require.True(t, found)
+			require.Equal(t, record(k), r)
+		}
+	}
+	_, found := take(t, j, 0)
+	assert.False(t, found)
+}
+
+// A file that was replaced before it was locked is not written to: nobody would see it.
+func TestReplacedFilesAreRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	write(t, path, 1)
+	j := &Journal{path: path}
+	require.NoError(t, j.guard("open", func() error { return j.open(false) }))
+	require.NoError(t, j.current())
+	require.NoError(t, os.Rename(path, path+".old"))
+	write(t, path, 2)
+	require.ErrorIs(t, j.current(), ErrInUse)
+	require.NoError(t, j.shut())
+}

@@ -21,7 +21,6 @@ type Lease[C comparable, M Member] struct {
 	sentBack bool
 	recall   func() bool
 	released bool
-	serial   int // among those that the member's holders gave back
 }
 
 // Member is the lease's member. It changes when Moved closes, and never again.
@@ -97,27 +96,18 @@ func (l *Lease[C, M]) Drop(m M) bool {
 // maxSuspect is how many suspicious leases in a row a member is trusted with: one may be the lease's own fault, and of two the input's.
 const maxSuspect = 3
 
-// Suspect says of a lease that was given back that the member may be the reason why nothing came of it. One of which that is said of
-// several leases in a row gets no more of them, and is replaced.
-func (l *Lease[C, M]) Suspect() {
-	p := l.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	place := l.place
-	if place.state != open || !l.released {
-		return
+// ReleaseSuspect is Release(true) of a lease for which the member may be the reason that nothing came of it. A member of which that is said
+// of several leases in a row gets no more of them, but for those that wait in it, and is replaced.
+func (l *Lease[C, M]) ReleaseSuspect() {
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	if place := l.place; !l.released && !l.ahead {
+		if place.suspects++; place.suspects >= maxSuspect {
+			place.quarantined = true
+		}
+		defer func(n int) { place.suspects = n }(place.suspects) // release takes it for one that came to something
 	}
-	if l.serial != place.suspect+1 {
-		place.suspects = 0
-	}
-	place.suspect = l.serial
-	if place.suspects++; place.suspects < maxSuspect {
-		return
-	}
-	place.quarantined = true
-	p.index(place)
-	p.settle(place)
-	p.balance(place.group)
+	l.release(true)
 }
 
 // release is for callers that hold mu.
@@ -128,8 +118,6 @@ func (l *Lease[C, M]) release(reuse bool) {
 	}
 	l.released = true
 	place := l.place
-	place.given++
-	l.serial = place.given
 	if !l.sent.Load() {
 		place.unsent--
 		place.uses-- // the member never heard of it
@@ -140,11 +128,13 @@ func (l *Lease[C, M]) release(reuse bool) {
 	} else {
 		place.running--
 		place.slow = false
+		place.suspects = 0
 		place.group.running--
 	}
 	if place.state != open || p.closed {
 		p.index(place)
-		return // it is on its way out
+		p.balance(place.group) // others may be served by what was to be freed for its group
+		return                 // it is on its way out
 	}
 	switch {
 	case isDone(place.m):

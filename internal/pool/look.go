@@ -19,7 +19,7 @@ func (p *Pool[C, M]) View(class C) View {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g := p.groups[class]
-	v := View{Maximum: p.maximum, Held: g != nil && g.hold != nil}
+	v := View{Maximum: p.maximum, Held: g != nil && g.held()}
 	for _, place := range p.places {
 		switch {
 		case place.state == opening:

@@ -29,8 +29,6 @@ type place[C comparable, M Member] struct {
 	slow    bool           // leases ahead were sent back, and none that ran was released since
 	uses    int
 
-	given       int  // leases that were given back
-	suspect     int  // the last of them that was suspicious
 	suspects    int  // how many were, in a row
 	quarantined bool // too many
 

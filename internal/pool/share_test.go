@@ -455,10 +455,10 @@ func TestSuspects(t *testing.T) {
 		p := (&yard{}).pool(1)
 		use := func(suspect bool) *box {
 			l := lease(t, p, "x")
-			l.release(true)
 			if suspect {
-				l.lease.Suspect()
+				l.lease.ReleaseSuspect()
 			}
+			l.release(true)
 			return l.box
 		}
 		a := use(true)
@@ -478,6 +478,33 @@ func TestSuspects(t *testing.T) {
 	})
 }
 
+// Who waits when a member turns out to be suspicious gets another one.
+func TestWhoWaitsGetsNoSuspect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{}).pool(1)
+		var a *box
+		for range maxSuspect {
+			l := lease(t, p, "x")
+			a = l.box
+			turn := p.Queue("x", nil, false)
+			l.lease.ReleaseSuspect()
+			l.release(true)
+			next, err := turn.Wait(t.Context())
+			require.NoError(t, err)
+			next.ReleaseSuspect()
+			if p.Stats().Quarantined > 0 {
+				break
+			}
+		}
+		l := lease(t, p, "x")
+		assert.NotSame(t, a, l.box)
+		assert.EqualValues(t, 1, p.Stats().Quarantined)
+		assert.EqualValues(t, maxSuspect+2, p.Stats().Leases, "the fourth was another member's")
+		l.release(true)
+		require.NoError(t, p.Close())
+	})
+}
+
 // A member that runs other leases is not stopped before they are given back.
 func TestASuspectFinishesWhatItHas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -485,8 +512,8 @@ func TestASuspectFinishesWhatItHas(t *testing.T) {
 		long := lease(t, p, "x")
 		for range maxSuspect {
 			l := lease(t, p, "x")
+			l.lease.ReleaseSuspect()
 			l.release(true)
-			l.lease.Suspect()
 		}
 		turn := p.Queue("x", nil, true)
 		time.Sleep(time.Hour)

@@ -16,7 +16,7 @@ func (p *Pool[C, M]) Spare(class C, m M) (l *Lease[C, M], opening <-chan struct{
 	}
 	g := p.group(class)
 	for _, place := range g.free.h.items {
-		if place.m != m && !place.tooOld() && !isDone(place.m) {
+		if place.m != m && place.empty() && !place.tooOld() && !isDone(place.m) {
 			place.running++
 			g.running++
 			place.unsent++

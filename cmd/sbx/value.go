@@ -1,0 +1,188 @@
+package main
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// maxNested is how deep lists and maps nest that are shown.
+const maxNested = 1000
+
+// readable is an encoded result as JSON can have it; its bytes if it can't be read. It is read here, and not by a decoder of MessagePack, because nothing is known of
+// it: a sandbox may have sent anything.
+func readable(data []byte) any {
+	if len(data) == 0 { // of a function without a result
+		return nil
+	}
+	r := valueReader{data: data}
+	value, ok := r.value(0)
+	if !ok || len(r.data) > 0 {
+		return data
+	}
+	return value
+}
+
+// valueReader reads MessagePack.
+type valueReader struct{ data []byte }
+
+// take returns the next n bytes.
+func (r *valueReader) take(n uint64) ([]byte, bool) {
+	if n > uint64(len(r.data)) {
+		return nil, false
+	}
+	taken := r.data[:n]
+	r.data = r.data[n:]
+	return taken, true
+}
+
+// number reads a big-endian number of some bytes.
+func (r *valueReader) number(size uint64) (uint64, bool) {
+	b, ok := r.take(size)
+	return binary.BigEndian.Uint64(append(make([]byte, 8-len(b), 16), b...)), ok
+}
+
+func (r *valueReader) value(depth int) (any, bool) {
+	b, ok := r.take(1)
+	if !ok || depth > maxNested {
+		return nil, false
+	}
+	switch code := b[0]; {
+	case code <= 0x7f:
+		return code, true
+	case code <= 0x8f:
+		return r.mapping(uint64(code&0x0f), depth)
+	case code <= 0x9f:
+		return r.list(uint64(code&0x0f), depth)
+	case code <= 0xbf:
+		return r.text(uint64(code & 0x1f))
+	case code >= 0xe0:
+		return int8(code), true
+	case code == 0xc0:
+		return nil, true
+	case code == 0xc2 || code == 0xc3:
+		return code == 0xc3, true
+	case code == 0xca:
+		bits, ok := r.number(4)
+		return finite(float64(math.Float32frombits(uint32(bits))), 32), ok
+	case code == 0xcb:
+		bits, ok := r.number(8)
+		return finite(math.Float64frombits(bits), 64), ok
+	case code >= 0xcc && code <= 0xcf:
+		return r.number(1 << (code - 0xcc))
+	case code >= 0xd0 && code <= 0xd3:
+		size := uint64(1) << (code - 0xd0)
+		bits, ok := r.number(size)
+		shift := 64 - 8*size
+		return int64(bits<<shift) >> shift, ok
+	case code >= 0xc4 && code <= 0xc6:
+		return r.sized(1<<(code-0xc4), r.binary)
+	case code >= 0xd9 && code <= 0xdb:
+		return r.sized(1<<(code-0xd9), r.text)
+	case code == 0xdc || code == 0xdd:
+		return r.sized(2<<(code-0xdc), func(n uint64) (any, bool) { return r.list(n, depth) })
+	case code == 0xde || code == 0xdf:
+		return r.sized(2<<(code-0xde), func(n uint64) (any, bool) { return r.mapping(n, depth) })
+	case code >= 0xd4 && code <= 0xd8:
+		return r.extension(1 << (code - 0xd4))
+	case code >= 0xc7 && code <= 0xc9:
+		return r.sized(1<<(code-0xc7), r.extension)
+	}
+	return nil, false // 0xc1 is never used
+}
+
+// sized reads what follows its length.
+func (r *valueReader) sized(size uint64, read func(n uint64) (any, bool)) (any, bool) {
+	n, ok := r.number(size)
+	if !ok {
+		return nil, false
+	}
+	return read(n)
+}
+
+func (r *valueReader) binary(n uint64) (any, bool) { return r.take(n) }
+
+func (r *valueReader) text(n uint64) (any, bool) {
+	b, ok := r.take(n)
+	return string(b), ok
+}
+
+func (r *valueReader) list(n uint64, depth int) (any, bool) {
+	list := []any{}
+	for range n {
+		element, ok := r.value(depth + 1)
+		if !ok {
+			return nil, false
+		}
+		list = append(list, element)
+	}
+	return list, true
+}
+
+// mapping reads a map: an object if its keys are texts or numbers, else a list of pairs.
+func (r *valueReader) mapping(n uint64, depth int) (any, bool) {
+	object, pairs := map[string]any{}, []any{}
+	for range n {
+		key, ok := r.value(depth + 1)
+		if !ok {
+			return nil, false
+		}
+		value, ok := r.value(depth + 1)
+		if !ok {
+			return nil, false
+		}
+		pairs = append(pairs, []any{key, value})
+		switch key.(type) {
+		case []any, map[string]any, []byte, nil:
+		default:
+			object[fmt.Sprint(key)] = value
+		}
+	}
+	if len(object) != len(pairs) {
+		return pairs, true
+	}
+	return object, true
+}
+
+// extension is a value of a type of its own, of which the bytes are shown.
+func (r *valueReader) extension(n uint64) (any, bool) {
+	if _, ok := r.take(1); !ok { // its type
+		return nil, false
+	}
+	return r.take(n)
+}
+
+// finite is a number, or its name if JSON has none for it.
+func finite(f float64, bits int) any {
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		return fmt.Sprint(f)
+	}
+	return json.Number(strconv.FormatFloat(f, 'g', -1, bits))
+}
+
+// printable is a text in which nothing controls a terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 || r == utf8.RuneError {
+			return '\uFFFD'
+		}
+		return r
+	}, text)
+}
+
+// escaped is a line of JSON without the control characters that JSON allows.
+func escaped(line []byte) []byte {
+	var out []byte
+	for _, r := range string(line) {
+		if r >= 0x7f && r < 0xa0 {
+			out = fmt.Appendf(out, `\u%04x`, r)
+			continue
+		}
+		out = utf8.AppendRune(out, r)
+	}
+	return out
+}
