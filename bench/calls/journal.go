@@ -13,7 +13,7 @@ import (
 
 const (
 	// journaledInputs is how many inputs a map has whose results go to the disk.
-	journaledInputs = 200_000
+	journaledInputs = 50_000
 	// minJournaled is what such a map should do in a second.
 	minJournaled = 20_000
 )
