@@ -24,17 +24,15 @@ import (
 // If w blocks, the end of the run waits a second for it, and nothing else does.
 func ShowProgress(w io.Writer) MapOption {
 	return mapOption(func(c *mapConfig) {
-		if w == nil {
-			c.errs = append(c.errs, &OptionError{Option: "ShowProgress", Reason: "is nil; give os.Stderr, say, or leave it out"})
+		screen, ok := w.(*Screen)
+		if !ok {
+			screen = NewScreen(w)
+		}
+		if screen == nil || screen.w == nil {
+			c.errs = append(c.errs, &OptionError{Option: "ShowProgress", Reason: "is nil, or a Screen on no writer; give os.Stderr, say, or leave it out"})
 			return
 		}
-		c.show = func(r *run) mapDisplay {
-			screen, ok := w.(*Screen)
-			if !ok {
-				screen = NewScreen(w)
-			}
-			return screen.show(r)
-		}
+		c.show = screen.show
 	})
 }
 
