@@ -74,7 +74,26 @@ func (s *Screen) show(r *run) mapDisplay {
 	if terminal == nil {
 		return showLines(s, r)
 	}
-	b := &bar{account: newAccount(r), screen: s}
+	b := &bar{account: newAccount(r), screen: s, begun: make(chan struct{})}
+	go func() { // which a terminal that is stopped holds up
+		defer close(b.begun)
+		b.begin(terminal)
+	}()
+	return b
+}
+
+// bar shows a run by a bar, which asks for what it shows when it is drawn.
+type bar struct {
+	account *account
+	screen  *Screen
+	begun   chan struct{} // closed when there is one of the two
+	bar     *mpb.Bar
+	lines   *lines // where no bar can be drawn
+}
+
+// begin puts the bar on the screen.
+func (b *bar) begin(terminal *os.File) {
+	s := b.screen
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.bars == nil {
@@ -85,8 +104,7 @@ func (s *Screen) show(r *run) mapDisplay {
 	if total == 0 {
 		style = mpb.NopStyle()
 	}
-	var err error
-	b.bar, err = s.bars.Add(0, style.Build(),
+	added, err := s.bars.Add(0, style.Build(),
 		mpb.BarWidth(barWidth),
 		mpb.BarFillerMiddleware(b.fill),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return b.account.head() })),
@@ -94,17 +112,11 @@ func (s *Screen) show(r *run) mapDisplay {
 		mpb.BarBtmExtender(mpb.BarFillerFunc(b.below)),
 	)
 	if err != nil { // those that there are can't be drawn any more
-		return showLines(s.w, r)
+		b.lines = showLines(s.w, b.account.run)
+		return
 	}
+	b.bar = added
 	s.shown++
-	return b
-}
-
-// bar shows a run by a bar, which asks for what it shows when it is drawn.
-type bar struct {
-	account *account
-	screen  *Screen
-	bar     *mpb.Bar
 }
 
 func (b *bar) fill(base mpb.BarFiller) mpb.BarFiller {
@@ -121,10 +133,15 @@ func (b *bar) below(w io.Writer, stat decor.Statistics) error {
 }
 
 func (b *bar) end() {
-	b.bar.Abort(false) // it is drawn once more, and stays
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		<-b.begun
+		if b.lines != nil {
+			b.lines.end()
+			return
+		}
+		b.bar.Abort(false) // it is drawn once more, and stays
 		b.bar.Wait()
 		b.screen.ended()
 	}()

@@ -10,12 +10,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/creack/pty"
 	"github.com/sandboxfn/sbx"
 	"github.com/sandboxfn/sbx/sbxtest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // watchedTerminal is a pseudo-terminal and all that was printed on it.
@@ -141,6 +143,55 @@ func TestTerminalsWithoutABar(t *testing.T) {
 		text := term.end(t)
 		assert.NotContains(t, text, "\x1b", name)
 		assert.Contains(t, text, "10 of 10 done", name)
+	}
+}
+
+// A terminal that is stopped, as Ctrl-S does it, holds up the end of each run for a second, and nothing else, be it in the middle of a bar or of
+// what the program prints.
+func TestATerminalThatIsStopped(t *testing.T) {
+	for _, print := range []bool{false, true} {
+		t.Run(fmt.Sprintf("printing=%v", print), func(t *testing.T) {
+			term := watchTerminal(t, 80)
+			screen := sbx.NewScreen(term.File)
+			session := sbxtest.Open(t)
+			flow := func(to int) { require.NoError(t, unix.IoctlSetInt(int(term.Fd()), unix.TCXONC, to)) }
+			flow(unix.TCOOFF)
+			goOn := sync.OnceFunc(func() { flow(unix.TCOON) })
+			defer goOn()
+			var printed, runs sync.WaitGroup
+			if print {
+				printed.Go(func() {
+					_, err := io.WriteString(screen, "a line\n")
+					assert.NoError(t, err)
+				})
+				require.Eventually(t, func() bool { return strings.Contains(stacks(), "sbx.(*Screen).Write(") }, long, time.Millisecond)
+			}
+			took := make(chan time.Duration)
+			runs.Go(func() {
+				for range 3 {
+					begin := time.Now()
+					_, err := session.Function(Slowly).MapSlice(t.Context(), make([]int, 30), sbx.ShowProgress(screen))
+					assert.NoError(t, err)
+					took <- time.Since(begin)
+				}
+			})
+			for range 3 {
+				select {
+				case d := <-took:
+					assert.GreaterOrEqual(t, d, time.Second)
+				case <-time.After(long):
+					t.Error("a run does not end")
+					goOn()
+					<-took
+				}
+			}
+			runs.Wait()
+			goOn()
+			printed.Wait()
+			require.Eventually(t, func() bool { return !strings.Contains(stacks(), "sbx.(*bar)") }, long, 10*time.Millisecond)
+			shown := strings.Join(render(t, term.end(t)), "\n")
+			assert.Equal(t, 3, strings.Count(shown, "30 of 30 done"), shown)
+		})
 	}
 }
 
