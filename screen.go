@@ -15,6 +15,9 @@ import (
 // barWidth is how wide a bar is where there is room.
 const barWidth = 40
 
+// maxPartial is how much of a line is kept whose end has not come.
+const maxPartial = 64 << 10
+
 // Screen is a terminal that bars of [ShowProgress] share with what else the program prints there:
 //
 //	screen := sbx.NewScreen(os.Stderr)
@@ -34,20 +37,28 @@ type Screen struct {
 // NewScreen returns a Screen on w. Only an [os.File] can be a terminal; on other writers a Screen does no more than order what is written.
 func NewScreen(w io.Writer) *Screen { return &Screen{w: w} }
 
-// Write writes to the screen. While bars are shown, a line's begin waits for its end, and lines for the next time that the bars are drawn.
+// Write writes to the screen. While bars are shown, a line's begin waits for its end, and lines for the next time that the bars are drawn. A line
+// of which more than 64 KiB wait is broken there.
 func (s *Screen) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.bars == nil {
 		return s.w.Write(p)
 	}
+	s.partial = append(s.partial, p...)
 	end := bytes.LastIndexByte(p, '\n') + 1
+	if end > 0 {
+		end += len(s.partial) - len(p)
+	}
+	if len(s.partial)-end > maxPartial {
+		s.partial = append(s.partial, '\n')
+		end = len(s.partial)
+	}
 	if end == 0 {
-		s.partial = append(s.partial, p...)
 		return len(p), nil
 	}
-	lines := append(s.partial, p[:end]...)
-	s.partial = append([]byte(nil), p[end:]...)
+	lines := s.partial[:end]
+	s.partial = append([]byte(nil), s.partial[end:]...)
 	if _, err := s.bars.Write(lines); err != nil { // the bars can't be drawn any more
 		if _, err := s.w.Write(lines); err != nil {
 			return 0, err

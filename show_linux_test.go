@@ -74,6 +74,11 @@ func render(t *testing.T, text string) (lines []string) {
 	return lines
 }
 
+// waitForBar waits until there is a bar, above which lines are to stay whole.
+func waitForBar(t *testing.T) {
+	require.Eventually(t, func() bool { return strings.Contains(stacks(), "mpb/v8.(*Progress).serve(") }, long, time.Millisecond)
+}
+
 // What the program prints on the screen stays whole, in its order, above the bar.
 func TestBarAndLogsOnATerminal(t *testing.T) {
 	term := watchTerminal(t, 100)
@@ -82,6 +87,9 @@ func TestBarAndLogsOnATerminal(t *testing.T) {
 	var want []string
 	for result := range session.Function(Slowly).MapUnordered(t.Context(), slices.Values(make([]int, 100)), sbx.ShowProgress(screen), sbx.Total(100)) {
 		require.NoError(t, result.Err)
+		if len(want) == 0 {
+			waitForBar(t)
+		}
 		line := fmt.Sprintf("result %d", len(want))
 		_, err := io.WriteString(screen, line[:4])
 		require.NoError(t, err)
@@ -99,6 +107,33 @@ func TestBarAndLogsOnATerminal(t *testing.T) {
 	assert.Regexp(t, `^  0 running, sandboxes: \d+; \?\[2Jnote$`, lines[101])
 	assert.Equal(t, "the end", lines[102])
 	assert.Greater(t, strings.Count(text, "\x1b["), 2, "it was drawn several times")
+}
+
+// A line without an end is not kept for ever.
+func TestLongLinesAboveABar(t *testing.T) {
+	term := watchTerminal(t, 100)
+	screen := sbx.NewScreen(term.File)
+	session := sbxtest.Open(t)
+	written := false
+	for _, err := range session.Function(Slowly).Map(t.Context(), slices.Values(make([]int, 50)), sbx.ShowProgress(screen)) {
+		require.NoError(t, err)
+		if written {
+			continue
+		}
+		written = true
+		waitForBar(t)
+		for _, text := range []string{"first\nsecond", strings.Repeat("a", 64<<10-6), "b", "c\n", "third\n" + strings.Repeat("d", 100<<10), "e\n"} {
+			n, err := io.WriteString(screen, text)
+			require.NoError(t, err)
+			assert.Len(t, text, n)
+		}
+	}
+	want := []string{"first", "second" + strings.Repeat("a", 64<<10-6) + "b", "c", "third", strings.Repeat("d", 100<<10), "e"}
+	lines := render(t, term.end(t))
+	require.Greater(t, len(lines), len(want))
+	for i, line := range want {
+		assert.Equal(t, line, lines[i])
+	}
 }
 
 func TestBarsFitTheTerminal(t *testing.T) {
