@@ -15,6 +15,9 @@ import (
 // barWidth is how wide a bar is where there is room.
 const barWidth = 40
 
+// maxPartial is how much of a line is kept whose end has not come.
+const maxPartial = 64 << 10
+
 // Screen is a terminal that bars of [ShowProgress] share with what else the program prints there:
 //
 //	screen := sbx.NewScreen(os.Stderr)
@@ -34,20 +37,28 @@ type Screen struct {
 // NewScreen returns a Screen on w. Only an [os.File] can be a terminal; on other writers a Screen does no more than order what is written.
 func NewScreen(w io.Writer) *Screen { return &Screen{w: w} }
 
-// Write writes to the screen. While bars are shown, a line's begin waits for its end, and lines for the next time that the bars are drawn.
+// Write writes to the screen. While bars are shown, a line's begin waits for its end, and lines for the next time that the bars are drawn. A line
+// of which more than 64 KiB wait is broken there.
 func (s *Screen) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.bars == nil {
 		return s.w.Write(p)
 	}
+	s.partial = append(s.partial, p...)
 	end := bytes.LastIndexByte(p, '\n') + 1
+	if end > 0 {
+		end += len(s.partial) - len(p)
+	}
+	if len(s.partial)-end > maxPartial {
+		s.partial = append(s.partial, '\n')
+		end = len(s.partial)
+	}
 	if end == 0 {
-		s.partial = append(s.partial, p...)
 		return len(p), nil
 	}
-	lines := append(s.partial, p[:end]...)
-	s.partial = append([]byte(nil), p[end:]...)
+	lines := s.partial[:end]
+	s.partial = append([]byte(nil), s.partial[end:]...)
 	if _, err := s.bars.Write(lines); err != nil { // the bars can't be drawn any more
 		if _, err := s.w.Write(lines); err != nil {
 			return 0, err
@@ -74,7 +85,26 @@ func (s *Screen) show(r *run) mapDisplay {
 	if terminal == nil {
 		return showLines(s, r)
 	}
-	b := &bar{account: newAccount(r), screen: s}
+	b := &bar{account: newAccount(r), screen: s, begun: make(chan struct{})}
+	go func() { // which a terminal that is stopped holds up
+		defer close(b.begun)
+		b.begin(terminal)
+	}()
+	return b
+}
+
+// bar shows a run by a bar, which asks for what it shows when it is drawn.
+type bar struct {
+	account *account
+	screen  *Screen
+	begun   chan struct{} // closed when there is one of the two
+	bar     *mpb.Bar
+	lines   *lines // where no bar can be drawn
+}
+
+// begin puts the bar on the screen.
+func (b *bar) begin(terminal *os.File) {
+	s := b.screen
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.bars == nil {
@@ -85,8 +115,7 @@ func (s *Screen) show(r *run) mapDisplay {
 	if total == 0 {
 		style = mpb.NopStyle()
 	}
-	var err error
-	b.bar, err = s.bars.Add(0, style.Build(),
+	added, err := s.bars.Add(0, style.Build(),
 		mpb.BarWidth(barWidth),
 		mpb.BarFillerMiddleware(b.fill),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return b.account.head() })),
@@ -94,17 +123,11 @@ func (s *Screen) show(r *run) mapDisplay {
 		mpb.BarBtmExtender(mpb.BarFillerFunc(b.below)),
 	)
 	if err != nil { // those that there are can't be drawn any more
-		return showLines(s.w, r)
+		b.lines = showLines(s.w, b.account.run)
+		return
 	}
+	b.bar = added
 	s.shown++
-	return b
-}
-
-// bar shows a run by a bar, which asks for what it shows when it is drawn.
-type bar struct {
-	account *account
-	screen  *Screen
-	bar     *mpb.Bar
 }
 
 func (b *bar) fill(base mpb.BarFiller) mpb.BarFiller {
@@ -121,10 +144,15 @@ func (b *bar) below(w io.Writer, stat decor.Statistics) error {
 }
 
 func (b *bar) end() {
-	b.bar.Abort(false) // it is drawn once more, and stays
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		<-b.begun
+		if b.lines != nil {
+			b.lines.end()
+			return
+		}
+		b.bar.Abort(false) // it is drawn once more, and stays
 		b.bar.Wait()
 		b.screen.ended()
 	}()

@@ -24,8 +24,8 @@ const stopTime = 10 * time.Second
 //
 // Goroutines: those of its pool, which with [MinSandboxes] are there from the begin, one for each call that was spawned or is part of a map, one for a map's input, one for each call whose
 // context ended before the call did, one for the second run of a call ([Hedge]), one for each start and stop of a sandbox of [Session.Sandbox] and one that waits for its end, one for a
-// secret that is read, one that writes a map's [Journal], one of a [Watchdog] and, for a moment, one for each call that it asks after, and one that calls the logger's handler. Close waits for all that it can end: not for a
-// handler, an input, a secret's source or user code of a call that block.
+// secret that is read, one that writes a map's [Journal], one for what [ShowProgress] shows or a few for a bar, one of a [Watchdog] and, for a moment, one for each call that it asks after, and one that calls the logger's handler. Close waits for all that it can end: not for a
+// handler, an input, a writer of [ShowProgress], a secret's source or user code of a call that block.
 type Session struct {
 	id      string
 	config  openConfig

@@ -24,17 +24,15 @@ import (
 // If w blocks, the end of the run waits a second for it, and nothing else does.
 func ShowProgress(w io.Writer) MapOption {
 	return mapOption(func(c *mapConfig) {
-		if w == nil {
-			c.errs = append(c.errs, &OptionError{Option: "ShowProgress", Reason: "is nil; give os.Stderr, say, or leave it out"})
+		screen, ok := w.(*Screen)
+		if !ok {
+			screen = NewScreen(w)
+		}
+		if screen == nil || screen.w == nil {
+			c.errs = append(c.errs, &OptionError{Option: "ShowProgress", Reason: "is nil, or a Screen on no writer; give os.Stderr, say, or leave it out"})
 			return
 		}
-		c.show = func(r *run) mapDisplay {
-			screen, ok := w.(*Screen)
-			if !ok {
-				screen = NewScreen(w)
-			}
-			return screen.show(r)
-		}
+		c.show = screen.show
 	})
 }
 
@@ -56,18 +54,20 @@ type mapDisplay interface {
 
 // tally is what has become of a run's inputs.
 type tally struct {
-	done, failed, again, recalled atomic.Int64
-	told                          atomic.Pointer[launch.Progress] // the latest
+	ran, recalled atomic.Int64 // those that are done; recalled are those that the journal had
+	failed, again atomic.Int64
+	told          atomic.Pointer[launch.Progress] // the latest
 }
 
 // count counts an input that is done.
 func (t *tally) count(r *request, recalled bool, err error) {
-	t.done.Add(1)
-	if err != nil {
-		t.failed.Add(1)
-	}
 	if recalled {
 		t.recalled.Add(1)
+	} else {
+		t.ran.Add(1)
+	}
+	if err != nil {
+		t.failed.Add(1)
 	}
 	if r.attempt > 1 {
 		t.again.Add(int64(r.attempt - 1))
@@ -94,7 +94,7 @@ type account struct {
 // sample is how many calls had ended at a time. Results from a journal are no work, and don't count.
 type sample struct {
 	time time.Time
-	done int64
+	ran  int64
 }
 
 func newAccount(r *run) *account {
@@ -103,7 +103,7 @@ func newAccount(r *run) *account {
 
 // done is how many inputs are done, and of how many; 0 if that is not known.
 func (a *account) done() (done, total int64) {
-	done, total = a.run.tally.done.Load(), int64(a.run.config.total)
+	done, total = a.run.tally.ran.Load()+a.run.tally.recalled.Load(), int64(a.run.config.total)
 	if total > 0 {
 		total = max(total, done)
 	}
@@ -113,12 +113,12 @@ func (a *account) done() (done, total int64) {
 // rate is how many calls end in a second, and how long those will take that are left; 0 if that is not known.
 func (a *account) rate() (rate float64, left time.Duration) {
 	done, total := a.done()
-	now := sample{time.Now(), done - a.run.tally.recalled.Load()}
+	now := sample{time.Now(), a.run.tally.ran.Load()}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	oldest := a.samples[0]
 	if seconds := now.time.Sub(oldest.time).Seconds(); seconds > 0 {
-		rate = float64(now.done-oldest.done) / seconds
+		rate = float64(now.ran-oldest.ran) / seconds
 	}
 	if now.time.Sub(a.samples[len(a.samples)-1].time) >= sampleTime {
 		a.samples = append(a.samples, now)

@@ -10,12 +10,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/creack/pty"
 	"github.com/sandboxfn/sbx"
 	"github.com/sandboxfn/sbx/sbxtest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // watchedTerminal is a pseudo-terminal and all that was printed on it.
@@ -72,6 +74,11 @@ func render(t *testing.T, text string) (lines []string) {
 	return lines
 }
 
+// waitForBar waits until there is a bar, above which lines are to stay whole.
+func waitForBar(t *testing.T) {
+	require.Eventually(t, func() bool { return strings.Contains(stacks(), "mpb/v8.(*Progress).serve(") }, long, time.Millisecond)
+}
+
 // What the program prints on the screen stays whole, in its order, above the bar.
 func TestBarAndLogsOnATerminal(t *testing.T) {
 	term := watchTerminal(t, 100)
@@ -80,6 +87,9 @@ func TestBarAndLogsOnATerminal(t *testing.T) {
 	var want []string
 	for result := range session.Function(Slowly).MapUnordered(t.Context(), slices.Values(make([]int, 100)), sbx.ShowProgress(screen), sbx.Total(100)) {
 		require.NoError(t, result.Err)
+		if len(want) == 0 {
+			waitForBar(t)
+		}
 		line := fmt.Sprintf("result %d", len(want))
 		_, err := io.WriteString(screen, line[:4])
 		require.NoError(t, err)
@@ -97,6 +107,33 @@ func TestBarAndLogsOnATerminal(t *testing.T) {
 	assert.Regexp(t, `^  0 running, sandboxes: \d+; \?\[2Jnote$`, lines[101])
 	assert.Equal(t, "the end", lines[102])
 	assert.Greater(t, strings.Count(text, "\x1b["), 2, "it was drawn several times")
+}
+
+// A line without an end is not kept for ever.
+func TestLongLinesAboveABar(t *testing.T) {
+	term := watchTerminal(t, 100)
+	screen := sbx.NewScreen(term.File)
+	session := sbxtest.Open(t)
+	written := false
+	for _, err := range session.Function(Slowly).Map(t.Context(), slices.Values(make([]int, 50)), sbx.ShowProgress(screen)) {
+		require.NoError(t, err)
+		if written {
+			continue
+		}
+		written = true
+		waitForBar(t)
+		for _, text := range []string{"first\nsecond", strings.Repeat("a", 64<<10-6), "b", "c\n", "third\n" + strings.Repeat("d", 100<<10), "e\n"} {
+			n, err := io.WriteString(screen, text)
+			require.NoError(t, err)
+			assert.Len(t, text, n)
+		}
+	}
+	want := []string{"first", "second" + strings.Repeat("a", 64<<10-6) + "b", "c", "third", strings.Repeat("d", 100<<10), "e"}
+	lines := render(t, term.end(t))
+	require.Greater(t, len(lines), len(want))
+	for i, line := range want {
+		assert.Equal(t, line, lines[i])
+	}
 }
 
 func TestBarsFitTheTerminal(t *testing.T) {
@@ -141,6 +178,55 @@ func TestTerminalsWithoutABar(t *testing.T) {
 		text := term.end(t)
 		assert.NotContains(t, text, "\x1b", name)
 		assert.Contains(t, text, "10 of 10 done", name)
+	}
+}
+
+// A terminal that is stopped, as Ctrl-S does it, holds up the end of each run for a second, and nothing else, be it in the middle of a bar or of
+// what the program prints.
+func TestATerminalThatIsStopped(t *testing.T) {
+	for _, print := range []bool{false, true} {
+		t.Run(fmt.Sprintf("printing=%v", print), func(t *testing.T) {
+			term := watchTerminal(t, 80)
+			screen := sbx.NewScreen(term.File)
+			session := sbxtest.Open(t)
+			flow := func(to int) { require.NoError(t, unix.IoctlSetInt(int(term.Fd()), unix.TCXONC, to)) }
+			flow(unix.TCOOFF)
+			goOn := sync.OnceFunc(func() { flow(unix.TCOON) })
+			defer goOn()
+			var printed, runs sync.WaitGroup
+			if print {
+				printed.Go(func() {
+					_, err := io.WriteString(screen, "a line\n")
+					assert.NoError(t, err)
+				})
+				require.Eventually(t, func() bool { return strings.Contains(stacks(), "sbx.(*Screen).Write(") }, long, time.Millisecond)
+			}
+			took := make(chan time.Duration)
+			runs.Go(func() {
+				for range 3 {
+					begin := time.Now()
+					_, err := session.Function(Slowly).MapSlice(t.Context(), make([]int, 30), sbx.ShowProgress(screen))
+					assert.NoError(t, err)
+					took <- time.Since(begin)
+				}
+			})
+			for range 3 {
+				select {
+				case d := <-took:
+					assert.GreaterOrEqual(t, d, time.Second)
+				case <-time.After(long):
+					t.Error("a run does not end")
+					goOn()
+					<-took
+				}
+			}
+			runs.Wait()
+			goOn()
+			printed.Wait()
+			require.Eventually(t, func() bool { return !strings.Contains(stacks(), "sbx.(*bar)") }, long, 10*time.Millisecond)
+			shown := strings.Join(render(t, term.end(t)), "\n")
+			assert.Equal(t, 3, strings.Count(shown, "30 of 30 done"), shown)
+		})
 	}
 }
 

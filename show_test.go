@@ -144,7 +144,7 @@ func TestAWriterThatBlocksHoldsARunForASecond(t *testing.T) {
 
 func TestOptionsOfWhatIsShown(t *testing.T) {
 	session := sbxtest.Open(t)
-	for _, opt := range []sbx.MapOption{sbx.ShowProgress(nil), sbx.Total(0), sbx.Total(-1)} {
+	for _, opt := range []sbx.MapOption{sbx.ShowProgress(nil), sbx.ShowProgress((*sbx.Screen)(nil)), sbx.ShowProgress(&sbx.Screen{}), sbx.ShowProgress(sbx.NewScreen(nil)), sbx.Total(0), sbx.Total(-1)} {
 		_, err := session.Function(Double).MapSlice(t.Context(), []int{1}, opt)
 		var misuse *sbx.OptionError
 		require.ErrorAs(t, err, &misuse)

@@ -1,10 +1,10 @@
 package sbx
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"path"
 	"slices"
@@ -221,27 +221,46 @@ const maxPlace = 200
 // placeIn finds in a stack, as the runtime prints it, where the function is: the innermost frame of its package. It is empty if there is none.
 // The stack is the sandbox's word.
 func placeIn(stack []byte) string {
-	type frame struct{ name, place string }
-	var frames []frame // of user code
-	lines := bytes.Split(stack, []byte("\n"))
-	for i := 1; i+1 < len(lines); i += 2 {
-		name, at := string(lines[i]), string(lines[i+1])
-		if strings.HasPrefix(name, functionsCaller) {
-			break
+	text := string(stack)
+	outermost := ""
+	for name := range functionFrames(text) {
+		outermost = name
+	}
+	function := packageOf(outermost)
+	for name, at := range functionFrames(text) {
+		if packageOf(name) == function {
+			return placeText(name, at)
 		}
-		at, _, _ = strings.Cut(strings.TrimPrefix(at, "\t"), " +0x")
-		frames = append(frames, frame{name, path.Base(strings.ReplaceAll(at, `\`, "/"))})
 	}
-	if len(frames) == 0 {
-		return ""
+	return ""
+}
+
+// functionFrames are the frames of a stack from the innermost one to the function's: the name and the place of each. They are not
+// gathered, since a stack of empty lines would have many.
+func functionFrames(stack string) iter.Seq2[string, string] {
+	return func(yield func(name, at string) bool) {
+		_, rest, more := strings.Cut(stack, "\n") // of the goroutine itself
+		for more {
+			var name, at string
+			name, rest, more = strings.Cut(rest, "\n")
+			if !more || strings.HasPrefix(name, functionsCaller) {
+				return
+			}
+			at, rest, more = strings.Cut(rest, "\n")
+			if !yield(name, at) {
+				return
+			}
+		}
 	}
-	function := packageOf(frames[len(frames)-1].name)
-	i := slices.IndexFunc(frames, func(f frame) bool { return packageOf(f.name) == function })
-	name := frames[i].name
+}
+
+// placeText tells of a frame.
+func placeText(name, at string) string {
+	at, _, _ = strings.Cut(strings.TrimPrefix(at, "\t"), " +0x")
 	if end := strings.LastIndexByte(name, '('); end > 0 {
 		name = name[:end]
 	}
-	place := frames[i].place + " (" + path.Base(name) + ")"
+	place := path.Base(strings.ReplaceAll(at, `\`, "/")) + " (" + path.Base(name) + ")"
 	return wire.Note(place[:min(len(place), maxPlace)])
 }
 

@@ -85,7 +85,8 @@ func (d *dispatch) stack(id uint64) string {
 		return ""
 	}
 	frame := fmt.Appendf(nil, "worker.(*call).run(%p", c)
-	return findStack(func(stack []byte) bool { return bytes.Contains(stack, frame) })
+	stack := findStack(func(stack []byte) bool { return bytes.Contains(stack, frame) })
+	return stack[:min(len(stack), wire.MaxCallStack)]
 }
 
 // stopProfile ends a profile that nobody waits for any more.

@@ -32,6 +32,8 @@ const (
 	chunkSize = 256 << 10
 	// maxInline is the longest value that travels within its message.
 	maxInline = 64 << 10
+	// MaxCallStack is the most bytes that the stack of a call may have which the session asks for. It never comes in chunks.
+	MaxCallStack = maxInline
 	// frameTarget is the length after which a frame takes no further message.
 	frameTarget = 1 << 20
 	// maxOffered is how many bytes of messages may wait that can be dropped. Each counts as offeredSize more than its text, about

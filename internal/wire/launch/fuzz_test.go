@@ -29,6 +29,7 @@ type hostile struct {
 	memory *os.File       // of the ledger
 	sent   uint64         // frames
 	calls  chan *wirepb.Call
+	asked  chan struct{} // where a call is
 
 	// what it did
 	lingers bool            // its process ends only when it is killed, and then not by that
@@ -39,7 +40,7 @@ type hostile struct {
 }
 
 func newHostile(t testing.TB, script []byte) *hostile {
-	h := &hostile{script: script, calls: make(chan *wirepb.Call, 100), claimed: map[uint64]bool{}, ended: make(chan struct{})}
+	h := &hostile{script: script, calls: make(chan *wirepb.Call, 100), asked: make(chan struct{}, 1), claimed: map[uint64]bool{}, ended: make(chan struct{})}
 	h.end = sync.OnceFunc(func() { close(h.ended) })
 	var err error
 	h.memory, err = ledger.New()
@@ -54,6 +55,9 @@ func (h *hostile) Send(frame *wirepb.Frame) error {
 	for _, message := range frame.GetMessages() {
 		if call := message.GetCall(); call != nil {
 			h.calls <- call
+		}
+		if message.GetProfile() != nil {
+			h.asked <- struct{}{}
 		}
 	}
 	return nil
@@ -97,7 +101,7 @@ func (h *hostile) Recv() (*wirepb.Frame, error) {
 		case 3:
 			f.Messages = append(f.Messages, &wirepb.Message{Kind: &wirepb.Message_Abort{Abort: &wirepb.Abort{Stream: h.number()}}})
 		case 4:
-			f.Messages = append(f.Messages, &wirepb.Message{Kind: &wirepb.Message_Ping{Ping: &wirepb.Ping{}}}, h.progress())
+			f.Messages = append(f.Messages, &wirepb.Message{Kind: &wirepb.Message_Ping{Ping: &wirepb.Ping{}}}, h.progress(), h.profiled())
 		case 5: // a begin as it should be
 			slot, id := h.number(), h.number()
 			if slot < ledger.Slots && h.ledger.Claim(int(slot), id) {
@@ -126,6 +130,13 @@ func (h *hostile) progress() *wirepb.Message {
 	progress := &wirepb.Progress{Call: h.number(), Done: int64(h.number()), Total: int64(h.number())}
 	progress.Note = strings.Repeat(string([]byte{byte(h.number()), byte(h.number()), 0x1b, 0xff}), int(h.number()%1024))
 	return &wirepb.Message{Kind: &wirepb.Message_Progress{Progress: progress}}
+}
+
+// profiled is of any request, of any length, whole or announced.
+func (h *hostile) profiled() *wirepb.Message {
+	profiled := &wirepb.Profiled{Id: h.number(), Profile: &wirepb.Body{Stream: h.number(), Size: h.number()}}
+	profiled.Profile.Data = make([]byte, h.number()%16*(10<<10))
+	return &wirepb.Message{Kind: &wirepb.Message_Profiled{Profiled: profiled}}
 }
 
 func (h *hostile) result(body *wirepb.Body) *wirepb.Message {
@@ -181,6 +192,9 @@ func FuzzWorker(f *testing.F) {
 	seed(0, 5, 1, 1, 4, 0, 1, 2, 1, 5)
 	seed(8, 1, 2, 3, 65, 66, 15, 9, 1, 2, 3, 65, 66, 15) // progress of a call
 	seed(8, 3, 1, 1, 1, 1, 1, 9)                         // of one that was withdrawn, and of none
+	seed(9, 0, 0, 0, 0, 0, 0, 7, 0, 0, 6)                // a stack
+	seed(9, 0, 0, 0, 0, 0, 0, 7, 0, 0, 7)                // one that is too long
+	seed(9, 0, 0, 0, 0, 0, 0, 7, 9, 1, 0, 4, 9, 1)       // one in chunks
 	frame, err := proto.Marshal(&wirepb.Frame{Messages: []*wirepb.Message{welcome(), result(1, 1)}})
 	require.NoError(f, err)
 	f.Add(append([]byte{14, byte(min(len(frame), 15))}, frame...))
@@ -198,6 +212,10 @@ func FuzzWorker(f *testing.F) {
 				t.Fatal("a call does not arrive")
 			}
 		}
+		var stack []byte
+		var asking sync.WaitGroup
+		asking.Go(func() { stack, _ = calls[1].Stack(t.Context()) }) // by the id 7
+		<-h.asked
 		withdrawn := calls[2].Withdraw()
 		require.True(t, withdrawn)
 		calls[3].Cancel()
@@ -207,6 +225,8 @@ func FuzzWorker(f *testing.F) {
 		case <-time.After(10 * time.Second):
 			t.Fatal("the session hangs")
 		}
+		asking.Wait()
+		assert.LessOrEqual(t, len(stack), wire.MaxCallStack)
 		for i, call := range calls {
 			if progress := call.Progress(); progress != nil {
 				assert.LessOrEqual(t, len(progress.Note), wire.MaxNote)

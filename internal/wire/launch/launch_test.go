@@ -326,6 +326,54 @@ func TestHostileWorkersAreLost(t *testing.T) {
 	}
 }
 
+// A watchdog asks many workers for stacks, and keeps them: none may be longer than a stack is.
+func TestStacksOfHostileWorkers(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		of         string // name of the profile; the stack of the call if it is empty
+		body       *wirepb.Body
+	}{
+		{"long", "", "", &wirepb.Body{Data: make([]byte, wire.MaxCallStack)}},
+		{"too long", "a call of 65537 bytes", "", &wirepb.Body{Data: make([]byte, wire.MaxCallStack+1)}},
+		{"in chunks", "a call in chunks", "", &wirepb.Body{Stream: 1, Size: 1}},
+		{"a profile", "", "heap", &wirepb.Body{Data: make([]byte, wire.MaxCallStack+1)}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w, err := start(t, &fake{line: goodLine, script: welcomed(func(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error {
+				for {
+					f, err := stream.Recv()
+					if err != nil {
+						return err
+					}
+					for _, message := range f.GetMessages() {
+						if asked := message.GetProfile(); asked != nil {
+							profiled := &wirepb.Profiled{Id: asked.GetId(), Profile: c.body}
+							return sends(frame(2, &wirepb.Message{Kind: &wirepb.Message_Profiled{Profiled: profiled}}))(stream)
+						}
+					}
+				}
+			})})
+			require.NoError(t, err)
+			pending := w.Go(&wirepb.Call{Attempt: 1}, nil)
+			require.Eventually(t, pending.Handed, 10*time.Second, time.Millisecond) // in a frame of its own
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			var stack []byte
+			if c.of == "" {
+				stack, err = pending.Stack(ctx)
+			} else {
+				stack, err = w.Profile(ctx, c.of, 0, 0)
+			}
+			if c.want != "" {
+				require.ErrorContains(t, err, c.want)
+				return
+			}
+			require.NoError(t, err)
+			assert.Len(t, stack, len(c.body.GetData()))
+		})
+	}
+}
+
 func TestAResultOnceOnly(t *testing.T) {
 	w, err := start(t, &fake{line: goodLine, script: welcomed(sends(frame(2, result(1, 1), result(1, 1))))})
 	require.NoError(t, err)

@@ -12,6 +12,7 @@ import (
 
 // profiling is a profile that was asked for.
 type profiling struct {
+	stack    bool // of a call, which is short
 	arriving bool
 	result   *wirepb.Profiled
 	done     chan struct{}
@@ -28,7 +29,7 @@ func (p *Pending) Stack(ctx context.Context) ([]byte, error) {
 }
 
 func (w *Worker) profile(ctx context.Context, request *wirepb.Profile) ([]byte, error) {
-	p := &profiling{done: make(chan struct{})}
+	p := &profiling{stack: request.GetCall() != 0, done: make(chan struct{})}
 	w.mu.Lock()
 	if w.calls == nil {
 		w.mu.Unlock()
@@ -64,6 +65,9 @@ func (w *Worker) profileArrives(profiled *wirepb.Profiled) error {
 	if p == nil || p.arriving {
 		return &wire.ProtocolError{Reason: fmt.Sprintf("a profile %d, which was not asked for or has come already", profiled.GetId())}
 	}
+	if p.stack {
+		return &wire.ProtocolError{Reason: fmt.Sprintf("the stack of a call in chunks; it may have %d bytes", wire.MaxCallStack)}
+	}
 	p.arriving = true
 	return nil
 }
@@ -73,6 +77,9 @@ func (w *Worker) profiled(profiled *wirepb.Profiled) error {
 	p := w.profiles[profiled.GetId()]
 	if p == nil {
 		return &wire.ProtocolError{Reason: fmt.Sprintf("a profile %d, which was not asked for or has come already", profiled.GetId())}
+	}
+	if n := len(profiled.GetProfile().GetData()); p.stack && n > wire.MaxCallStack {
+		return &wire.ProtocolError{Reason: fmt.Sprintf("the stack of a call of %d bytes; it may have %d", n, wire.MaxCallStack)}
 	}
 	delete(w.profiles, profiled.GetId())
 	p.result = profiled
