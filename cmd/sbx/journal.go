@@ -15,17 +15,27 @@ import (
 	"github.com/sandboxfn/sbx/internal/journal"
 )
 
+// read opens a journal, which the caller closes.
+func read(path string) (*journal.View, map[uint32]journal.Group, error) {
+	view, err := journal.Read(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	groups, err := view.Groups()
+	if err != nil {
+		_ = view.Close() // the first error says why
+		return nil, nil, err
+	}
+	return view, groups, nil
+}
+
 // list prints a line for each function and version.
 func list(path string, w io.Writer) error {
-	view, err := journal.Read(path)
+	view, groups, err := read(path)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = view.Close() }() // it was only read
-	groups, err := view.Groups()
-	if err != nil {
-		return err
-	}
 	type counts struct {
 		results, failures int
 		bytes             int64
@@ -78,15 +88,11 @@ type exported struct {
 }
 
 func export(path string, w io.Writer) error {
-	view, err := journal.Read(path)
+	view, groups, err := read(path)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = view.Close() }() // it was only read
-	groups, err := view.Groups()
-	if err != nil {
-		return err
-	}
 	out := bufio.NewWriter(w)
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
@@ -141,15 +147,11 @@ func compact(path string, failed bool, function, keep string, w io.Writer) error
 
 // known refuses a function or a version that the journal does not have: a slip of the pen would remove everything.
 func known(path, function, keep string) error {
-	view, err := journal.Read(path)
+	view, groups, err := read(path)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = view.Close() }() // it was only read
-	groups, err := view.Groups()
-	if err != nil {
-		return err
-	}
 	for _, g := range groups {
 		if (function == "" || g.Function == function) && (keep == "" || g.Version == keep) {
 			return nil
