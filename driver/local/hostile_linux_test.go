@@ -110,14 +110,18 @@ func TestHostileProcess1(t *testing.T) {
 	}
 	t.Run("passes descriptors", func(t *testing.T) {
 		before := descriptors(t)
+		// The runtime opens one now and then, for a moment.
+		asBefore := func() {
+			assert.Eventually(t, func() bool { return descriptors(t) <= before }, 10*time.Second, time.Millisecond, "%d descriptors", before)
+		}
 		assert.Equal(t, []event{begun, ended}, hostile(t, 1, started, exited))
-		assert.Equal(t, before, descriptors(t))
+		asBefore()
 		// More than a control message has room for.
 		hostile(t, 2*maxPassed, started, exited)
-		assert.Equal(t, before, descriptors(t))
+		asBefore()
 		const most = 253 // of a message
 		hostile(t, most, started, exited)
-		assert.Equal(t, before, descriptors(t))
+		asBefore()
 	})
 	t.Run("its text grows where it is passed on", func(t *testing.T) {
 		// A raw byte of this becomes six when it is encoded.
