@@ -65,8 +65,8 @@ func Version(version string) FunctionOption {
 
 // mapJournal is a journal as a map sees it: an interface, so that the database is linked only into programs that use it.
 type mapJournal interface {
-	// recall returns what an earlier map wrote down for a request, result or error; found is false if nothing.
-	recall(r *request) (data []byte, failure error, found bool, err error)
+	// recall returns what an earlier map wrote down for a request; nil if nothing.
+	recall(r *request) (*outcome, error)
 	// note writes down what came of a request. It returns when that is on the disk.
 	note(r *request, data []byte, failure error) error
 	close() error
@@ -102,16 +102,19 @@ func (j *journaled) key(r *request) journal.Key {
 	return journal.KeyOf(append(j.parts[:len(j.parts):len(j.parts)], r.args)...)
 }
 
-func (j *journaled) recall(r *request) (data []byte, failure error, found bool, err error) {
+func (j *journaled) recall(r *request) (*outcome, error) {
 	past, found, err := j.file.Take(j.key(r))
-	if err != nil || !found || !past.Failed {
-		return past.Data, nil, found, err
+	switch {
+	case err != nil || !found:
+		return nil, err
+	case !past.Failed:
+		return &outcome{data: past.Data}, nil
 	}
 	call, err := j.f.decodeFailure(past.Data, r.index)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, err
 	}
-	return nil, call, true, nil
+	return &outcome{err: call}, nil
 }
 
 func (j *journaled) note(r *request, data []byte, failure error) error {

@@ -288,7 +288,7 @@ func (r *run) begin(it *item, ordered bool, decode decodeFunc, args []any) bool 
 	request, err := r.f.prepareBy(r.ctx, it.index, encode, args) // a marshaler may take its time, or panic
 	var past *outcome
 	if err == nil && r.journal != nil {
-		if past, err = r.recall(request); err != nil {
+		if past, err = r.journal.recall(request); err != nil {
 			r.cancel(err)
 		}
 	}
@@ -341,16 +341,6 @@ type outcome struct {
 	err  error
 }
 
-// recall returns what the journal has for a request; nil if that is nothing.
-func (r *run) recall(request *request) (*outcome, error) {
-	data, failure, found, err := r.journal.recall(request)
-	if err != nil || !found {
-		return nil, err
-	}
-	request.delivery = Failed // it ran, should its result not be readable
-	return &outcome{data, failure}, nil
-}
-
 // finish finishes a prepared call, of which past is known if it is not nil.
 func (r *run) finish(request *request, past *outcome, decode decodeFunc) (any, error) {
 	if past == nil {
@@ -364,6 +354,7 @@ func (r *run) finish(request *request, past *outcome, decode decodeFunc) (any, e
 	if past.err != nil {
 		return nil, past.err
 	}
+	request.delivery = Failed // it ran, should its result not be readable
 	return decode(request, past.data)
 }
 
