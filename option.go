@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"os"
 	"reflect"
 	"runtime"
 	"slices"
@@ -91,6 +92,7 @@ type spec struct {
 	secrets     secrets
 	tags        []string
 	mounts      map[string]driver.Mount // by target
+	image       string                  // empty for what the driver has
 	concurrency int                     // 0 is one
 	maxUses     int
 	maxAge      time.Duration
@@ -120,6 +122,7 @@ type class struct {
 	// spec holds the environment, the tags, and of each mount the target and the source: no part of them has a NUL, which ends each part
 	// here, or is empty, which separates the lists.
 	spec         string
+	image        string
 	secrets      secrets
 	limits       pool.Limits
 	must, should Resources
@@ -146,7 +149,7 @@ func (s spec) class() class {
 	if s.fresh {
 		limits.Uses, limits.Ahead = 1, 0
 	}
-	return class{text.String(), s.secrets, limits, s.limits, s.soft}
+	return class{text.String(), s.image, s.secrets, limits, s.limits, s.soft}
 }
 
 // check finds what does not go together, whatever the order of the options.
@@ -213,6 +216,26 @@ func Driver(d driver.Driver) OpenOption {
 	return openOption(func(c *openConfig) {
 		if d == nil {
 			c.errs = append(c.errs, &OptionError{Option: "Driver", Reason: "is nil; leave it out for local sandboxes"})
+		}
+		c.driver = d
+	})
+}
+
+// DriverVariable is the environment variable that [DriverFromEnv] reads.
+const DriverVariable = "SBX_DRIVER"
+
+// DriverFromEnv lets the program's user choose where sandboxes run, by the environment variable SBX_DRIVER: the name of a driver, "process", or a URL
+// with its parameters, "docker:?image=debian:12", which the driver's package documents. The program has the drivers whose packages it
+// imports, and the local one. Without the variable, or where it is empty, the option does nothing.
+func DriverFromEnv() OpenOption {
+	return openOption(func(c *openConfig) {
+		text := os.Getenv(DriverVariable)
+		if text == "" {
+			return
+		}
+		d, err := driver.FromURL(text)
+		if err != nil {
+			c.errs = append(c.errs, &OptionError{Option: "DriverFromEnv", Reason: fmt.Sprintf("has %s=%q: %v", DriverVariable, text, err)})
 		}
 		c.driver = d
 	})

@@ -339,7 +339,7 @@ func (s *Session) start(ctx context.Context, id string, class class) (*sandbox, 
 		return nil, err
 	}
 	environ = append(environ, secret...)
-	sb, err := startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ, Mounts: mounts, Limits: class.must, Soft: class.should}, launch.Config{
+	sb, err := startSandbox(ctx, s.backend, driver.Spec{ID: id, Tags: tags, Env: environ, Image: class.image, Mounts: mounts, Limits: class.must, Soft: class.should}, launch.Config{
 		Session: s.id, Sandbox: id, Divert: worker.Diverts(), Concurrency: class.limits.Concurrency, Lease: s.config.lease,
 		Logs: s.logs, Output: s.config.writers(id),
 	})

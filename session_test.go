@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -28,6 +29,7 @@ func TestOpenRefusesBadOptions(t *testing.T) {
 		"logger": sbx.Logger(nil), "lease": sbx.Lease(99 * time.Millisecond), "interceptor": sbx.Intercept(nil),
 		"concurrency": sbx.Concurrency(0), "concurrency too high": sbx.Concurrency(1001), "uses": sbx.MaxUses(0), "age": sbx.MaxAge(0), "idle time": sbx.IdleTime(-1),
 		"env": sbx.Env("", ""), "nil": nil, "joined": sbx.Join(nil),
+		"image": sbx.Image(""), "image with a space": sbx.Image("debian 12"), "long image": sbx.Image(strings.Repeat("x", 1025)),
 	} {
 		session, err := sbx.Open(t.Context(), bad)
 		require.ErrorAs(t, err, &option, name)

@@ -79,6 +79,9 @@ type Spec struct {
 	Tags []string
 	// Env is the whole environment of the sandbox's processes, as "KEY=VALUE". Nothing of the host's is added.
 	Env []string
+	// Image is what the sandbox's files come from, in the backend's own words; empty for the driver's default. A driver that has no such image, or no
+	// images at all, returns an [*ImageError] here; see [NoImages].
+	Image string
 	// Mounts are what the sandbox shows of this machine. Their targets don't nest. A driver that can't mount one of them returns a
 	// [*MountError] here; see [NoMounts].
 	Mounts []Mount

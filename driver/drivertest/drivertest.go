@@ -45,6 +45,8 @@ type Features struct {
 	Isolation bool
 	// Mounts says that sandboxes can show what this machine has, and WritableMounts that they can change it.
 	Mounts, WritableMounts bool
+	// Image is one that sandboxes can have, other than the default; empty for a driver without images.
+	Image string
 }
 
 // Run runs the suite against d.
@@ -82,6 +84,8 @@ func Run(t *testing.T, d driver.Driver, has Features) {
 		{"orphans end with the sandbox", has.Processes && has.Isolation, (*suite).orphan},
 		{"the report is whole", true, (*suite).report},
 		{"a limit is held or refused", true, (*suite).limits},
+		{"an image is used or refused", true, (*suite).images},
+		{"an image that there is none of is refused", true, (*suite).noImage},
 		{"a mount is shown or refused", true, (*suite).mounts},
 		{"a writable mount is written to or refused", true, (*suite).writableMounts},
 		{"a mount that makes no sense is refused", has.Mounts, (*suite).badMounts},

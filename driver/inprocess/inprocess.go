@@ -72,6 +72,9 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	if err := s.Report().Check(spec.Limits); err != nil {
 		return nil, fmt.Errorf("inprocess: create sandbox %s: %w", spec.ID, err)
 	}
+	if err := driver.NoImages("inprocess", "its workers run in the program itself", spec.Image); err != nil {
+		return nil, fmt.Errorf("inprocess: create sandbox %s: %w", spec.ID, err)
+	}
 	if err := driver.NoMounts("inprocess", "its workers run in the program itself, and see its files where they are", spec.Mounts); err != nil {
 		return nil, fmt.Errorf("inprocess: create sandbox %s: %w", spec.ID, err)
 	}

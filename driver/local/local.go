@@ -87,7 +87,10 @@
 package local
 
 import (
+	"errors"
 	"fmt"
+	"net/url"
+	"strconv"
 
 	"github.com/sandboxfn/sbx/driver"
 )
@@ -106,7 +109,33 @@ type Options struct {
 
 const defaultScratchMiB = 256
 
-// New returns the driver. opts may be nil. It does no I/O; what is wrong with opts is reported by Open.
+func init() { driver.Register(driverName, fromURL) }
+
+// fromURL has the options' fields as parameters: "local:?gvisor=true&scratch-mib=1024".
+func fromURL(u *url.URL) (driver.Driver, error) {
+	var opts Options
+	for name, values := range u.Query() {
+		var err error
+		switch value := values[len(values)-1]; name {
+		case "gvisor":
+			opts.GVisor, err = strconv.ParseBool(value)
+		case "scratch-mib":
+			opts.ScratchMiB, err = strconv.Atoi(value)
+		default:
+			err = errors.New("there is no such parameter; there are gvisor and scratch-mib")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("parameter %q: %w", name, err)
+		}
+	}
+	if u.Host != "" || u.Path != "" || u.Opaque != "" {
+		return nil, errors.New("sandboxes are on this machine: give parameters only, as in local:?gvisor=true")
+	}
+	return New(&opts), nil
+}
+
+// New returns the driver. opts may be nil. It does no I/O; what is wrong with opts is reported by Open. Its URL is "local", with the options as
+// parameters: "local:?gvisor=true&scratch-mib=1024".
 func New(opts *Options) driver.Driver {
 	d := localDriver{scratchMiB: defaultScratchMiB}
 	if opts == nil {

@@ -234,6 +234,9 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 			spec.Soft = spec.Soft.Without(limit)
 		}
 	}
+	if err := driver.NoImages(driverName, "its sandboxes have this machine's /usr", spec.Image); err != nil {
+		return nil, fmt.Errorf("local: create sandbox %s: %w", spec.ID, err)
+	}
 	if err := s.refusal(spec.ID); err != nil {
 		return nil, err
 	}

@@ -22,7 +22,9 @@ import (
 	"github.com/sandboxfn/sbx/driver"
 )
 
-// New returns the driver.
+func init() { driver.Register("process", driver.Plain(New)) }
+
+// New returns the driver. Its URL is "process".
 func New() driver.Driver { return plain{} }
 
 type plain struct{}

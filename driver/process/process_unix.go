@@ -57,6 +57,9 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	if err := s.Report().Check(spec.Limits); err != nil {
 		return nil, fmt.Errorf("process: create sandbox %s: %w", spec.ID, err)
 	}
+	if err := driver.NoImages("process", "its workers are plain processes, which see this machine's files", spec.Image); err != nil {
+		return nil, fmt.Errorf("process: create sandbox %s: %w", spec.ID, err)
+	}
 	if err := driver.NoMounts("process", "its workers are plain processes, which see this machine's files where they are", spec.Mounts); err != nil {
 		return nil, fmt.Errorf("process: create sandbox %s: %w", spec.ID, err)
 	}
