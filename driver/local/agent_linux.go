@@ -16,7 +16,7 @@ import (
 // it executes.
 const agentControlFD = initConnFD
 
-// runAgent is process 1 of a sandbox from the worker's start on, with the worker's lack of privileges. It returns, and
+// runAgent is process 1 of a sandbox from the worker's start on, which it reports, with the worker's lack of privileges. It returns, and
 // with it every process of the sandbox ends, when the worker ends or the launcher is gone. Its one goroutine waits for
 // the latter and ends with the process.
 func runAgent() error {
@@ -41,6 +41,9 @@ func runAgent() error {
 	if err != nil {
 		return err
 	}
+	if err := send(conn, event{Kind: eventStarted}); err != nil {
+		return err
+	}
 	go func() {
 		_, _ = io.Copy(io.Discard, conn) // the launcher has nothing more to say: this ends when it does
 		syscall.Exit(0)
@@ -59,8 +62,8 @@ func runAgent() error {
 }
 
 // ignoreSignals has the kernel ignore every signal that can be sent to this process, however it is sent, but for those given. So a worker
-// that signals every process it can ends by itself, with its status reported. (But while the agent's runtime begins, a worker can end it
-// so.) os/signal would not do: the runtime keeps its handlers of faults, and ends the process if one is sent to it. Nor would no
+// that signals every process it can ends by itself, with its status reported. (But while the agent's runtime begins, with handlers of its own,
+// any signal can end it. So nothing is told of the worker's start before.) os/signal would not do: the runtime keeps its handlers of faults, and ends the process if one is sent to it. Nor would no
 // handlers do, which protect process 1, too: not while one of its threads runs another handler, with all signals blocked.
 func ignoreSignals(but ...syscall.Signal) error {
 	// The kernel keeps the first from process 1 in any case. The last is ignored by default, and so leaves statuses to wait for.

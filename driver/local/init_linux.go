@@ -79,10 +79,10 @@ func runInit() error {
 	if err != nil {
 		return send(conn, failure("", "start the worker", err))
 	}
-	if err := send(conn, event{Kind: eventStarted}); err != nil {
-		return err
+	if err := becomeAgent(conn, pid, o.Name); err != nil {
+		return send(conn, failure("", "become the agent", err))
 	}
-	return becomeAgent(conn, pid, o.Name)
+	return nil
 }
 
 // hiddenInProc is what a sandbox has no business with in its /proc: it is the host's, and namespaces don't cover it.
