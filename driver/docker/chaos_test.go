@@ -29,7 +29,7 @@ import (
 	"github.com/sandboxfn/sbx/driver/docker"
 )
 
-var inARow = flag.Int("in-a-row", 100, "how many sandboxes TestInARow makes")
+var inARow = flag.Int("in-a-row", 50, "how many sandboxes TestInARow makes in each way")
 
 // patience is how long what takes a moment may take on a busy machine.
 const patience = 30 * time.Second
