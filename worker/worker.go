@@ -22,6 +22,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
+	_ "github.com/sandboxfn/sbx/internal/agent" // which a worker's file is, too, in a container
 	"github.com/sandboxfn/sbx/internal/ledger"
 	"github.com/sandboxfn/sbx/internal/wire"
 	"google.golang.org/grpc"

@@ -1,0 +1,255 @@
+// Package remote is a driver's side of an agent (package agent), which starts a worker in a container or pod. Its audience is drivers.
+//
+// An [Agent] is reached over a Unix socket ([Accept]), or over one stream of bytes ([Over]). It owns these goroutines, and [Agent.Close]
+// waits for them: one that reads the agent's events, and, over a stream, yamux's own.
+// All that an agent says is the sandbox's word: it is bounded, and believed of that sandbox only.
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/agent"
+)
+
+const (
+	// maxGreeting is the most that may come before an agent's hello: what init functions print that run before the agent's.
+	maxGreeting = 64 << 10
+	// sendTime bounds the sending of a request that nobody waits for.
+	sendTime = time.Second
+	// lostTime bounds the search for how a sandbox ended whose agent is gone.
+	lostTime = 30 * time.Second
+)
+
+// Start describes a worker's start.
+type Start struct {
+	// Env is the whole environment of the worker.
+	Env []string
+	// Lost says how the sandbox ended, where the agent ended without saying how the worker did.
+	Lost func(ctx context.Context) (driver.Exit, error)
+}
+
+// Agent is one that has said hello. Start and Close may be called at the same time.
+type Agent struct {
+	control net.Conn
+	session *yamux.Session // nil over a socket
+	conns   [agent.Streams]net.Conn
+	tasks   sync.WaitGroup
+
+	mu      sync.Mutex
+	begun   bool
+	closing sync.Once
+}
+
+// Over talks to the agent at the other end of stream, which Close closes. It waits for its hello; when ctx ends or something else comes, stream is closed.
+func Over(ctx context.Context, stream io.ReadWriteCloser, token string) (*Agent, error) {
+	stop := context.AfterFunc(ctx, func() { _ = stream.Close() })
+	defer stop()
+	fail := func(err error) (*Agent, error) {
+		_ = stream.Close()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
+	if err := awaitHello(stream, token); err != nil {
+		return fail(err)
+	}
+	session, err := yamux.Client(newGuard(stream), agent.Multiplexing())
+	if err != nil {
+		return fail(err)
+	}
+	a := &Agent{session: session}
+	for i := range a.conns {
+		if a.conns[i], err = session.Open(); err != nil {
+			_ = session.Close()
+			return fail(fmt.Errorf("open the agent's streams: %w", err))
+		}
+	}
+	a.control = a.conns[agent.ControlStream]
+	return a, nil
+}
+
+// awaitHello reads byte by byte, so that what follows is left, until an agent says that it knows the token.
+func awaitHello(from io.Reader, token string) error {
+	hello := agent.Hello(token)
+	var last []byte
+	one := make([]byte, 1)
+	for range maxGreeting {
+		if _, err := io.ReadFull(from, one); err != nil {
+			return fmt.Errorf("wait for the agent: %w", err)
+		}
+		last = append(last, one[0])
+		last = last[max(0, len(last)-len(hello)):]
+		if string(last) == hello {
+			return nil
+		}
+	}
+	return errors.New("wait for the agent: something else answers; does an init function print without end?")
+}
+
+// Start starts the worker, once. When it fails or ctx ends, the agent's connection is closed, and the agent ends.
+func (a *Agent) Start(ctx context.Context, start Start) (driver.Process, error) {
+	a.mu.Lock()
+	begun := a.begun
+	a.begun = true
+	a.mu.Unlock()
+	if begun {
+		return nil, errors.New("the agent has started a worker before")
+	}
+	stop := context.AfterFunc(ctx, func() { _ = a.hangUp() })
+	defer stop()
+	streams, err := a.send(start.Env)
+	if err == nil {
+		var event agent.Event
+		switch err = agent.Read(a.control, agent.MaxEvent, &event); {
+		case err != nil:
+			err = fmt.Errorf("wait for the agent to start the worker: %w", err)
+		case !event.Started:
+			err = fmt.Errorf("the agent could not: %s", event.Error)
+		}
+	}
+	if err == nil && !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		if streams != nil {
+			streams.close()
+		}
+		_ = a.hangUp()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
+	p := &process{agent: a, streams: streams, done: make(chan struct{})}
+	a.tasks.Go(func() { p.follow(start.Lost) })
+	return p, nil
+}
+
+// send sends the request to start, and returns the driver's ends of the worker's streams.
+func (a *Agent) send(env []string) (*streams, error) {
+	request := agent.Request{Start: &agent.Start{Env: env}}
+	if a.session == nil {
+		return sendFiles(a.control, request)
+	}
+	if err := agent.Write(a.control, request); err != nil {
+		return nil, fmt.Errorf("tell the agent to start the worker: %w", err)
+	}
+	return &streams{
+		conn: a.conns[agent.ConnStream], handshake: a.conns[agent.HandshakeStream], stdout: a.conns[agent.StdoutStream], stderr: a.conns[agent.StderrStream],
+	}, nil
+}
+
+// Close hangs up, so that the agent ends, and waits until nothing of it is left here but what the worker's process still has to be read. It may be
+// called again.
+func (a *Agent) Close() error {
+	err := a.hangUp()
+	a.tasks.Wait()
+	return err
+}
+
+func (a *Agent) hangUp() (err error) {
+	a.closing.Do(func() {
+		if a.session != nil {
+			err = a.session.Close()
+		} else {
+			err = a.control.Close()
+		}
+	})
+	return err
+}
+
+// streams are the driver's ends of what a worker has open.
+type streams struct {
+	conn, direct              net.Conn
+	handshake, stdout, stderr io.ReadCloser
+	ledger                    *os.File
+}
+
+func (s *streams) close() {
+	for _, stream := range []io.Closer{s.conn, s.handshake, s.stdout, s.stderr} {
+		_ = stream.Close()
+	}
+	if s.direct != nil {
+		_ = s.direct.Close()
+	}
+	if s.ledger != nil {
+		_ = s.ledger.Close()
+	}
+}
+
+func (s *streams) Conn() net.Conn           { return s.conn }
+func (s *streams) Direct() net.Conn         { return s.direct }
+func (s *streams) Handshake() io.ReadCloser { return s.handshake }
+func (s *streams) Stdout() io.ReadCloser    { return s.stdout }
+func (s *streams) Stderr() io.ReadCloser    { return s.stderr }
+func (s *streams) Ledger() *os.File         { return s.ledger }
+
+// process is the worker's. Its end is the agent's word, or else what the driver finds out.
+type process struct {
+	*streams
+	agent *Agent
+
+	sending sync.Mutex
+	done    chan struct{}
+	exit    driver.Exit // read after done, as is:
+	err     error
+}
+
+// follow reads what the agent says of the worker.
+func (p *process) follow(lost func(context.Context) (driver.Exit, error)) {
+	defer close(p.done)
+	for {
+		var event agent.Event
+		if err := agent.Read(p.agent.control, agent.MaxEvent, &event); err != nil {
+			break
+		}
+		if exit := event.Exit; exit != nil {
+			p.exit = driver.Exit{Code: exit.Code, Signal: syscall.Signal(exit.Signal), OutOfMemory: exit.OutOfMemory}
+			return
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lostTime)
+	defer cancel()
+	p.exit, p.err = lost(ctx)
+}
+
+func (p *process) Wait(ctx context.Context) (driver.Exit, error) {
+	select {
+	case <-p.done:
+		return p.exit, p.err
+	case <-ctx.Done():
+		return driver.Exit{}, context.Cause(ctx)
+	}
+}
+
+// Kill asks the agent to kill the worker, and the rest of the sandbox with it. An agent that does not take it is left to the sandbox's Stop.
+func (p *process) Kill() error {
+	select {
+	case <-p.done:
+		return nil
+	default:
+	}
+	p.sending.Lock()
+	defer p.sending.Unlock()
+	_ = p.agent.control.SetWriteDeadline(time.Now().Add(sendTime))
+	err := agent.Write(p.agent.control, agent.Request{Kill: true})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, yamux.ErrTimeout):
+		return fmt.Errorf("tell the agent to kill the worker: %w", err)
+	}
+	return nil // it is gone, and so are all
+}
