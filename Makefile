@@ -26,8 +26,8 @@ help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: demo
-demo: ## measure the Go standard library's source in sandboxes
-	go run ./examples/gometrics
+demo: ## measure the Go standard library's source in sandboxes; DRIVER=docker in those of another driver
+	SBX_DRIVER='$(DRIVER)' go run ./examples/gometrics
 
 .PHONY: build
 build: ## build everything

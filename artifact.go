@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -104,17 +105,38 @@ func (w *workers) locate(ctx context.Context, platform driver.Platform) (string,
 	if w.workerFile != "" {
 		return w.workerFile, checkWorkerFile(w.workerFile, platform)
 	}
-	if platform == driver.Host() && !w.builtWorker {
+	dynamic := false
+	if host := driver.Host(); platform.OS == host.OS && platform.Arch == host.Arch && !w.builtWorker {
 		path, err := worker.Executable()
+		if err == nil && platform.Alone {
+			dynamic, err = isDynamic(path)
+		}
 		if err != nil {
 			return "", fmt.Errorf("find this program's own file, which runs in sandboxes: %w", err)
 		}
-		return path, nil
+		if !dynamic {
+			return path, nil
+		}
 	}
 	if embedded, ok := worker.EmbeddedFor(platform.String()); ok {
 		return w.unpack(embedded)
 	}
-	return w.cached(ctx, platform)
+	path, err := w.cached(ctx, platform)
+	if err != nil && dynamic {
+		err = fmt.Errorf("this program is linked with libraries of this machine, which are not where its sandboxes run; "+
+			"build or run it with CGO_ENABLED=0, or have its worker built: %w", err)
+	}
+	return path, err
+}
+
+// isDynamic reports whether an executable of Linux is started by a loader, which needs files: that of the machine, and libraries.
+func isDynamic(path string) (bool, error) {
+	file, err := elf.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	return slices.ContainsFunc(file.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }), nil
 }
 
 // checkWorkerFile refuses a worker that can't serve this program.
@@ -168,7 +190,7 @@ func (w *workers) cached(ctx context.Context, platform driver.Platform) (string,
 	case source == "":
 		return "", fmt.Errorf("%w for %s: the program has no generated code; run go generate", ErrNoWorker, platform)
 	case strings.HasSuffix(source, "_test.go"):
-		return "", fmt.Errorf("%w for %s: tests run only in sandboxes of their own platform, %s", ErrNoWorker, platform, driver.Host())
+		return "", fmt.Errorf("%w for %s: tests run in sandboxes as they are, built with CGO_ENABLED=0 where those have other files, and for %s only", ErrNoWorker, platform, driver.Host())
 	case !filepath.IsAbs(source):
 		return "", fmt.Errorf("%w for %s: the program was built with -trimpath, so it can't tell which one is its own; "+
 			"build it with go tool sbxgen build -platform %s, or name a worker with sbx.WorkerFile", ErrNoWorker, platform, platform)

@@ -48,6 +48,8 @@ type SessionSpec struct {
 // Platform is what an executable runs on, in the go command's words.
 type Platform struct {
 	OS, Arch string // "linux", "amd64"
+	// Alone says that the executable finds no files there that it needs to start, such as the libraries of this machine: as in images.
+	Alone bool
 }
 
 // Host is the platform of this program.

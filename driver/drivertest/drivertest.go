@@ -362,6 +362,7 @@ func (s *suite) begun() {
 	// Nothing tells when a process has stopped itself, nor when bytes have reached its socket.
 	pause := func() { <-time.After(100 * time.Millisecond) }
 	pause()
+	known := w.Queues() // or else the driver shares no memory with its workers, and what was sent may have begun
 	var waiting []*launch.Pending
 	for range 3 {
 		waiting = append(waiting, call(s, w, "echo", []byte("3")))
@@ -374,7 +375,7 @@ func (s *suite) begun() {
 		select {
 		case <-pending.Done():
 		default:
-			assert.False(s, pending.Begun(), "a stopped worker begins nothing")
+			assert.Equal(s, !known, pending.Begun(), "a stopped worker begins nothing")
 		}
 	}
 }

@@ -3,7 +3,6 @@ package process
 import (
 	"bufio"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -104,31 +103,6 @@ func TestFoldersOfKilledPrograms(t *testing.T) {
 	}
 	require.NoError(t, session.Close(t.Context()))
 	assert.DirExists(t, used)
-}
-
-// Sessions that open at the same time don't take each other's new folder for one that was left.
-func TestFoldersAtTheSameTime(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
-	const n = 20
-	errs := make(chan error, n)
-	for range n {
-		go func() {
-			f, err := makeFolders(t.Context(), slog.New(slog.DiscardHandler))
-			if err == nil {
-				_, err = f.make("one")
-			}
-			if err == nil {
-				err = f.close()
-			}
-			errs <- err
-		}()
-	}
-	for range n {
-		assert.NoError(t, <-errs)
-	}
-	entries, err := os.ReadDir(os.Getenv("TMPDIR"))
-	require.NoError(t, err)
-	assert.Empty(t, entries)
 }
 
 func closeStreams(t *testing.T, worker driver.Process) {

@@ -21,7 +21,11 @@ import (
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/ledger"
 	"github.com/sandboxfn/sbx/internal/oom"
+	"github.com/sandboxfn/sbx/internal/scratch"
 )
+
+// folderPrefix begins the name of each session's folder in the folder for temporary files.
+const folderPrefix = "sbx-process-"
 
 func open(ctx context.Context, spec driver.SessionSpec) (driver.Session, error) {
 	worker, err := spec.Worker(ctx, driver.Host())
@@ -31,7 +35,7 @@ func open(ctx context.Context, spec driver.SessionSpec) (driver.Session, error) 
 	if worker, err = filepath.Abs(worker); err != nil { // it starts in another folder
 		return nil, fmt.Errorf("process: open session %s: find the worker: %w", spec.ID, err)
 	}
-	folders, err := makeFolders(ctx, spec.Logger)
+	folders, err := scratch.Make(ctx, folderPrefix, spec.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("process: open session %s: make a folder for its workers; TMPDIR can name another place: %w", spec.ID, err)
 	}
@@ -40,7 +44,7 @@ func open(ctx context.Context, spec driver.SessionSpec) (driver.Session, error) 
 
 type session struct {
 	worker  string // path of the executable
-	folders *folders
+	folders *scratch.Folders
 
 	closing sync.Mutex // while the folders are closed
 	settled bool       // they are; guarded by closing
@@ -68,7 +72,7 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	if s.closed {
 		return nil, fmt.Errorf("process: create sandbox %s: session is %w", spec.ID, driver.ErrStopped)
 	}
-	folder, err := s.folders.make(spec.ID)
+	folder, err := s.folders.Add(spec.ID)
 	if err != nil {
 		return nil, fmt.Errorf("process: create sandbox %s: make its folder: %w", spec.ID, err)
 	}
@@ -104,7 +108,7 @@ func (s *session) Close(ctx context.Context) error {
 	if s.settled {
 		return nil
 	}
-	if err := s.folders.close(); err != nil {
+	if err := s.folders.Close(); err != nil {
 		return fmt.Errorf("process: close session: %w", err)
 	}
 	s.settled = true
@@ -160,7 +164,7 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 	if sb.removed { // and the id may be another sandbox's
 		return nil
 	}
-	if err := sb.session.folders.remove(sb.spec.ID); err != nil {
+	if err := sb.session.folders.Remove(sb.spec.ID); err != nil {
 		return fmt.Errorf("process: stop sandbox %s: %w", sb.spec.ID, err)
 	}
 	sb.removed = true

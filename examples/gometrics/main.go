@@ -3,6 +3,9 @@
 // inputs, and results as they come. Each package is parsed in a sandbox, which gets the package's files and nothing else.
 //
 //	go run ./examples/gometrics [-n sandboxes] [-root folder]
+//
+// Where the sandboxes are is the user's to choose, by SBX_DRIVER: SBX_DRIVER=docker, say. What runs in a container's image is a worker without
+// libraries, which AutoBuild has built if the program isn't one itself.
 package main
 
 import (
@@ -19,6 +22,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx"
+	_ "github.com/sandboxfn/sbx/driver/docker"
 )
 
 //go:generate go tool sbxgen
@@ -44,7 +48,7 @@ func run(ctx context.Context, root string, sandboxes int) (err error) {
 		}
 	}
 	began := time.Now()
-	session, err := sbx.Open(ctx, sbx.MaxSandboxes(sandboxes))
+	session, err := sbx.Open(ctx, sbx.MaxSandboxes(sandboxes), sbx.DriverFromEnv(), sbx.AutoBuild())
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 //go:build unix
 
-package process
+// Package scratch makes folders for the sandboxes of a session, and removes what sessions of programs that were killed have left. Its audience is
+// drivers.
+package scratch
 
 import (
 	"context"
@@ -15,14 +17,11 @@ import (
 	"syscall"
 )
 
-// folderPrefix begins the name of each session's folder in the folder for temporary files.
-const folderPrefix = "sbx-process-"
-
-// folders are a session's: one, which only this user can enter, with one for each sandbox in it. The session keeps a lock on it, which
+// Folders are a session's: one in the folder for temporary files, which only this user can enter, with one for each sandbox in it. The session keeps a lock on it, which
 // the kernel gives up with the program, however that ends. So a folder that can be locked belongs to nobody: a process id could by now
 // be another's, or be one of another container with the same folder for temporary files. All paths are opened below folders that are
 // open, and never through links that lead out of those.
-type folders struct {
+type Folders struct {
 	temporary *os.Root
 	name      string // in temporary
 	path      string
@@ -30,8 +29,9 @@ type folders struct {
 	lock      *os.File
 }
 
-// makeFolders removes what programs of this user that were killed have left, and makes the session's folder.
-func makeFolders(ctx context.Context, logger *slog.Logger) (*folders, error) {
+// Make removes what programs of this user that were killed have left, and makes the session's folder. Its name begins with the prefix, which is
+// the driver's own.
+func Make(ctx context.Context, prefix string, logger *slog.Logger) (*Folders, error) {
 	path, err := filepath.Abs(os.TempDir())
 	if err != nil {
 		return nil, err
@@ -40,10 +40,10 @@ func makeFolders(ctx context.Context, logger *slog.Logger) (*folders, error) {
 	if err != nil {
 		return nil, err
 	}
-	removeLeft(ctx, temporary, logger)
-	f := &folders{temporary: temporary}
+	removeLeft(ctx, temporary, prefix, logger)
+	f := &Folders{temporary: temporary}
 	for {
-		f.name = folderPrefix + strings.ToLower(rand.Text())
+		f.name = prefix + strings.ToLower(rand.Text())
 		f.path = filepath.Join(path, f.name)
 		if err = temporary.Mkdir(f.name, 0o700); err != nil {
 			break
@@ -103,7 +103,7 @@ func lockFolder(temporary *os.Root, name string) (own *os.Root, lock *os.File, e
 }
 
 // removeLeft removes the folders whose sessions' programs are gone.
-func removeLeft(ctx context.Context, temporary *os.Root, logger *slog.Logger) {
+func removeLeft(ctx context.Context, temporary *os.Root, prefix string, logger *slog.Logger) {
 	folder, err := temporary.Open(".")
 	if err != nil {
 		return // not to be listed
@@ -111,7 +111,7 @@ func removeLeft(ctx context.Context, temporary *os.Root, logger *slog.Logger) {
 	names, _ := folder.Readdirnames(-1)
 	_ = folder.Close()
 	for _, name := range names {
-		if !strings.HasPrefix(name, folderPrefix) || ctx.Err() != nil {
+		if !strings.HasPrefix(name, prefix) || ctx.Err() != nil {
 			continue
 		}
 		own, lock, err := lockFolder(temporary, name)
@@ -125,15 +125,16 @@ func removeLeft(ctx context.Context, temporary *os.Root, logger *slog.Logger) {
 	}
 }
 
-// make makes a sandbox's folder and returns its path.
-func (f *folders) make(id string) (string, error) {
+// Add makes a sandbox's folder and returns its path.
+func (f *Folders) Add(id string) (string, error) {
 	return filepath.Join(f.path, id), f.own.Mkdir(id, 0o700)
 }
 
-func (f *folders) remove(id string) error { return removeAll(f.own, id) }
+// Remove removes a sandbox's folder with all that is in it. One that is not there is no error.
+func (f *Folders) Remove(id string) error { return removeAll(f.own, id) }
 
-// close removes all that is left. It may be called again if that fails.
-func (f *folders) close() error {
+// Close removes all that is left. It may be called again if that fails.
+func (f *Folders) Close() error {
 	if err := removeAll(f.temporary, f.name); err != nil {
 		return err
 	}
