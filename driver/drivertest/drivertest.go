@@ -47,6 +47,8 @@ type Features struct {
 	Mounts, WritableMounts bool
 	// Image is one that sandboxes can have, other than the default; empty for a driver without images.
 	Image string
+	// CPUs is the most that a sandbox can be given; 0 is any number.
+	CPUs float64
 }
 
 // Run runs the suite against d.

@@ -64,7 +64,7 @@ type Options struct {
 	// Namespace is where the pods are. Empty is the context's, or the program's own in a cluster.
 	Namespace string
 
-	// Image is what sandboxes come from that ask for no other; empty is [DefaultImage]. It needs /bin/sh, mkfifo, cat and sha256sum, unless the
+	// Image is what sandboxes come from that ask for no other; empty is [DefaultImage]. It needs /bin/sh, mkfifo, gzip and sha256sum, unless the
 	// worker comes in another way (LoaderImage, WorkerImage).
 	Image string
 	// LoaderImage, if it is not empty, has these tools for images that don't: it runs before them, in a container of its own, which takes

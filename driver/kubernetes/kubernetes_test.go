@@ -38,5 +38,6 @@ func TestDriver(t *testing.T) {
 	needCluster(t)
 	drivertest.Run(t, onCluster(nil), drivertest.Features{
 		Processes: true, Isolation: true, Image: cmp.Or(os.Getenv(otherImageVariable), "debian:stable-slim"),
+		CPUs: 0.5, // of which a small cluster has some left
 	})
 }

@@ -48,7 +48,7 @@ func (s *session) newSandbox(ctx context.Context, name string, spec driver.Spec)
 	defer cancel(nil)
 	stop := context.AfterFunc(s.ending, func() { cancel(fmt.Errorf("session is %w", driver.ErrStopped)) })
 	defer stop()
-	pod, err := s.podFor(name, spec, s.size)
+	pod, err := s.podFor(name, spec, s.worker.size)
 	if err != nil {
 		return nil, err
 	}

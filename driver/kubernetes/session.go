@@ -2,12 +2,8 @@ package kubernetes
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -32,9 +28,7 @@ type session struct {
 	report   driver.Report
 
 	client kubeclient.Interface
-	worker *os.File
-	size   int64
-	sum    string // of the worker
+	worker *workerFile
 
 	name   string // of the lease, and the beginning of those of pods
 	lease  types.UID
@@ -74,8 +68,12 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 			s.release()
 		}
 	}()
-	if err := s.takeWorker(ctx); err != nil {
+	path, err := spec.Worker(ctx, driver.Platform{OS: "linux", Arch: options.Arch, Alone: true})
+	if err != nil {
 		return nil, err
+	}
+	if s.worker, err = openWorker(path); err != nil {
+		return nil, fmt.Errorf("kubernetes: open session %s: read the worker: %w", spec.ID, err)
 	}
 	if s.identity, err = agent.NewIdentity(); err != nil {
 		return nil, fmt.Errorf("kubernetes: open session %s: %w", spec.ID, err)
@@ -114,31 +112,12 @@ func (s *session) prepare(ctx context.Context) error {
 	return s.denyNetwork(ctx)
 }
 
-// takeWorker opens the worker that is sent to the pods. A driver may not look for it later.
-func (s *session) takeWorker(ctx context.Context) error {
-	path, err := s.spec.Worker(ctx, driver.Platform{OS: "linux", Arch: s.options.Arch})
-	if err != nil {
-		return err
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("kubernetes: open session %s: read the worker: %w", s.spec.ID, err)
-	}
-	s.worker = file
-	hash := sha256.New()
-	if s.size, err = io.Copy(hash, file); err != nil {
-		return fmt.Errorf("kubernetes: open session %s: read the worker: %w", s.spec.ID, err)
-	}
-	s.sum = hex.EncodeToString(hash.Sum(nil))
-	return nil
-}
-
 // release frees what the session holds on this machine.
 func (s *session) release() {
 	s.cancel()
 	s.tasks.Wait()
 	if s.worker != nil {
-		_ = s.worker.Close()
+		_ = s.worker.file.Close()
 	}
 	s.connections.close()
 }

@@ -2,11 +2,16 @@ package kubernetes
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -14,16 +19,53 @@ import (
 	utilexec "k8s.io/client-go/util/exec"
 )
 
+// workerFile is what is sent to pods. It is read from the file that was opened, whatever becomes of its path.
+type workerFile struct {
+	file   *os.File
+	size   int64
+	sum    string // SHA-256, in hexadecimal
+	packed func() ([]byte, error)
+}
+
+func openWorker(path string) (*workerFile, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	w := &workerFile{file: file}
+	hash := sha256.New()
+	if w.size, err = io.Copy(hash, file); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	w.sum = hex.EncodeToString(hash.Sum(nil))
+	// It takes a third of the bytes, and is compressed once, when the first pod asks for it.
+	w.packed = sync.OnceValues(func() ([]byte, error) {
+		var packed bytes.Buffer
+		packer, err := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
+		if err != nil {
+			return nil, err
+		}
+		_, err = io.Copy(packer, io.NewSectionReader(file, 0, w.size))
+		if err := errors.Join(err, packer.Close()); err != nil {
+			return nil, err
+		}
+		return packed.Bytes(), nil
+	})
+	return w, nil
+}
+
 // uploads is how often the worker is sent to a pod where it does not arrive whole.
 const uploads = 3
 
 // sendWorker sends the worker to a container that waits for it.
 func (s *session) sendWorker(ctx context.Context, pod, container string) error {
-	var err error
+	packed, err := s.worker.packed()
+	if err != nil {
+		return fmt.Errorf("compress the worker: %w", err)
+	}
 	for range uploads {
-		worker := io.NewSectionReader(s.worker, 0, s.size)
 		var told string
-		told, err = s.exec(ctx, pod, container, worker, shell, "-c", upload, "sbx", s.sum)
+		told, err = s.exec(ctx, pod, container, bytes.NewReader(packed), shell, "-c", upload, "sbx", s.worker.sum)
 		if err == nil {
 			return nil
 		}
@@ -37,7 +79,7 @@ func (s *session) sendWorker(ctx context.Context, pod, container string) error {
 			break
 		}
 	}
-	return fmt.Errorf("send the worker, %d bytes, to pod %s/%s: %w", s.size, s.namespace, pod, err)
+	return fmt.Errorf("send the worker, %d bytes, to pod %s/%s: %w", s.worker.size, s.namespace, pod, err)
 }
 
 // exec runs a program in a container and returns what it prints.
