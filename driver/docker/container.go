@@ -54,7 +54,7 @@ func goLimits(env []string, r driver.Resources) []string {
 }
 
 // container describes a sandbox to the engine. What is secret is not in it: the agent gets the environment when it starts the worker.
-func (s *session) container(b *sandbox, mounts []driver.Mount, volumes []string, socket *socket) client.ContainerCreateOptions {
+func (s *session) container(b *sandbox, worker string, mounts []driver.Mount, volumes []string, socket *socket) client.ContainerCreateOptions {
 	limits := s.limits(b.spec)
 	labels := s.labels()
 	labels[labelSandbox] = b.spec.ID
@@ -62,7 +62,7 @@ func (s *session) container(b *sandbox, mounts []driver.Mount, volumes []string,
 		labels[labelTag+tag] = ""
 	}
 	boot := agent.Boot{Token: b.token, Lifetime: s.driver.Lifetime}
-	shown := []mount.Mount{{Type: mount.TypeVolume, Source: s.stage.volume, Target: workerFolder, ReadOnly: true, VolumeOptions: &mount.VolumeOptions{NoCopy: true}}}
+	shown := []mount.Mount{{Type: mount.TypeVolume, Source: s.stage.volume, Target: workerFolder, ReadOnly: true, VolumeOptions: &mount.VolumeOptions{NoCopy: true, Labels: workerLabels()}}}
 	if socket != nil {
 		boot.Socket = socketFolder + "/" + socketName
 		shown = append(shown, mount.Mount{Type: mount.TypeBind, Source: socket.folder, Target: socketFolder, ReadOnly: true})
@@ -73,7 +73,7 @@ func (s *session) container(b *sandbox, mounts []driver.Mount, volumes []string,
 	}
 	return client.ContainerCreateOptions{
 		Config: &container.Config{
-			Image: b.spec.Image, Entrypoint: []string{s.stage.path}, Env: []string{agent.Variable + "=" + boot.Encode()},
+			Image: b.spec.Image, Entrypoint: []string{worker}, Env: []string{agent.Variable + "=" + boot.Encode()},
 			User: s.driver.User, WorkingDir: workFolder, Hostname: "sandbox", Labels: labels,
 			AttachStdin: true, AttachStdout: true, AttachStderr: true, OpenStdin: true, StdinOnce: true,
 			Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
@@ -173,7 +173,7 @@ func (s *session) mounts(asked []driver.Mount) ([]driver.Mount, error) {
 // mountError makes an engine's error about one of mounts a MountError.
 func mountError(err error, mounts []driver.Mount) error {
 	for _, m := range mounts {
-		if isMissingSource(err, m.Source) {
+		if err != nil && isMissingSource(err, m.Source) {
 			return &driver.MountError{Driver: driverName, Mount: m, Err: fmt.Errorf("%w: the engine has no such file; is it in a virtual machine, or another container? %w", fs.ErrNotExist, err), Remedies: []string{
 				"let the engine share that folder", "leave the mount out and copy the files into the sandbox",
 			}}

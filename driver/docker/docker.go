@@ -11,7 +11,8 @@
 //
 // The worker needs nothing of the image. It must be linked statically: the program itself if it was built with CGO_ENABLED=0, or the worker
 // that go tool sbxgen worker builds (sbx.AutoBuild has it built). It is copied to the engine once for each content, into a volume
-// named sbx-worker-…, which all sandboxes show, read-only. What of these volumes no session has used for an hour is removed.
+// named sbx-worker-…, which all sandboxes show, read-only. Of these volumes, those that no sandbox shows and that are older than an hour are removed when
+// a session opens; whoever needs one again makes it anew.
 //
 // # How calls get there
 //

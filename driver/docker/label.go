@@ -25,7 +25,7 @@ const (
 const (
 	// graceTime is how much later than its lifetime a container is removed by others: its first process ends it in time.
 	graceTime = time.Minute
-	// volumeTime is how long the volume of a worker stays that no session uses.
+	// volumeTime is how long the volume of a worker stays that no sandbox shows. A session that needs it later copies the worker again.
 	volumeTime = time.Hour
 	// sweepTime bounds the removal of what others have left.
 	sweepTime = 10 * time.Second

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -84,18 +85,40 @@ func (b *sandbox) make(ctx context.Context, mounts []driver.Mount, volumes []str
 
 // run has the engine run the sandbox's first process.
 func (b *sandbox) run(ctx context.Context, mounts []driver.Mount, volumes []string) error {
+	worker, err := b.session.stage.ready(ctx, "")
+	if err != nil {
+		return err
+	}
+	err = b.runWorker(ctx, worker, mounts, volumes)
+	if err == nil || ctx.Err() != nil || !isMissing(err, worker) {
+		return mountError(err, mounts)
+	}
+	// Somebody has removed the volume. The engine made an empty one, which has to go with the container that shows it.
+	if err := b.session.engine.remove(ctx, b.container); err != nil {
+		return err
+	}
+	b.session.ends.forget(b.container)
+	b.container = ""
+	_ = b.attached.Close()
+	if worker, err = b.session.stage.ready(ctx, worker); err != nil {
+		return err
+	}
+	return mountError(b.runWorker(ctx, worker, mounts, volumes), mounts)
+}
+
+func (b *sandbox) runWorker(ctx context.Context, worker string, mounts []driver.Mount, volumes []string) error {
 	s := b.session
 	socket, err := s.newSocket(b.token)
 	if err != nil {
 		return err
 	}
 	defer socket.close()
-	options := s.container(b, mounts, volumes, socket)
 	// What was asked for must be known, to be removed.
 	createCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), makeTime)
 	defer cancel()
+	options := s.container(b, worker, mounts, volumes, socket)
 	created, err := s.engine.ContainerCreate(createCtx, options)
-	if errdefs.IsNotFound(err) { // somebody removed the image
+	if errdefs.IsNotFound(err) { // somebody has removed the image
 		s.images.forget(b.spec.Image)
 		if _, err := s.images.find(ctx, b.spec.Image); err != nil {
 			return err
@@ -105,9 +128,9 @@ func (b *sandbox) run(ctx context.Context, mounts []driver.Mount, volumes []stri
 	if err != nil {
 		if socket != nil && isMissingSource(err, socket.folder) { // the engine has other files than this program
 			s.setByStream()
-			return b.run(ctx, mounts, volumes)
+			return b.runWorker(ctx, worker, mounts, volumes)
 		}
-		return mountError(err, mounts)
+		return err
 	}
 	b.container = created.ID
 	b.end = s.ends.expect(created.ID)
@@ -119,12 +142,17 @@ func (b *sandbox) run(ctx context.Context, mounts []driver.Mount, volumes []stri
 		return fmt.Errorf("attach to the container: %w", err)
 	}
 	if _, err := s.engine.ContainerStart(ctx, created.ID, client.ContainerStartOptions{}); err != nil {
-		return mountError(fmt.Errorf("start the container: %w", err), mounts)
+		return fmt.Errorf("start the container: %w", err)
 	}
 	if b.agent, err = b.meet(ctx, socket); err != nil {
 		return fmt.Errorf("%w%s", err, b.attached.said())
 	}
 	return nil
+}
+
+// isMissing tells whether a container could not start since there was no file at path. The API has no other sign of that than the text.
+func isMissing(err error, path string) bool {
+	return strings.Contains(err.Error(), path) && strings.Contains(err.Error(), "no such file")
 }
 
 // meet waits for the agent, which dials the socket, or speaks on its standard output if it can't.

@@ -19,7 +19,7 @@ type session struct {
 	engine  *engine
 	report  driver.Report
 	images  *images
-	stage   stage
+	stage   *stage
 	ends    *ends
 	sockets *sockets // nil where sandboxes can't be reached by them
 	stop    context.CancelFunc
@@ -68,7 +68,10 @@ func (d dockerDriver) Open(ctx context.Context, spec driver.SessionSpec) (_ driv
 	if _, err := s.images.find(ctx, d.Image); err != nil {
 		return nil, fmt.Errorf("docker: open session %s: %w", spec.ID, err)
 	}
-	if err := s.stageWorker(ctx, worker); err != nil {
+	if s.stage, err = s.newStage(worker); err != nil {
+		return nil, fmt.Errorf("docker: open session %s: read the worker: %w", spec.ID, err)
+	}
+	if _, err := s.stage.ready(ctx, ""); err != nil {
 		return nil, fmt.Errorf("docker: open session %s: %w", spec.ID, err)
 	}
 	if s.sockets, err = makeSockets(ctx, engine, spec.Logger); err != nil {
@@ -150,12 +153,6 @@ func (s *session) Close(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if s.stage.container != "" {
-		if err := s.engine.remove(ctx, s.stage.container); err != nil {
-			return fmt.Errorf("docker: close session %s: %w", s.spec.ID, err)
-		}
-		s.stage.container = ""
-	}
 	if err := s.sockets.close(); err != nil {
 		return fmt.Errorf("docker: close session %s: %w", s.spec.ID, err)
 	}
@@ -170,6 +167,7 @@ func (s *session) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("docker: close session %s: %w", s.spec.ID, context.Cause(ctx))
 	}
+	s.stage.close()
 	_ = s.engine.Close()
 	s.settled = true
 	return nil

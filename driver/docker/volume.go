@@ -38,58 +38,95 @@ const (
 	maxComplete = 64 << 10
 )
 
-// stage is where a session's worker is at the engine. Its container is never started: it is how files get into the volume, and keeps that from
-// being removed.
+// stage is where a session's worker is at the engine.
 type stage struct {
-	volume    string // its name
-	path      string // of the worker, in sandboxes
-	container string // its id
+	session *session
+	file    *os.File // the worker, as it was when the session opened
+	size    int64
+	hash    string
+	volume  string // its name
+
+	turn chan struct{} // has one entry, of who copies or looks
+	path string        // of the worker, in sandboxes; guarded by turn
 }
 
-// stageWorker sees to it that the engine has the worker, whole.
-func (s *session) stageWorker(ctx context.Context, file string) (err error) {
-	worker, err := os.Open(file)
+// newStage opens the worker.
+func (s *session) newStage(path string) (_ *stage, err error) {
+	file, err := os.Open(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer worker.Close()
 	sum := sha256.New()
-	size, err := io.Copy(sum, worker)
+	size, err := io.Copy(sum, file)
 	if err != nil {
-		return err
+		return nil, errors.Join(err, file.Close())
 	}
 	hash := hex.EncodeToString(sum.Sum(nil))
-	volume := "sbx-worker-" + hash[:32]
-	if _, err := s.engine.VolumeCreate(ctx, client.VolumeCreateOptions{Name: volume, Labels: workerLabels()}); err != nil {
-		return fmt.Errorf("make the volume %s: %w", volume, err)
+	return &stage{session: s, file: file, size: size, hash: hash, volume: "sbx-worker-" + hash[:32], turn: make(chan struct{}, 1)}, nil
+}
+
+// close is called when nobody uses the stage.
+func (s *stage) close() {
+	if s != nil {
+		_ = s.file.Close()
 	}
-	created, err := s.engine.ContainerCreate(ctx, client.ContainerCreateOptions{
-		Config: &container.Config{Image: s.driver.Image, Entrypoint: []string{"/never-started"}, Labels: s.labels()},
+}
+
+// ready sees to it that the engine has the worker, whole, and returns its path in sandboxes. missing is a path at which it was not found: the volume
+// can be removed by others while no sandbox shows it.
+func (s *stage) ready(ctx context.Context, missing string) (string, error) {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+	if s.path != missing {
+		return s.path, nil
+	}
+	engine := s.session.engine
+	if _, err := engine.VolumeCreate(ctx, client.VolumeCreateOptions{Name: s.volume, Labels: workerLabels()}); err != nil {
+		return "", fmt.Errorf("make the volume %s: %w", s.volume, err)
+	}
+	// It is never started: files get into volumes only by way of a container.
+	created, err := engine.ContainerCreate(ctx, client.ContainerCreateOptions{
+		Config: &container.Config{Image: s.session.driver.Image, Entrypoint: []string{"/never-started"}, Labels: s.session.labels()},
 		HostConfig: &container.HostConfig{NetworkMode: noNetwork, Mounts: []mount.Mount{{
-			Type: mount.TypeVolume, Source: volume, Target: workerFolder, VolumeOptions: &mount.VolumeOptions{NoCopy: true, Labels: workerLabels()},
+			Type: mount.TypeVolume, Source: s.volume, Target: workerFolder, VolumeOptions: &mount.VolumeOptions{NoCopy: true, Labels: workerLabels()},
 		}}},
 	})
 	if err != nil {
-		return fmt.Errorf("make a container to copy the worker into: %w", err)
+		return "", fmt.Errorf("make a container to copy the worker into: %w", err)
 	}
-	s.stage = stage{volume: volume, container: created.ID}
-	folder, err := s.whole(ctx)
+	c := copier{engine, created.ID}
+	folder, err := c.whole(ctx)
 	if err == nil && folder == "" {
-		folder, err = s.copyWorker(ctx, worker, size, hash)
+		folder, err = c.copy(ctx, s)
 	}
-	s.stage.path = path.Join(workerFolder, folder, workerName)
-	return err
+	removeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), makeTime)
+	defer cancel()
+	if err := errors.Join(err, engine.remove(removeCtx, created.ID)); err != nil {
+		return "", fmt.Errorf("bring the worker into the volume %s: %w", s.volume, err)
+	}
+	s.path = path.Join(workerFolder, folder, workerName)
+	return s.path, nil
+}
+
+// copier is a container that shows the worker's volume.
+type copier struct {
+	engine *engine
+	id     string
 }
 
 // whole returns the name of the folder with a whole worker; empty if there is none.
-func (s *session) whole(ctx context.Context) (string, error) {
+func (c copier) whole(ctx context.Context) (string, error) {
 	var content bytes.Buffer
-	err := s.read(ctx, completeName, maxComplete, &content)
+	err := c.read(ctx, completeName, maxComplete, &content)
 	switch folder := content.String(); {
 	case errdefs.IsNotFound(err):
 		return "", nil
 	case err != nil:
-		return "", fmt.Errorf("look for the worker in the volume %s: %w", s.stage.volume, err)
+		return "", fmt.Errorf("look for it: %w", err)
 	case len(folder) != len(newName()): // somebody is writing it
 		return "", nil
 	default:
@@ -100,30 +137,27 @@ func (s *session) whole(ctx context.Context) (string, error) {
 // newName is a name that nobody else has.
 func newName() string { return strings.ToLower(rand.Text()) }
 
-// copyWorker copies the worker into the volume, reads it again, and says then that it is whole.
-func (s *session) copyWorker(ctx context.Context, worker io.ReadSeeker, size int64, hash string) (folder string, err error) {
+// copy copies the worker into the volume, reads it again, and says then that it is whole.
+func (c copier) copy(ctx context.Context, s *stage) (folder string, err error) {
 	folder = newName()
-	if _, err := worker.Seek(0, io.SeekStart); err != nil {
-		return "", err
-	}
-	if err := s.write(ctx, folder, workerName, worker, size); err != nil {
-		return "", fmt.Errorf("copy the worker to the engine: %w", err)
+	if err := c.write(ctx, folder, workerName, io.NewSectionReader(s.file, 0, s.size), s.size); err != nil {
+		return "", fmt.Errorf("copy it: %w", err)
 	}
 	sum := sha256.New()
-	if err := s.read(ctx, path.Join(folder, workerName), size, sum); err != nil {
-		return "", fmt.Errorf("read the worker that was copied to the engine: %w", err)
+	if err := c.read(ctx, path.Join(folder, workerName), s.size, sum); err != nil {
+		return "", fmt.Errorf("read the copy: %w", err)
 	}
-	if has := hex.EncodeToString(sum.Sum(nil)); has != hash {
-		return "", errors.New("the worker is not at the engine what it is here; has the file changed?")
+	if has := hex.EncodeToString(sum.Sum(nil)); has != s.hash {
+		return "", errors.New("the copy is not what the worker was; has its file changed?")
 	}
-	if err := s.write(ctx, "", completeName, strings.NewReader(folder), int64(len(folder))); err != nil {
-		return "", fmt.Errorf("say that the worker was copied to the engine: %w", err)
+	if err := c.write(ctx, "", completeName, strings.NewReader(folder), int64(len(folder))); err != nil {
+		return "", fmt.Errorf("say that the copy is whole: %w", err)
 	}
 	return folder, nil
 }
 
 // write writes a file into the volume, in a new folder if that is named.
-func (s *session) write(ctx context.Context, folder, name string, content io.Reader, size int64) error {
+func (c copier) write(ctx context.Context, folder, name string, content io.Reader, size int64) error {
 	var headers bytes.Buffer
 	archive := tar.NewWriter(&headers)
 	if folder != "" {
@@ -136,15 +170,15 @@ func (s *session) write(ctx context.Context, folder, name string, content io.Rea
 	}
 	const block = 512
 	end := make([]byte, (block-size%block)%block+2*block) // what fills the last block, and two empty ones
-	_, err := s.engine.CopyToContainer(ctx, s.stage.container, client.CopyToContainerOptions{
+	_, err := c.engine.CopyToContainer(ctx, c.id, client.CopyToContainerOptions{
 		DestinationPath: workerFolder, Content: io.MultiReader(&headers, io.LimitReader(content, size), bytes.NewReader(end)),
 	})
 	return err
 }
 
 // read reads a file of the volume that has at most limit bytes.
-func (s *session) read(ctx context.Context, name string, limit int64, to io.Writer) error {
-	result, err := s.engine.CopyFromContainer(ctx, s.stage.container, client.CopyFromContainerOptions{SourcePath: path.Join(workerFolder, name)})
+func (c copier) read(ctx context.Context, name string, limit int64, to io.Writer) error {
+	result, err := c.engine.CopyFromContainer(ctx, c.id, client.CopyFromContainerOptions{SourcePath: path.Join(workerFolder, name)})
 	if err != nil {
 		return err
 	}
