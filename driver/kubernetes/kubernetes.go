@@ -1,3 +1,5 @@
+//go:build !sbxworker
+
 // Package kubernetes runs sandboxes as pods of a Kubernetes cluster.
 //
 //	session, err := sbx.Open(ctx, sbx.Driver(kubernetes.New(&kubernetes.Options{Namespace: "jobs", Image: "debian:stable-slim"})))
@@ -49,7 +51,7 @@ const Name = "kubernetes"
 
 // What Options have where nothing is given.
 const (
-	DefaultImage       = "debian:stable-slim"
+	DefaultImage       = "busybox:stable"
 	DefaultMaxLifetime = 24 * time.Hour
 	DefaultMaxPending  = 2 * time.Minute
 )

@@ -1,3 +1,5 @@
+//go:build !sbxworker
+
 package kubernetes
 
 import (
