@@ -2,32 +2,131 @@ package kubernetes_test
 
 import (
 	"cmp"
+	"context"
+	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/driver/drivertest"
 	"github.com/sandboxfn/sbx/driver/kubernetes"
+	"github.com/stretchr/testify/require"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubeclient "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/yaml"
 )
 
-// What `make test-kubernetes` sets: that a cluster is there, and images that its nodes have or can pull.
+// What `make test-kubernetes` sets: that there is a cluster, and images that its nodes have or can pull.
 const (
 	askedVariable      = "SBX_TEST_KUBERNETES"
 	imageVariable      = "SBX_TEST_KUBERNETES_IMAGE"
 	otherImageVariable = "SBX_TEST_KUBERNETES_OTHER_IMAGE"
 )
 
-// needCluster skips tests that need a cluster, unless they are asked for: then they fail where there is none.
+func image() string      { return cmp.Or(os.Getenv(imageVariable), kubernetes.DefaultImage) }
+func otherImage() string { return cmp.Or(os.Getenv(otherImageVariable), "debian:stable-slim") }
+
+// The cluster that the tests use.
+var (
+	admin     kubeclient.Interface // may do all; the driver does not use it
+	namespace string               // made for this run
+	account   *rest.Config         // of somebody who has the Role of rbac.yaml, and nothing else
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(askedVariable) == "" {
+		os.Exit(m.Run())
+	}
+	os.Exit(func() int {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := prepare(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "the tests need a cluster, and a user who may make namespaces and roles there:", err)
+			return 1
+		}
+		defer func() {
+			_ = admin.CoreV1().Namespaces().Delete(context.Background(), namespace, metav1.DeleteOptions{})
+		}()
+		return m.Run()
+	}())
+}
+
+// prepare makes a namespace with a user for the tests.
+func prepare(ctx context.Context) error {
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(clientcmd.NewDefaultClientConfigLoadingRules(), nil).ClientConfig()
+	if err != nil {
+		return err
+	}
+	if admin, err = kubeclient.NewForConfig(config); err != nil {
+		return err
+	}
+	made, err := admin.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		GenerateName: "sbx-test-",
+		// The strictest level: what the driver makes must be allowed everywhere.
+		Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"},
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	namespace = made.Name
+	text, err := os.ReadFile("rbac.yaml")
+	if err != nil {
+		return err
+	}
+	var role rbacv1.Role
+	if err := yaml.UnmarshalStrict(text, &role); err != nil {
+		return err
+	}
+	if _, err := admin.RbacV1().Roles(namespace).Create(ctx, &role, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	account, err = makeAccount(ctx, config, "tests", role.Name)
+	return err
+}
+
+// makeAccount makes a service account, binds a role to it if one is named, and returns how it reaches the cluster.
+func makeAccount(ctx context.Context, config *rest.Config, name, role string) (*rest.Config, error) {
+	meta := metav1.ObjectMeta{Name: name}
+	if _, err := admin.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: meta}, metav1.CreateOptions{}); err != nil {
+		return nil, err
+	}
+	if role != "" {
+		_, err := admin.RbacV1().RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{
+			ObjectMeta: meta,
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role},
+			Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: name, Namespace: namespace}},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			return nil, err
+		}
+	}
+	token, err := admin.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name, &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: new(int64(7200))},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	anonymous := rest.AnonymousClientConfig(config)
+	anonymous.BearerToken = token.Status.Token
+	return anonymous, nil
+}
+
+// needCluster skips tests that need a cluster, unless they are asked for: then TestMain fails where there is none.
 func needCluster(t *testing.T) {
 	if os.Getenv(askedVariable) == "" {
-		t.Skip("needs a cluster: make test-kubernetes runs it on the one of the current context")
+		t.Skip("needs a cluster: make test-kubernetes runs it on that of the current context")
 	}
 }
 
-func image() string { return cmp.Or(os.Getenv(imageVariable), kubernetes.DefaultImage) }
-
+// onCluster is the driver for the tests' cluster, with options that change has changed.
 func onCluster(change func(*kubernetes.Options)) driver.Driver {
-	options := kubernetes.Options{Image: image()}
+	options := kubernetes.Options{Config: account, Namespace: namespace, Image: image()}
 	if change != nil {
 		change(&options)
 	}
@@ -37,7 +136,23 @@ func onCluster(change func(*kubernetes.Options)) driver.Driver {
 func TestDriver(t *testing.T) {
 	needCluster(t)
 	drivertest.Run(t, onCluster(nil), drivertest.Features{
-		Processes: true, Isolation: true, Image: cmp.Or(os.Getenv(otherImageVariable), "debian:stable-slim"),
+		Processes: true, Isolation: true, Image: otherImage(),
 		CPUs: 0.5, // of which a small cluster has some left
 	})
+	nothingLeft(t)
+}
+
+// nothingLeft fails if anything of a session is left in the cluster.
+func nothingLeft(t *testing.T) {
+	t.Helper()
+	labelled := metav1.ListOptions{LabelSelector: "sandboxfn.github.io/sbx-lease"}
+	pods, err := admin.CoreV1().Pods(namespace).List(t.Context(), labelled)
+	require.NoError(t, err)
+	leases, err := admin.CoordinationV1().Leases(namespace).List(t.Context(), labelled)
+	require.NoError(t, err)
+	policies, err := admin.NetworkingV1().NetworkPolicies(namespace).List(t.Context(), labelled)
+	require.NoError(t, err)
+	require.Empty(t, pods.Items)
+	require.Empty(t, leases.Items)
+	require.Empty(t, policies.Items)
 }

@@ -18,7 +18,7 @@ type need struct{ group, resource, verb string }
 // needs are all of them. Network policies and events are not among them: without them a session says less, or does less.
 var needs = []need{
 	{"", "pods", "create"}, {"", "pods", "delete"}, {"", "pods", "list"}, {"", "pods", "watch"},
-	{"", "pods/log", "get"}, {"", "pods/exec", "create"},
+	{"", "pods/log", "get"}, {"", "pods/exec", "create"}, {"", "pods/exec", "get"},
 	{"coordination.k8s.io", "leases", "create"}, {"coordination.k8s.io", "leases", "delete"}, {"coordination.k8s.io", "leases", "list"},
 	{"coordination.k8s.io", "leases", "patch"},
 }
@@ -43,7 +43,7 @@ func (s *session) checkRules(ctx context.Context) error {
 	}
 	wanted := needs
 	if !s.inside {
-		wanted = append(slices.Clone(needs), need{"", "pods/portforward", "create"})
+		wanted = append(slices.Clone(needs), need{"", "pods/portforward", "create"}, need{"", "pods/portforward", "get"})
 	}
 	var missing []string
 	for _, n := range wanted {
