@@ -145,12 +145,13 @@ func TestDriver(t *testing.T) {
 // nothingLeft fails if anything of a session is left in the cluster.
 func nothingLeft(t *testing.T) {
 	t.Helper()
+	ctx := context.Background() // also when the test has ended
 	labelled := metav1.ListOptions{LabelSelector: "sandboxfn.github.io/sbx-lease"}
-	pods, err := admin.CoreV1().Pods(namespace).List(t.Context(), labelled)
+	pods, err := admin.CoreV1().Pods(namespace).List(ctx, labelled)
 	require.NoError(t, err)
-	leases, err := admin.CoordinationV1().Leases(namespace).List(t.Context(), labelled)
+	leases, err := admin.CoordinationV1().Leases(namespace).List(ctx, labelled)
 	require.NoError(t, err)
-	policies, err := admin.NetworkingV1().NetworkPolicies(namespace).List(t.Context(), labelled)
+	policies, err := admin.NetworkingV1().NetworkPolicies(namespace).List(ctx, labelled)
 	require.NoError(t, err)
 	require.Empty(t, pods.Items)
 	require.Empty(t, leases.Items)

@@ -25,6 +25,11 @@ import (
 const (
 	// startTime is how long a pod may take that has a node: large images are pulled meanwhile.
 	startTime = 10 * time.Minute
+	// loadedTime is how long the cluster may take to tell that a loader has ended.
+	loadedTime = 5 * time.Second
+	// quotaTime is how long a quota may take to count a pod that is gone no more, and quotaPause is between two tries.
+	quotaTime  = 10 * time.Second
+	quotaPause = 200 * time.Millisecond
 	// killTime is how long an agent has to say that all is dead, before the cluster is asked.
 	killTime = 2 * time.Second
 )
@@ -86,18 +91,27 @@ func (s *session) newSandbox(ctx context.Context, name string, spec driver.Spec)
 // createPod makes the pod. What is full because of this session's own pods that are ending is waited for.
 func (s *session) createPod(ctx context.Context, pod *corev1.Pod) error {
 	for {
-		ending := s.pods.ending()
+		ending, last := s.pods.ending()
 		_, err := s.client.CoreV1().Pods(s.namespace).Create(ctx, pod, metav1.CreateOptions{})
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case !quotaExceeded(err) || len(ending) == 0:
+		case !quotaExceeded(err):
 			return createFailure(s.namespace, pod.Name, err)
-		}
-		if _, _, err := ending[0].await(ctx, func(_ *corev1.Pod, gone bool) bool { return gone }); err != nil {
-			return err
+		case len(ending) > 0:
+			if _, _, err := ending[0].await(ctx, func(_ *corev1.Pod, gone bool) bool { return gone }); err != nil {
+				return err
+			}
+		case time.Since(last) > quotaTime:
+			return createFailure(s.namespace, pod.Name, err)
+		default: // quotas are counted later, and nothing tells when
+			select {
+			case <-time.After(quotaPause):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
 		}
 	}
 }
@@ -173,7 +187,7 @@ func (sb *sandbox) start(ctx context.Context) error {
 	if _, err := lines.find(loaderHello); err != nil {
 		return err
 	}
-	if err := sb.session.sendWorker(ctx, sb.name, loading); err != nil {
+	if err := sb.session.sendWorker(ctx, sb.name, loading); err != nil && !sb.loaded(ctx, loading) {
 		return err
 	}
 	if loading != sandboxName {
@@ -211,6 +225,27 @@ func (sb *sandbox) awaitRunning(ctx context.Context, container string) (*corev1.
 		return false
 	})
 	return pod, err
+}
+
+// loaded tells whether a loader ended as it does when the worker has arrived. It takes the program that brought the worker with it, and
+// what that would have said.
+func (sb *sandbox) loaded(ctx context.Context, container string) bool {
+	if container != loaderName {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, loadedTime)
+	defer cancel()
+	exit := int32(-1)
+	_, _, _ = sb.pod.await(ctx, func(pod *corev1.Pod, _ bool) bool {
+		for _, status := range pod.Status.InitContainerStatuses {
+			if status.Name == container && status.State.Terminated != nil {
+				exit = status.State.Terminated.ExitCode
+				return true
+			}
+		}
+		return false
+	})
+	return exit == 0
 }
 
 // maxLog bounds what is read of a container's log, in which only the agent and the loader should write.

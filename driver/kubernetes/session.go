@@ -215,6 +215,7 @@ func (s *session) Close(ctx context.Context) error {
 
 // deletePod has the cluster end a pod.
 func (s *session) deletePod(ctx context.Context, name string) error {
+	s.pods.markDeleted(name)
 	return s.client.CoreV1().Pods(s.namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))})
 }
 

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,6 +21,7 @@ type watch struct {
 
 	mu   sync.Mutex
 	pods map[string]*observed // by name: those that are expected or there
+	last time.Time            // when one went
 }
 
 // observed is what is known of a pod.
@@ -27,6 +29,7 @@ type observed struct {
 	mu      sync.Mutex
 	pod     *corev1.Pod   // the last state; nil before the first
 	gone    bool          // it was deleted, and is no more
+	deleted bool          // this session has it deleted
 	changed chan struct{} // closed by the next change
 }
 
@@ -130,6 +133,7 @@ func (w *watch) observe(object any, gone bool) {
 	switch {
 	case gone:
 		delete(w.pods, pod.Name)
+		w.last = time.Now()
 	case o == nil:
 		o = &observed{changed: make(chan struct{})}
 		w.pods[pod.Name] = o
@@ -152,15 +156,29 @@ func (w *watch) left() map[string]*observed {
 	return maps.Clone(w.pods)
 }
 
-// ending are the pods that the cluster is deleting.
-func (w *watch) ending() []*observed {
-	var ending []*observed
+// markDeleted notes that this session has a pod deleted, of which the cluster may not have told yet.
+func (w *watch) markDeleted(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o := w.pods[name]; o != nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.deleted = true
+	}
+}
+
+// ending are the pods that this session has deleted and that are still there, and when the last one went.
+func (w *watch) ending() (ending []*observed, last time.Time) {
 	for _, o := range w.left() {
-		if pod, _, _ := o.state(); pod != nil && pod.DeletionTimestamp != nil {
+		o.mu.Lock()
+		if o.deleted && !o.gone {
 			ending = append(ending, o)
 		}
+		o.mu.Unlock()
 	}
-	return ending
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return ending, w.last
 }
 
 // awaitNone waits until no pods are left, and returns the names of those that are if ctx ends first.
