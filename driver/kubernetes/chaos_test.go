@@ -201,12 +201,14 @@ func TestQuota(t *testing.T) {
 		quota, err := admin.CoreV1().ResourceQuotas(namespace).Get(t.Context(), "one", metav1.GetOptions{})
 		return err == nil && !quota.Status.Hard.Pods().IsZero()
 	}, soon, 50*time.Millisecond)
-	session := openSession(t, onCluster(nil))
-	fresh := session.Function(echo, sbx.MaxUses(1))
+	one := openSession(t, onCluster(nil), sbx.MaxSandboxes(1))
+	fresh := one.Function(echo, sbx.MaxUses(1))
 	for range 3 {
 		_, err := fresh.Call(t.Context(), "")
 		require.NoError(t, err, "a pod that is ending is waited for")
 	}
+	require.NoError(t, one.Close())
+	session := openSession(t, onCluster(nil))
 	call, _ := begin(t, session)
 	_, err = session.Function(echo, sbx.Env("ANOTHER", "1")).Call(t.Context(), "")
 	assert.Equal(t, kubernetes.ReasonQuota, reason(t, err))

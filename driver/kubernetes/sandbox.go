@@ -360,6 +360,7 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 	sb.stopped = true
 	process := sb.process
 	sb.mu.Unlock()
+	sb.session.pods.markDeleted(sb.name)
 	select {
 	case sb.stopping <- struct{}{}:
 		defer func() { <-sb.stopping }()
