@@ -18,6 +18,9 @@ RUNSC              := $(CURDIR)/bin/gvisor-$(GVISOR_VERSION)/runsc
 MODULES   := $(shell find . -name go.mod -not -path '*/testdata/*' -exec dirname {} \; | sort)
 PLATFORMS := $(foreach os,linux darwin windows,$(foreach arch,amd64 arm64,$(os)/$(arch)))
 
+# Two images that a Docker Engine has or can pull, for its tests.
+DOCKER_IMAGES ?= busybox:stable,debian:stable-slim
+
 # $(call each_module,COMMAND) runs COMMAND in every module and stops at the first that fails.
 each_module = @set -e; for module in $(MODULES); do echo "[$$module] $(strip $(1))"; (cd $$module; $(1)); done
 
@@ -45,6 +48,12 @@ test: ## run all tests
 .PHONY: test-gvisor
 test-gvisor: $(RUNSC) ## run the local driver's tests that need gVisor, with one built into ./bin
 	PATH=$(dir $(RUNSC)):$$PATH go test -count=1 -run GVisor ./driver/local
+
+.PHONY: test-docker
+test-docker: export SBX_TEST_DOCKER := $(DOCKER_IMAGES)
+test-docker: ## run the tests that need a Docker Engine: the one of DOCKER_HOST, with the two images of DOCKER_IMAGES, separated by a comma
+	@# Without libraries, since what runs in an image must need none.
+	CGO_ENABLED=0 go test -count=1 -timeout 30m ./driver/docker
 
 .PHONY: race
 race: ## run the tests under the race detector, without those that -short leaves out

@@ -27,6 +27,7 @@ var parts = []part{
 	{"journal", journaled},
 	{"scale", scale},
 	{"own", own},
+	{"docker", inDocker},
 }
 
 func main() {

@@ -77,6 +77,7 @@ func (s *session) container(b *sandbox, worker string, mounts []driver.Mount, vo
 			User: s.driver.User, WorkingDir: workFolder, Hostname: "sandbox", Labels: labels,
 			AttachStdin: true, AttachStdout: true, AttachStderr: true, OpenStdin: true, StdinOnce: true,
 			Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
+			StopSignal:  "SIGKILL", // so that nobody who stops the engine waits
 		},
 		HostConfig: &container.HostConfig{
 			AutoRemove:     true,

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const imagesVariable = "SBX_TEST_DOCKER"
 
 // testImages are two images of the engine. Tests that call it are skipped unless they were asked for, and fail where there is no engine then.
-func testImages(t *testing.T) (image, other string) {
+func testImages(t testing.TB) (image, other string) {
 	value := os.Getenv(imagesVariable)
 	if value == "" {
 		t.Skip("it needs an engine; run make test-docker")

@@ -5,6 +5,7 @@ package docker
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ const (
 type ends struct {
 	engine  *engine
 	session string
+	logger  *slog.Logger
 
 	mu sync.Mutex
 	of map[string]*end // by the container's id
@@ -89,8 +91,9 @@ func (e *ends) watch(ctx context.Context) {
 			case message := <-result.Messages:
 				e.note(message.Actor.ID, message.Action)
 				since, pause = time.Unix(0, message.TimeNano), firstPause
-			case <-result.Err:
+			case err := <-result.Err:
 				open = false
+				e.logger.Debug("docker: the engine tells no events any more", slog.Any("error", err))
 			}
 		}
 		e.look(ctx)

@@ -3,10 +3,10 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -28,6 +28,9 @@ type engine struct {
 // find connects to the engine and asks what it is.
 func find(ctx context.Context, opts Options) (*engine, error) {
 	host := findHost(opts.Host)
+	if err := checkHost(cmp.Or(host, os.Getenv(client.EnvOverrideHost))); err != nil {
+		return nil, err
+	}
 	options := []client.Opt{client.FromEnv}
 	if host != "" {
 		options = append(options, client.WithHost(host))
@@ -44,7 +47,7 @@ func find(ctx context.Context, opts Options) (*engine, error) {
 	} else if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	} else {
-		err = unavailable(fmt.Errorf("the engine at %s does not answer: %w", shown(api.DaemonHost()), err))
+		err = unavailable(fmt.Errorf("the engine does not answer: %w", err))
 	}
 	if err != nil {
 		_ = api.Close()
@@ -71,13 +74,17 @@ func findHost(asked string) string {
 	return ""
 }
 
-// shown is an engine's address without what may be secret.
-func shown(host string) string {
-	u, err := url.Parse(host)
-	if err != nil {
-		return "an address that can't be read"
+// checkHost refuses addresses that are not for this driver. Its errors show nothing of them, and after it nobody's can show a password.
+func checkHost(host string) error {
+	scheme, rest, _ := strings.Cut(host, "://")
+	authority, _, _ := strings.Cut(rest, "/")
+	switch {
+	case scheme == "ssh":
+		return unavailable(errors.New("the engine's address is of SSH, which is not spoken here"), "forward the engine's socket with ssh -nNT -L /path/docker.sock:/var/run/docker.sock HOST, and name that: unix:///path/docker.sock")
+	case strings.Contains(authority, "@"):
+		return unavailable(errors.New("the engine's address has a user or password, which no engine takes"), "leave it out; TLS certificates are found by DOCKER_CERT_PATH")
 	}
-	return u.Redacted()
+	return nil
 }
 
 func unavailable(err error, remedies ...string) error {

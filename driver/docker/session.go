@@ -49,7 +49,7 @@ func (d dockerDriver) Open(ctx context.Context, spec driver.SessionSpec) (_ driv
 	s := &session{
 		driver: d, spec: spec, engine: engine, report: engine.report(d.Options),
 		images:  &images{engine: engine, pull: d.Pull, logger: spec.Logger, seen: map[string]*sighting{}},
-		ends:    &ends{engine: engine, session: spec.ID, of: map[string]*end{}},
+		ends:    &ends{engine: engine, session: spec.ID, logger: spec.Logger, of: map[string]*end{}},
 		closing: make(chan struct{}, 1), sandboxes: map[*sandbox]struct{}{},
 	}
 	events, stop := context.WithCancel(context.Background())

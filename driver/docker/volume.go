@@ -191,6 +191,6 @@ func (c copier) read(ctx context.Context, name string, limit int64, to io.Writer
 	if header.Size > limit {
 		return fmt.Errorf("%s has %d bytes, more than %d", name, header.Size, limit)
 	}
-	_, err = io.Copy(to, archive)
+	_, err = io.CopyN(to, archive, header.Size)
 	return err
 }

@@ -1,0 +1,32 @@
+//go:build !sbxworker
+
+package docker_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/driver/docker"
+)
+
+// BenchmarkCall is what the two ways to reach sandboxes cost.
+func BenchmarkCall(b *testing.B) {
+	image, _ := docker.TestImages(b)
+	for name, way := range docker.Ways {
+		b.Run(name, func(b *testing.B) {
+			session, err := sbx.Open(b.Context(), sbx.Driver(way(&docker.Options{Image: image})))
+			require.NoError(b, err)
+			defer session.Close()
+			double := session.Function2(Double)
+			_, err = double.Call(b.Context(), 1, 0)
+			require.NoError(b, err)
+			for b.Loop() {
+				if _, err := double.Call(b.Context(), 1, 0); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
