@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -217,18 +218,14 @@ func TestQuota(t *testing.T) {
 
 func TestNoShell(t *testing.T) {
 	needCluster(t)
-	bare := os.Getenv("SBX_TEST_KUBERNETES_BARE_IMAGE")
-	if bare == "" {
-		bare = "registry.k8s.io/pause:3.10"
-	}
-	session := openSession(t, onCluster(nil), sbx.Image(bare))
+	session := openSession(t, onCluster(nil), sbx.Image(images.bare))
 	_, err := session.Function(echo).Call(t.Context(), "")
 	wrong, ok := errors.AsType[*driver.ImageError](err)
 	require.True(t, ok, "%v", err)
 	assert.Contains(t, strings.Join(wrong.Remedies, ""), "LoaderImage")
 
 	require.NoError(t, session.Close())
-	session = openSession(t, onCluster(func(o *kubernetes.Options) { o.LoaderImage = image() }), sbx.Image(bare))
+	session = openSession(t, onCluster(func(o *kubernetes.Options) { o.LoaderImage = images.one }), sbx.Image(images.bare))
 	answer, err := session.Function(echo).Call(t.Context(), "without a shell")
 	require.NoError(t, err)
 	assert.Equal(t, "without a shell", answer)
@@ -297,4 +294,13 @@ func TestProgramKilled(t *testing.T) {
 		pods, err := admin.CoreV1().Pods(in).List(t.Context(), metav1.ListOptions{})
 		return err == nil && !slices.ContainsFunc(pods.Items, func(p corev1.Pod) bool { return p.Name == name })
 	}, time.Minute, 100*time.Millisecond, "the next session sees to it that nothing is left")
+}
+
+// ended waits until a pod has ended, or is gone.
+func ended(t *testing.T, name string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		pod, err := admin.CoreV1().Pods(namespace).Get(t.Context(), name, metav1.GetOptions{})
+		return apierrors.IsNotFound(err) || err == nil && (pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed)
+	}, time.Minute, 100*time.Millisecond, "nobody ended the pod")
 }

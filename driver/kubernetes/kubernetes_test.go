@@ -1,10 +1,10 @@
 package kubernetes_test
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,15 +22,15 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// What `make test-kubernetes` sets: that there is a cluster, and images that its nodes have or can pull.
+// What `make test-kubernetes` sets: the names of three images that the cluster's nodes have or can pull, two with a shell and one without; and a
+// program that stops and starts parts of the cluster, if there is one.
 const (
-	askedVariable      = "SBX_TEST_KUBERNETES"
-	imageVariable      = "SBX_TEST_KUBERNETES_IMAGE"
-	otherImageVariable = "SBX_TEST_KUBERNETES_OTHER_IMAGE"
+	askedVariable   = "SBX_TEST_KUBERNETES"
+	controlVariable = "SBX_TEST_KUBERNETES_CONTROL"
 )
 
-func image() string      { return cmp.Or(os.Getenv(imageVariable), kubernetes.DefaultImage) }
-func otherImage() string { return cmp.Or(os.Getenv(otherImageVariable), "debian:stable-slim") }
+// images are those that the tests use.
+var images struct{ one, other, bare string }
 
 // The cluster that the tests use.
 var (
@@ -59,6 +59,11 @@ func TestMain(m *testing.M) {
 
 // prepare makes a namespace with a user for the tests.
 func prepare(ctx context.Context) error {
+	names := strings.Split(os.Getenv(askedVariable), ",")
+	if len(names) != 3 {
+		return fmt.Errorf("%s has the names of three images, and not %q", askedVariable, names)
+	}
+	images.one, images.other, images.bare = names[0], names[1], names[2]
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(clientcmd.NewDefaultClientConfigLoadingRules(), nil).ClientConfig()
 	if err != nil {
 		return err
@@ -126,7 +131,7 @@ func needCluster(t *testing.T) {
 
 // onCluster is the driver for the tests' cluster, with options that change has changed.
 func onCluster(change func(*kubernetes.Options)) driver.Driver {
-	options := kubernetes.Options{Config: account, Namespace: namespace, Image: image()}
+	options := kubernetes.Options{Config: account, Namespace: namespace, Image: images.one}
 	if change != nil {
 		change(&options)
 	}
@@ -136,7 +141,7 @@ func onCluster(change func(*kubernetes.Options)) driver.Driver {
 func TestDriver(t *testing.T) {
 	needCluster(t)
 	drivertest.Run(t, onCluster(nil), drivertest.Features{
-		Processes: true, Isolation: true, Image: otherImage(),
+		Processes: true, Isolation: true, Image: images.other,
 		CPUs: 0.5, // of which a small cluster has some left
 	})
 	nothingLeft(t)
