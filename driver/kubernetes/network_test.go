@@ -188,7 +188,17 @@ func TestKubeletRestarts(t *testing.T) {
 	require.NoError(t, err)
 	call, _ := begin(t, session)
 	control(t, "stop", "kubelet")
-	t.Cleanup(func() { control(t, "start", "kubelet") })
-	// Port-forwards go through it.
-	lost(t, call, soon)
+	started := false
+	start := func() {
+		if !started {
+			started = true
+			control(t, "start", "kubelet")
+		}
+	}
+	t.Cleanup(start)
+	lost(t, call, soon) // port-forwards go through it
+	start()
+	answer, err := session.Function(echo).Call(t.Context(), "on")
+	require.NoError(t, err, "the session goes on")
+	assert.Equal(t, "on", answer)
 }

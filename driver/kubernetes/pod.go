@@ -72,8 +72,8 @@ wait $! 2>/dev/null
 
 // upload is the program that takes the worker. Its argument is the hash of what must have arrived: an upload can be cut off without any
 // error.
-var upload = fmt.Sprintf(`gzip -dc >%[1]s/part && sum=$(sha256sum <%[1]s/part) && [ "${sum%%%% *}" = "$1" ] &&
-chmod 555 %[1]s/part && mv %[1]s/part %[2]s && echo go >%[1]s/go`, agentDir, workerPath)
+var upload = fmt.Sprintf(`part=%[1]s/part.$$
+gzip -dc >$part && sum=$(sha256sum <$part) && [ "${sum%%%% *}" = "$1" ] && chmod 555 $part && mv $part %[2]s && echo go >%[1]s/go`, agentDir, workerPath)
 
 // podFor returns the pod of a sandbox. size is of the worker.
 func (s *session) podFor(name string, spec driver.Spec, workerSize int64) (*corev1.Pod, error) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +31,8 @@ const (
 	// quotaTime is how long a quota may take to count a pod that is gone no more, and quotaPause is between two tries.
 	quotaTime  = 10 * time.Second
 	quotaPause = 200 * time.Millisecond
+	// newsTime is how long the cluster may take to tell what became of a pod whose connection broke. A session waits a little longer.
+	newsTime = 4 * time.Second
 	// killTime is how long an agent has to say that all is dead, before the cluster is asked.
 	killTime = 2 * time.Second
 )
@@ -92,7 +95,15 @@ func (s *session) newSandbox(ctx context.Context, name string, spec driver.Spec)
 func (s *session) createPod(ctx context.Context, pod *corev1.Pod) error {
 	for {
 		ending, last := s.pods.ending()
-		_, err := s.client.CoreV1().Pods(s.namespace).Create(ctx, pod, metav1.CreateOptions{})
+		tries := 0
+		err := retry(ctx, func() error {
+			tries++
+			_, err := s.client.CoreV1().Pods(s.namespace).Create(ctx, pod, metav1.CreateOptions{})
+			if tries > 1 && apierrors.IsAlreadyExists(err) { // an answer was lost; nobody else has such names
+				return nil
+			}
+			return err
+		})
 		switch {
 		case err == nil:
 			return nil
@@ -203,7 +214,11 @@ func (sb *sandbox) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	conn, err := sb.session.dialAgent(ctx, pod, key)
+	var conn net.Conn
+	err = retry(ctx, func() (err error) {
+		conn, err = sb.session.dialAgent(ctx, pod, key)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -258,8 +273,12 @@ type podLog struct {
 }
 
 func (sb *sandbox) follow(ctx context.Context, container string) (*podLog, error) {
-	stream, err := sb.session.client.CoreV1().Pods(sb.session.namespace).
-		GetLogs(sb.name, &corev1.PodLogOptions{Container: container, Follow: true}).Stream(ctx)
+	var stream io.ReadCloser
+	err := retry(ctx, func() (err error) {
+		stream, err = sb.session.client.CoreV1().Pods(sb.session.namespace).
+			GetLogs(sb.name, &corev1.PodLogOptions{Container: container, Follow: true}).Stream(ctx)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read the log of pod %s/%s: %w", sb.session.namespace, sb.name, err)
 	}
@@ -328,6 +347,8 @@ func (sb *sandbox) lost(ctx context.Context) (driver.Exit, error) {
 	if stopped {
 		return driver.Exit{Code: -1, Signal: syscall.SIGKILL}, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, newsTime)
+	defer cancel()
 	pod, gone, err := sb.pod.await(ctx, func(pod *corev1.Pod, gone bool) bool { return gone || failure(pod) != nil })
 	if err != nil {
 		return driver.Exit{}, sb.wrong(ReasonDisconnected, "the connection to it broke, and the cluster has no other news of it than that it is "+string(pod.Status.Phase))

@@ -216,7 +216,9 @@ func (s *session) Close(ctx context.Context) error {
 // deletePod has the cluster end a pod.
 func (s *session) deletePod(ctx context.Context, name string) error {
 	s.pods.markDeleted(name)
-	return s.client.CoreV1().Pods(s.namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))})
+	return retry(ctx, func() error {
+		return s.client.CoreV1().Pods(s.namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))})
+	})
 }
 
 // removeStray deletes a pod of the session's that nobody waits for: its Create was given up before the answer came.

@@ -18,7 +18,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
-	utilexec "k8s.io/client-go/util/exec"
 )
 
 // workerFile is what is sent to pods. It is read from the file that was opened, whatever becomes of its path.
@@ -76,9 +75,6 @@ func (s *session) sendWorker(ctx context.Context, pod, container string) error {
 		}
 		if told != "" {
 			err = fmt.Errorf("%w: %s", err, told)
-		}
-		if _, ended := errors.AsType[utilexec.CodeExitError](err); !ended {
-			break
 		}
 	}
 	return fmt.Errorf("send the worker, %d bytes, to pod %s/%s: %w", s.worker.size, s.namespace, pod, err)
