@@ -27,6 +27,8 @@ import (
 const (
 	askedVariable   = "SBX_TEST_KUBERNETES"
 	controlVariable = "SBX_TEST_KUBERNETES_CONTROL"
+	// withinVariable says that pods' addresses can be reached, and should be.
+	withinVariable = "SBX_TEST_KUBERNETES_WITHIN"
 )
 
 // images are those that the tests use.
@@ -132,11 +134,16 @@ func needCluster(t *testing.T) {
 // onCluster is the driver for the tests' cluster, with options that change has changed.
 func onCluster(change func(*kubernetes.Options)) driver.Driver {
 	options := kubernetes.Options{Config: account, Namespace: namespace, Image: images.one}
+	if within() {
+		options.Reach = kubernetes.PodAddress
+	}
 	if change != nil {
 		change(&options)
 	}
 	return kubernetes.New(&options)
 }
+
+func within() bool { return os.Getenv(withinVariable) != "" }
 
 func TestDriver(t *testing.T) {
 	needCluster(t)

@@ -115,10 +115,13 @@ func (r *relay) drop() {
 	clear(r.conns)
 }
 
+// forwarded is for tests of connections that go through the API server.
+func forwarded(o *kubernetes.Options) { o.Reach = kubernetes.PortForward }
+
 func TestNetworkBreaks(t *testing.T) {
 	needCluster(t)
 	r, config := newRelay(t)
-	session := openSession(t, onCluster(func(o *kubernetes.Options) { o.Config = config }))
+	session := openSession(t, onCluster(func(o *kubernetes.Options) { o.Config, o.Reach = config, kubernetes.PortForward }))
 	call, pod := begin(t, session)
 	r.set(true, false)
 	r.drop()
@@ -133,10 +136,10 @@ func TestNetworkBreaks(t *testing.T) {
 func TestNetworkIsSilent(t *testing.T) {
 	needCluster(t)
 	r, config := newRelay(t)
-	session := openSession(t, onCluster(func(o *kubernetes.Options) { o.Config = config }), sbx.Lease(3*time.Second))
+	session := openSession(t, onCluster(func(o *kubernetes.Options) { o.Config, o.Reach = config, kubernetes.PortForward }), sbx.Lease(3*time.Second))
 	call, _ := begin(t, session)
 	r.set(false, true)
-	err := lost(t, call, soon)
+	err := lost(t, call, 2*soon)
 	assert.ErrorIs(t, err, sbx.ErrSilent)
 	r.set(false, false)
 	r.drop()
@@ -162,7 +165,7 @@ func needControl(t *testing.T) {
 
 func TestAPIServerRestarts(t *testing.T) {
 	needControl(t)
-	session := openSession(t, onCluster(nil))
+	session := openSession(t, onCluster(forwarded))
 	call, pod := begin(t, session)
 	control(t, "stop", "kube-apiserver")
 	started := false
@@ -183,9 +186,7 @@ func TestAPIServerRestarts(t *testing.T) {
 
 func TestKubeletRestarts(t *testing.T) {
 	needControl(t)
-	session := openSession(t, onCluster(nil))
-	_, err := session.Function(echo).Call(t.Context(), "")
-	require.NoError(t, err)
+	session := openSession(t, onCluster(forwarded))
 	call, _ := begin(t, session)
 	control(t, "stop", "kubelet")
 	started := false
@@ -201,4 +202,24 @@ func TestKubeletRestarts(t *testing.T) {
 	answer, err := session.Function(echo).Call(t.Context(), "on")
 	require.NoError(t, err, "the session goes on")
 	assert.Equal(t, "on", answer)
+}
+
+func TestWithinTheClusterCallsGoOn(t *testing.T) {
+	needControl(t)
+	if !within() {
+		t.Skip("needs a program that reaches pods by their addresses: " + withinVariable + "=1")
+	}
+	session := openSession(t, onCluster(nil))
+	call := session.Function(wait).Spawn(t.Context(), 20*time.Second)
+	_, _ = session.Function(echo).Call(t.Context(), "") // both sandboxes are there
+	for _, part := range []string{"kube-apiserver", "kubelet"} {
+		control(t, "stop", part)
+		answer, err := session.Function(echo).Call(t.Context(), part)
+		control(t, "start", part)
+		require.NoError(t, err)
+		assert.Equal(t, part, answer, "a call while it is away")
+	}
+	answer, err := call.Result(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "waited", answer)
 }
