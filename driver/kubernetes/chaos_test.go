@@ -154,7 +154,7 @@ func TestLifetimeEnds(t *testing.T) {
 	needCluster(t)
 	session := openSession(t, onCluster(func(o *kubernetes.Options) { o.MaxLifetime = 15 * time.Second }))
 	call, _ := begin(t, session)
-	lost(t, call, 15*time.Second+soon)
+	assert.Equal(t, "DeadlineExceeded", reason(t, lost(t, call, 15*time.Second+soon)))
 }
 
 func TestUnschedulable(t *testing.T) {

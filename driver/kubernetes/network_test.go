@@ -125,7 +125,7 @@ func TestNetworkBreaks(t *testing.T) {
 	call, pod := begin(t, session)
 	r.set(true, false)
 	r.drop()
-	lost(t, call, soon)
+	assert.Equal(t, kubernetes.ReasonDisconnected, reason(t, lost(t, call, soon)))
 	ended(t, pod.Name)
 	r.set(false, false)
 	answer, err := session.Function(echo).Call(t.Context(), "on")
@@ -176,7 +176,7 @@ func TestAPIServerRestarts(t *testing.T) {
 		}
 	}
 	t.Cleanup(start)
-	lost(t, call, soon) // the connection went through it
+	assert.Equal(t, kubernetes.ReasonDisconnected, reason(t, lost(t, call, soon)), "the connection went through it")
 	start()
 	ended(t, pod.Name)
 	answer, err := session.Function(echo).Call(t.Context(), "on")
@@ -197,7 +197,7 @@ func TestKubeletRestarts(t *testing.T) {
 		}
 	}
 	t.Cleanup(start)
-	lost(t, call, soon) // port-forwards go through it
+	assert.Equal(t, kubernetes.ReasonDisconnected, reason(t, lost(t, call, soon)), "port-forwards go through it")
 	start()
 	answer, err := session.Function(echo).Call(t.Context(), "on")
 	require.NoError(t, err, "the session goes on")

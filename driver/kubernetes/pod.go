@@ -112,11 +112,12 @@ func (s *session) podFor(name string, spec driver.Spec, workerSize int64) (*core
 	for _, secret := range o.PullSecrets {
 		p.ImagePullSecrets = append(p.ImagePullSecrets, corev1.LocalObjectReference{Name: secret})
 	}
-	return pod, s.addContainers(p, spec, workerSize)
+	s.addContainers(p, spec, workerSize)
+	return pod, nil
 }
 
 // addContainers adds the sandbox's own container and what it needs.
-func (s *session) addContainers(p *corev1.PodSpec, spec driver.Spec, workerSize int64) error {
+func (s *session) addContainers(p *corev1.PodSpec, spec driver.Spec, workerSize int64) {
 	user := s.options.User
 	if user == 0 {
 		var random [4]byte
@@ -135,10 +136,7 @@ func (s *session) addContainers(p *corev1.PodSpec, spec driver.Spec, workerSize 
 	c.Env = append(c.Env, corev1.EnvVar{Name: agent.Variable, Value: boot.Encode()})
 	c.SecurityContext = hardened(user)
 	limits := spec.Limits.Or(spec.Soft.Without(driver.LimitInodes))
-	held, err := quantities(limits, s.options.Resources)
-	if err != nil {
-		return err
-	}
+	held := quantities(limits, s.options.Resources)
 	c.Resources.Limits, c.Resources.Requests = merge(c.Resources.Limits, held), merge(c.Resources.Requests, held)
 	c.VolumeMounts = append(c.VolumeMounts,
 		corev1.VolumeMount{Name: "sbx-agent", MountPath: agentDir, ReadOnly: s.options.LoaderImage != ""},
@@ -172,7 +170,6 @@ func (s *session) addContainers(p *corev1.PodSpec, spec driver.Spec, workerSize 
 	} else {
 		p.Containers = slices.Insert(p.Containers, 0, c)
 	}
-	return nil
 }
 
 // hardened is what Kubernetes calls restricted, and a root that can't be written.
@@ -197,7 +194,7 @@ func scratch(name string, mib int64, memory bool) corev1.Volume {
 }
 
 // quantities are limits in the cluster's words.
-func quantities(limits driver.Resources, more corev1.ResourceList) (corev1.ResourceList, error) {
+func quantities(limits driver.Resources, more corev1.ResourceList) corev1.ResourceList {
 	list := maps.Clone(more)
 	if list == nil {
 		list = corev1.ResourceList{}
@@ -208,7 +205,7 @@ func quantities(limits driver.Resources, more corev1.ResourceList) (corev1.Resou
 	if limits.MemoryMiB != 0 {
 		list[corev1.ResourceMemory] = *resource.NewQuantity(int64(limits.MemoryMiB)<<20, resource.BinarySI)
 	}
-	return list, nil
+	return list
 }
 
 func (s *session) image(spec driver.Spec) string {

@@ -180,7 +180,7 @@ func (f *forwarded) Read(p []byte) (int, error) {
 
 func (f *forwarded) Close() error {
 	f.once.Do(func() {
-		_ = f.Stream.Reset()
+		_ = f.Reset()
 		_ = f.connection.Close()
 	})
 	return nil
