@@ -72,6 +72,10 @@ type Options struct {
 	// LoaderImage, if it is not empty, has these tools for images that don't: it runs before them, in a container of its own, which takes
 	// about a second.
 	LoaderImage string
+	// NodeCache, if it is not empty, is a folder of the nodes in which they keep the worker, such as /var/cache/sbx: it is sent once to each node then, by a pod
+	// that writes there as root, and sandboxes see it for reading. The namespace must allow hostPath volumes. Pods with a LoaderImage don't use it.
+	// Nobody removes workers of programs that have changed.
+	NodeCache string
 	// Arch is the architecture of the nodes for sandboxes, as Go names it; empty is that of this program.
 	Arch string
 

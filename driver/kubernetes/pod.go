@@ -59,9 +59,10 @@ const (
 	loadTime    = 10 * time.Minute
 )
 
-// loader waits for the worker, and goes on as it.
-func loader(then string) []string {
-	return []string{shell, "-c", fmt.Sprintf(`mkfifo %[1]s/go || exit 1
+// loader waits for the worker, unless what comes first ends it, and goes on with what comes then.
+func loader(first, then string) []string {
+	return []string{shell, "-c", first + fmt.Sprintf(`
+mkfifo %[1]s/go || exit 1
 sleep %[2]d >%[1]s/go &
 echo '%[3]s'
 read -r word <%[1]s/go || exit 1
@@ -155,12 +156,17 @@ func (s *session) addContainers(p *corev1.PodSpec, spec driver.Spec, workerSize 
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "sbx-shm", MountPath: "/dev/shm"})
 	}
 	c.Args = nil
-	if s.options.LoaderImage == "" {
-		c.Command = loader("exec " + workerPath)
-	} else {
+	switch {
+	case s.options.LoaderImage == "" && s.options.NodeCache != "":
+		p.Volumes = append(p.Volumes, s.cacheVolume())
+		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: cacheName, MountPath: cacheDir, ReadOnly: true})
+		c.Command = loader(fmt.Sprintf("[ -x %[1]s ] && exec %[1]s", cachedPath), "exec "+workerPath)
+	case s.options.LoaderImage == "":
+		c.Command = loader("", "exec "+workerPath)
+	default:
 		c.Command = []string{workerPath}
 		p.InitContainers = append(p.InitContainers, corev1.Container{
-			Name: loaderName, Image: s.options.LoaderImage, Command: loader(":"), SecurityContext: hardened(user),
+			Name: loaderName, Image: s.options.LoaderImage, Command: loader("", ":"), SecurityContext: hardened(user),
 			Resources:    c.Resources,
 			VolumeMounts: []corev1.VolumeMount{{Name: "sbx-agent", MountPath: agentDir}},
 		})

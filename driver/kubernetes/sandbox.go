@@ -195,24 +195,15 @@ func (sb *sandbox) start(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = lines.Close() }()
-	if _, err := lines.find(loaderHello); err != nil {
-		return err
-	}
-	if err := sb.session.sendWorker(ctx, sb.name, loading); err != nil && !sb.loaded(ctx, loading) {
-		return err
-	}
-	if loading != sandboxName {
-		_ = lines.Close()
-		if pod, err = sb.awaitRunning(ctx, sandboxName); err != nil {
-			return err
-		}
-		if lines, err = sb.follow(ctx, sandboxName); err != nil {
-			return err
-		}
-	}
-	key, err := lines.find(agent.ListensPrefix)
+	first, err := lines.find(loaderHello, agent.ListensPrefix)
 	if err != nil {
 		return err
+	}
+	key, ok := strings.CutPrefix(first, agent.ListensPrefix)
+	if !ok { // the worker is not there yet
+		if key, err = sb.load(ctx, lines, loading, pod); err != nil {
+			return err
+		}
 	}
 	var conn net.Conn
 	err = retry(ctx, func() (err error) {
@@ -224,6 +215,27 @@ func (sb *sandbox) start(ctx context.Context) error {
 	}
 	sb.agent, err = remote.Over(ctx, conn, sb.spec.ID)
 	return err
+}
+
+// load sends the worker to the container that waits for it, and returns the key of the agent that it becomes.
+func (sb *sandbox) load(ctx context.Context, lines *podLog, container string, pod *corev1.Pod) (key string, err error) {
+	if sb.session.options.NodeCache != "" && container == sandboxName {
+		sb.session.fillCache(pod.Spec.NodeName)
+	}
+	if err := sb.session.sendWorker(ctx, sb.name, container); err != nil && !sb.loaded(ctx, container) {
+		return "", err
+	}
+	if container != sandboxName {
+		if _, err = sb.awaitRunning(ctx, sandboxName); err != nil {
+			return "", err
+		}
+		if lines, err = sb.follow(ctx, sandboxName); err != nil {
+			return "", err
+		}
+		defer func() { _ = lines.Close() }()
+	}
+	line, err := lines.find(agent.ListensPrefix)
+	return strings.TrimPrefix(line, agent.ListensPrefix), err
 }
 
 // awaitRunning waits until a container of the pod runs.
@@ -252,7 +264,7 @@ func (sb *sandbox) loaded(ctx context.Context, container string) bool {
 	defer cancel()
 	exit := int32(-1)
 	_, _, _ = sb.pod.await(ctx, func(pod *corev1.Pod, _ bool) bool {
-		for _, status := range pod.Status.InitContainerStatuses {
+		for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 			if status.Name == container && status.State.Terminated != nil {
 				exit = status.State.Terminated.ExitCode
 				return true
@@ -285,18 +297,18 @@ func (sb *sandbox) follow(ctx context.Context, container string) (*podLog, error
 	return &podLog{Closer: stream, lines: bufio.NewReader(io.LimitReader(stream, maxLog))}, nil
 }
 
-// find reads up to the line that begins with prefix, and returns the rest of that one.
-func (l *podLog) find(prefix string) (string, error) {
+// find reads up to a line that begins with one of the prefixes, and returns that line.
+func (l *podLog) find(prefixes ...string) (string, error) {
 	var last string
 	for {
 		line, err := l.lines.ReadString('\n')
-		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), prefix); ok && err == nil {
-			return rest, nil
-		}
-		if line != "" {
+		if line = strings.TrimSpace(line); line != "" {
 			last = line
 		}
-		if err != nil {
+		switch {
+		case err == nil && slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(line, prefix) }):
+			return line, nil
+		case err != nil:
 			return "", fmt.Errorf("the pod's log ends without what should be there, and its last line is %q: %w", last, err)
 		}
 	}

@@ -53,6 +53,7 @@ type session struct {
 	serial    int
 	creating  sync.WaitGroup // Creates that have begun
 	sandboxes map[*sandbox]struct{}
+	filled    map[string]bool // nodes that keep the worker, or should
 }
 
 func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driver.Session, err error) {
@@ -63,7 +64,7 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 	if err != nil {
 		return nil, unavailable(err, "name a kubeconfig file in KUBECONFIG or Options.Kubeconfig, and a context in Options.Context")
 	}
-	s := &session{cluster: cluster, options: options, spec: spec, sandboxes: map[*sandbox]struct{}{}, cancel: func() {}}
+	s := &session{cluster: cluster, options: options, spec: spec, sandboxes: map[*sandbox]struct{}{}, filled: map[string]bool{}, cancel: func() {}}
 	s.ending, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {

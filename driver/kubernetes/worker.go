@@ -27,6 +27,7 @@ type Options struct {
 	Namespace           string
 	Image               string
 	LoaderImage         string
+	NodeCache           string
 	Arch                string
 	ServiceAccount      string
 	RuntimeClass        string
