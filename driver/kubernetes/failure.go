@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/artifact"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
@@ -33,8 +34,13 @@ func failure(pod *corev1.Pod) error {
 				return wrong
 			}
 		}
-		if ended := status.State.Terminated; ended != nil && noShell(ended) {
-			return shellFailure(pod, status.Name, ended.Message)
+		switch ended := status.State.Terminated; {
+		case ended != nil && lacks(ended, shell):
+			return lackFailure(pod, status.Name, ended.Message,
+				"name an image with "+shell+" in Options.LoaderImage, which brings the worker into this one", "use an image that has a shell")
+		case ended != nil && lacks(ended, artifact.ImageFolder):
+			return lackFailure(pod, status.Name, ended.Message, "put the worker of the program as it is into the image: go tool sbxgen image",
+				"open the session with sbx.BuiltWorker, so that it is the one that is there", "leave Options.WorkerInImage out")
 		}
 	}
 	disrupted := disruption(pod)
@@ -111,21 +117,15 @@ func imageFailure(pod *corev1.Pod, container, reason, message string) error {
 	return &driver.ImageError{Driver: Name, Image: image, Err: &PodError{Namespace: pod.Namespace, Pod: pod.Name, Reason: reason, Message: message}, Remedies: fix}
 }
 
-// noShell tells whether a container could not start because it has no /bin/sh.
-func noShell(ended *corev1.ContainerStateTerminated) bool {
-	return (ended.Reason == "StartError" || ended.Reason == "ContainerCannotRun") && strings.Contains(ended.Message, shell) &&
+// lacks tells whether a container could not start because a program is not there.
+func lacks(ended *corev1.ContainerStateTerminated, program string) bool {
+	return (ended.Reason == "StartError" || ended.Reason == "ContainerCannotRun") && strings.Contains(ended.Message, program) &&
 		strings.Contains(ended.Message, "no such file or directory")
 }
 
-func shellFailure(pod *corev1.Pod, container, message string) error {
-	return &driver.ImageError{
-		Driver: Name, Image: asked(pod, container),
-		Err: &PodError{Namespace: pod.Namespace, Pod: pod.Name, Reason: "StartError", Message: message},
-		Remedies: []string{
-			"name an image with " + shell + " in Options.LoaderImage, which brings the worker into this one",
-			"use an image that has a shell",
-		},
-	}
+func lackFailure(pod *corev1.Pod, container, message string, remedies ...string) error {
+	wrong := &PodError{Namespace: pod.Namespace, Pod: pod.Name, Reason: "StartError", Message: message}
+	return &driver.ImageError{Driver: Name, Image: asked(pod, container), Err: wrong, Remedies: remedies}
 }
 
 // unschedulable says why a pod has no node; nil if it has one.

@@ -15,7 +15,7 @@
 // the sandbox, secrets included, reaches it over the session's own connection and is in no object of the cluster.
 //
 // The worker is sent to each pod through the API server, and its hash is compared before it is run; [Options.NodeCache] keeps it
-// on the nodes instead, and [Options.WorkerImage] has it in the image.
+// on the nodes instead, and [Options.WorkerInImage] has it in the image.
 //
 // # Who may talk to whom
 //
@@ -67,7 +67,7 @@ type Options struct {
 	Namespace string
 
 	// Image is what sandboxes come from that ask for no other; empty is [DefaultImage]. It needs /bin/sh, mkfifo, gzip and sha256sum, unless the
-	// worker comes in another way (LoaderImage, WorkerImage).
+	// worker comes in another way (LoaderImage, WorkerInImage).
 	Image string
 	// LoaderImage, if it is not empty, has these tools for images that don't: it runs before them, in a container of its own, which takes
 	// about a second.
@@ -76,6 +76,9 @@ type Options struct {
 	// that writes there as root, and sandboxes see it for reading. The namespace must allow hostPath volumes. Pods with a LoaderImage don't use it.
 	// Nobody removes workers of programs that have changed.
 	NodeCache string
+	// WorkerInImage says that all images have the program's worker, as go tool sbxgen image puts it there: nothing is sent then, and images need no shell. The
+	// session must have the same worker: open it with sbx.BuiltWorker.
+	WorkerInImage bool
 	// Arch is the architecture of the nodes for sandboxes, as Go names it; empty is that of this program.
 	Arch string
 
@@ -182,6 +185,10 @@ func fromURL(u *url.URL) (driver.Driver, error) {
 			return nil, fmt.Errorf("the parameter %s is given %d times", name, len(values))
 		case text != nil:
 			*text = value
+		case name == "worker" && value == "in-image":
+			o.WorkerInImage = true
+		case name == "worker":
+			return nil, fmt.Errorf("worker is in-image, or left out; not %q", value)
 		case name == "network" && value == "none":
 		case name == "network" && value == "open":
 			o.Network = true
@@ -206,4 +213,5 @@ func fromURL(u *url.URL) (driver.Driver, error) {
 
 var parameters = []string{
 	"arch", "context", "image", "kubeconfig", "lifetime", "loader", "namespace", "network", "pending", "runtimeclass", "serviceaccount",
+	"worker",
 }

@@ -9,11 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/agent"
+	"github.com/sandboxfn/sbx/internal/artifact"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -140,10 +142,7 @@ func (s *session) addContainers(p *corev1.PodSpec, spec driver.Spec, workerSize 
 	held := quantities(limits, s.options.Resources)
 	c.Resources.Limits, c.Resources.Requests = merge(c.Resources.Limits, held), merge(c.Resources.Requests, held)
 	c.VolumeMounts = append(c.VolumeMounts,
-		corev1.VolumeMount{Name: "sbx-agent", MountPath: agentDir, ReadOnly: s.options.LoaderImage != ""},
 		corev1.VolumeMount{Name: "sbx-tmp", MountPath: "/tmp"}, corev1.VolumeMount{Name: "sbx-work", MountPath: "/work"})
-	workerMiB := workerSize>>20 + 2
-	p.Volumes = append(p.Volumes, scratch("sbx-agent", workerMiB, limits.DiskMiB != 0 && s.options.LoaderImage == ""))
 	for _, name := range []string{"sbx-tmp", "sbx-work"} {
 		if limits.DiskMiB != 0 {
 			p.Volumes = append(p.Volumes, scratch(name, int64(limits.DiskMiB), true))
@@ -156,25 +155,37 @@ func (s *session) addContainers(p *corev1.PodSpec, spec driver.Spec, workerSize 
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "sbx-shm", MountPath: "/dev/shm"})
 	}
 	c.Args = nil
+	s.addWorker(p, &c, limits.DiskMiB != 0, user, workerSize)
+	if at >= 0 {
+		p.Containers[at] = c
+	} else {
+		p.Containers = slices.Insert(p.Containers, 0, c)
+	}
+}
+
+// addWorker sees to it that the container becomes the agent, which is the worker's own file. exact says that no folder may grow.
+func (s *session) addWorker(p *corev1.PodSpec, c *corev1.Container, exact bool, user, size int64) {
+	loads := s.options.LoaderImage != ""
+	if s.options.WorkerInImage {
+		c.Command = []string{path.Join(artifact.ImageFolder, s.worker.sum)}
+		return
+	}
+	p.Volumes = append(p.Volumes, scratch("sbx-agent", size>>20+2, exact && !loads))
+	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "sbx-agent", MountPath: agentDir, ReadOnly: loads})
 	switch {
-	case s.options.LoaderImage == "" && s.options.NodeCache != "":
-		p.Volumes = append(p.Volumes, s.cacheVolume())
-		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: cacheName, MountPath: cacheDir, ReadOnly: true})
-		c.Command = loader(fmt.Sprintf("[ -x %[1]s ] && exec %[1]s", cachedPath), "exec "+workerPath)
-	case s.options.LoaderImage == "":
-		c.Command = loader("", "exec "+workerPath)
-	default:
+	case loads:
 		c.Command = []string{workerPath}
 		p.InitContainers = append(p.InitContainers, corev1.Container{
 			Name: loaderName, Image: s.options.LoaderImage, Command: loader("", ":"), SecurityContext: hardened(user),
 			Resources:    c.Resources,
 			VolumeMounts: []corev1.VolumeMount{{Name: "sbx-agent", MountPath: agentDir}},
 		})
-	}
-	if at >= 0 {
-		p.Containers[at] = c
-	} else {
-		p.Containers = slices.Insert(p.Containers, 0, c)
+	case s.options.NodeCache != "":
+		p.Volumes = append(p.Volumes, s.cacheVolume())
+		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: cacheName, MountPath: cacheDir, ReadOnly: true})
+		c.Command = loader(fmt.Sprintf("[ -x %[1]s ] && exec %[1]s", cachedPath), "exec "+workerPath)
+	default:
+		c.Command = loader("", "exec "+workerPath)
 	}
 }
 

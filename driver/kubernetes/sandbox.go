@@ -183,7 +183,7 @@ func (sb *sandbox) wrong(reason, message string) *PodError {
 // start brings the worker into the pod, and finds the agent there.
 func (sb *sandbox) start(ctx context.Context) error {
 	loading := sandboxName
-	if sb.session.options.LoaderImage != "" {
+	if sb.session.options.LoaderImage != "" && !sb.session.options.WorkerInImage {
 		loading = loaderName
 	}
 	pod, err := sb.awaitRunning(ctx, loading)

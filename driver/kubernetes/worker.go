@@ -28,6 +28,7 @@ type Options struct {
 	Image               string
 	LoaderImage         string
 	NodeCache           string
+	WorkerInImage       bool
 	Arch                string
 	ServiceAccount      string
 	RuntimeClass        string
