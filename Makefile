@@ -21,6 +21,11 @@ PLATFORMS := $(foreach os,linux darwin windows,$(foreach arch,amd64 arm64,$(os)/
 # Two images that a Docker Engine has or can pull, for its tests.
 DOCKER_IMAGES ?= busybox:stable,debian:stable-slim
 
+# Three images that a Kubernetes cluster has or can pull, for its tests: two with a shell, and one without; and a program that stops and starts
+# parts of the cluster, if there is one: see .ci/cluster.
+KUBERNETES_IMAGES ?= busybox:stable,debian:stable-slim,registry.k8s.io/pause:3.10
+CLUSTER_CONTROL   ?=
+
 # $(call each_module,COMMAND) runs COMMAND in every module and stops at the first that fails.
 each_module = @set -e; for module in $(MODULES); do echo "[$$module] $(strip $(1))"; (cd $$module; $(1)); done
 
@@ -55,6 +60,12 @@ test-docker: ## run the tests that need a Docker Engine: the one of DOCKER_HOST,
 	@# Without libraries, since what runs in an image must need none.
 	CGO_ENABLED=0 go test -count=1 -timeout 30m ./driver/docker
 	CGO_ENABLED=0 go test -count=1 -timeout 30m -run TestDelivery/docker ./internal/proof
+
+.PHONY: test-kubernetes
+test-kubernetes: export SBX_TEST_KUBERNETES := $(KUBERNETES_IMAGES)
+test-kubernetes: export SBX_TEST_KUBERNETES_CONTROL := $(abspath $(CLUSTER_CONTROL))
+test-kubernetes: ## run the tests that need a Kubernetes cluster: the one of KUBECONFIG, of a user who may make namespaces there
+	cd driver/kubernetes && CGO_ENABLED=0 go test -count=1 -timeout 60m -ldflags='-s -w' .
 
 .PHONY: race
 race: ## run the tests under the race detector, without those that -short leaves out

@@ -27,6 +27,7 @@
 //	sbxgen list                                 list functions with types and positions
 //	sbxgen worker [-platform list] [-o file]    build workers, into the cache that sessions look into, or into a file
 //	sbxgen build [-platform list] [-o file]     build a program with its workers inside
+//	sbxgen image -base image -push reference    put a worker on top of an image, for drivers that find it there
 //	sbxgen version                              print the version
 //
 // It is a tool of go vet, too: go vet -vettool=$(go tool -n sbxgen) ./... makes the same checks.
@@ -102,6 +103,7 @@ The commands, each with flags of its own (go tool sbxgen command -h):
 	list      list the wrapped functions
 	worker    build workers: the program without its main, for sandboxes
 	build     build a program with its workers inside
+	image     put a worker on top of a container image
 	version   print the version
 
 flags:
@@ -144,6 +146,15 @@ to deploy. It has the flags that GOFLAGS has.
 
 flags:
 `,
+	"image": `usage: go tool sbxgen image -base image -push reference [flags] [package]
+       go tool sbxgen image -base image -o file.tar -tag reference [flags] [package]
+
+Image builds a worker, as the command worker does, and puts it on top of a
+container image, which it pushes to a registry or writes to a file. It needs no
+container engine. The same worker on the same base gives the same image.
+
+flags:
+`,
 	"version": "usage: go tool sbxgen version\n",
 }
 
@@ -160,7 +171,7 @@ func main() {
 type command func(ctx context.Context, s *sbxgen, args []string) error
 
 var commands = map[string]command{
-	"generate": generate, "check": check, "diff": show, "list": list, "worker": worker, "build": build, "version": version,
+	"generate": generate, "check": check, "diff": show, "list": list, "worker": worker, "build": build, "image": image, "version": version,
 }
 
 // run is the whole command. A first argument that is the name of a command is one, and not a package.

@@ -47,6 +47,8 @@ type Features struct {
 	Mounts, WritableMounts bool
 	// Image is one that sandboxes can have, other than the default; empty for a driver without images.
 	Image string
+	// CPUs is the most that a sandbox can be given; 0 is any number.
+	CPUs float64
 }
 
 // Run runs the suite against d.
@@ -304,9 +306,18 @@ func (s *suite) kill() {
 	}
 }
 
-// start starts a worker and nothing around it.
+// idleVariable makes the test binary a program that does nothing.
+const idleVariable = "SBX_DRIVERTEST_IDLE"
+
+func init() {
+	if os.Getenv(idleVariable) != "" {
+		time.Sleep(2 * patience)
+	}
+}
+
+// start starts the program as one that is no worker, and nothing around it.
 func (s *suite) start(sandbox driver.Sandbox) driver.Process {
-	process, err := sandbox.StartWorker(s.ctx, driver.WorkerSpec{})
+	process, err := sandbox.StartWorker(s.ctx, driver.WorkerSpec{Env: []string{idleVariable + "=1"}})
 	require.NoError(s, err)
 	s.Cleanup(func() {
 		_ = process.Kill()

@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -33,7 +34,7 @@ func (s *suite) report() {
 }
 
 func (s *suite) limits() {
-	generous := driver.Resources{CPUs: 64, MemoryMiB: 1 << 10, Processes: 500, OpenFiles: 500, DiskMiB: 64, Inodes: 500}
+	generous := driver.Resources{CPUs: cmp.Or(s.has.CPUs, 64), MemoryMiB: 1 << 10, Processes: 500, OpenFiles: 500, DiskMiB: 64, Inodes: 500}
 	for i, name := range driver.LimitNames() {
 		var others []string
 		for j, other := range driver.LimitNames() {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/sandboxfn/sbx"
 	_ "github.com/sandboxfn/sbx/driver/docker"
+	_ "github.com/sandboxfn/sbx/driver/kubernetes"
 )
 
 //go:generate go tool sbxgen

@@ -3,13 +3,17 @@
 //
 // The agent is the worker's own file, started with [Variable] in its environment: importing this package turns such a program into the
 // agent, before its main and most of its init functions, and for good. (Packages that are initialised before this one run their
-// init functions in the agent, too; what they print goes to its standard error.) The agent reaches the driver in one of two ways:
+// init functions in the agent, too; what they print goes to its standard error.) The agent reaches the driver in one of three ways:
 //
 //   - By a Unix socket in a folder of the driver's machine that the container shows. The driver listens and the agent dials, never the
 //     other way round: what a container has at a path is its own to choose, and could be a link to the socket of somebody else. The
 //     driver passes the worker's descriptors, so that afterwards nothing stands between session and worker.
+//
 //   - By its standard input and output, which whoever runs the container carries. Several streams go over the one, by yamux: the driver
 //     opens them in the order of [Streams], and the agent none.
+//
+//   - By one connection that the driver makes, secured by TLS: each side knows the other's key ([Identity]). The driver learns the agent's from
+//     a line that it prints ([Listens]). On it are the same streams.
 //
 // It says [Hello] first, so that what else may have been printed can be told from it. Then requests and events go as messages of [Write],
 // on the socket or on the first stream. The agent ends, and the container with it, when the worker has ended and the driver has hung up, when
@@ -37,9 +41,25 @@ type Boot struct {
 	Token string `json:"token"`
 	// Socket is the path to dial. If it is empty or nobody is there, the agent uses its standard input and output.
 	Socket string `json:"socket,omitempty"`
+	// Listen has the agent wait for a connection instead. Token is no secret then.
+	Listen *Listen `json:"listen,omitempty"`
 	// Lifetime is when the agent ends at the latest; 0 is never.
 	Lifetime time.Duration `json:"lifetime,omitempty"`
 }
+
+// Listen says where an agent waits for its driver, and for whom.
+type Listen struct {
+	// Port is of TCP, on all addresses.
+	Port int `json:"port"`
+	// Client is the key of the driver's [Identity].
+	Client string `json:"client"`
+}
+
+// Listens is the line that an agent prints on standard output when it waits, with the key of its own [Identity].
+func Listens(key string) string { return ListensPrefix + key }
+
+// ListensPrefix is what such a line begins with.
+const ListensPrefix = "sbx agent listens "
 
 // Encode returns b as the value of [Variable].
 func (b Boot) Encode() string {
@@ -86,6 +106,9 @@ type Request struct {
 type Start struct {
 	// Env is its whole environment.
 	Env []string `json:"env"`
+	// OpenFiles and Processes are limits of each process and of the user, for the agent, too; 0 leaves what the container has.
+	OpenFiles uint64 `json:"openFiles,omitempty"`
+	Processes uint64 `json:"processes,omitempty"`
 }
 
 // Event is what the agent tells the driver.

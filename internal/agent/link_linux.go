@@ -26,6 +26,13 @@ type link interface {
 
 // connect finds the driver.
 func connect(boot Boot) (link, error) {
+	if boot.Listen != nil {
+		conn, err := listen(*boot.Listen)
+		if err != nil {
+			return nil, err
+		}
+		return newStreams(conn, boot.Token)
+	}
 	if boot.Socket != "" {
 		dialer := net.Dialer{Timeout: dialTime}
 		if conn, err := dialer.Dial("unix", boot.Socket); err == nil {

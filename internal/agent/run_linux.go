@@ -137,6 +137,15 @@ func (a *agent) listen() {
 
 // start starts this program as the worker, with the descriptors that package driver says, in a session of its own.
 func (a *agent) start(start *Start, files []*os.File) (int, error) {
+	for limit, most := range map[int]uint64{unix.RLIMIT_NOFILE: start.OpenFiles, unix.RLIMIT_NPROC: start.Processes} {
+		if most == 0 {
+			continue
+		}
+		// The package syscall's own, or children would get back the limit of open files that this process began with.
+		if err := syscall.Setrlimit(limit, &syscall.Rlimit{Cur: most, Max: most}); err != nil {
+			return 0, os.NewSyscallError("setrlimit", err)
+		}
+	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return 0, err

@@ -22,7 +22,7 @@ import (
 
 func TestArrows(t *testing.T) {
 	g := load(t)
-	for _, path := range []string{".", "./registry", "./worker", "./codegen", "./driver", "./driver/local", "./driver/inprocess", "./sbxtest"} {
+	for _, path := range []string{".", "./registry", "./worker", "./codegen", "./driver", "./driver/local", "./driver/inprocess", "./driver/kubernetes", "./sbxtest"} {
 		require.Contains(t, g, path, "a package that the rules speak of is gone: rename it there, too")
 	}
 	reasons := map[string]string{}
@@ -130,6 +130,10 @@ func TestArrowsCanFail(t *testing.T) {
 			from: "./driver/process", to: "./internal/wire/launch",
 			want: []violation{{"drivers know no protocol", []string{"./driver/process", "./internal/wire/launch"}}},
 		},
+		"the root module has Kubernetes": {
+			from: "./internal/pool", to: "k8s.io/client-go/rest",
+			want: []violation{{"Kubernetes is in a module of its own", []string{"./internal/pool", "k8s.io/client-go/rest"}}},
+		},
 		"an example is imported": {
 			from: "./internal/pool", to: "./examples/hello",
 			want: []violation{{"nobody imports examples", []string{"./internal/pool", "./examples/hello"}}},
@@ -176,7 +180,7 @@ func TestNamesCanFail(t *testing.T) {
 func load(t *testing.T) graph {
 	t.Helper()
 	// So that the module's path is spelled in go.mod only.
-	module := strings.TrimSpace(string(goCommand(t, "linux", "list", "-m")))
+	module := strings.TrimSpace(string(goCommand(t, "linux", "list", "-f", "{{.Module.Path}}", ".")))
 	relative := func(path string) string {
 		if rest, ok := strings.CutPrefix(path, module); ok && (rest == "" || rest[0] == '/') {
 			return "." + rest

@@ -94,6 +94,15 @@ var arrows = []rule{
 		},
 	},
 	{
+		name:   "Kubernetes is in a module of its own",
+		reason: "what talks to a cluster is as large as all the rest, and comes only to who uses it",
+		from: func(from string) bool {
+			return ours(from) && !under("./driver/kubernetes")(from) && !under("./examples/gometrics")(from)
+		},
+		forbids: func(_, to string) bool { return under("./driver/kubernetes")(to) || strings.HasPrefix(to, "k8s.io/") },
+		tests:   true,
+	},
+	{
 		name:    "nobody imports examples",
 		reason:  "they are there to be copied and changed",
 		from:    func(from string) bool { return !under("./examples")(from) },

@@ -182,6 +182,9 @@ func ReadFile(path string) (*Manifest, error) {
 	return m, nil
 }
 
+// ImageFolder is where an image has its workers, each under the hash of its contents.
+const ImageFolder = "/.sbx-worker"
+
 // HashFile returns the SHA-256 of a file's contents, in hexadecimal digits.
 func HashFile(path string) (string, error) {
 	file, err := os.Open(path)

@@ -35,6 +35,8 @@ const (
 type Start struct {
 	// Env is the whole environment of the worker.
 	Env []string
+	// OpenFiles and Processes are limits that the agent sets; 0 leaves what the container has.
+	OpenFiles, Processes uint64
 	// Lost says how the sandbox ended, where the agent ended without saying how the worker did.
 	Lost func(ctx context.Context) (driver.Exit, error)
 }
@@ -109,7 +111,7 @@ func (a *Agent) Start(ctx context.Context, start Start) (driver.Process, error) 
 	}
 	stop := context.AfterFunc(ctx, func() { _ = a.hangUp() })
 	defer stop()
-	streams, err := a.send(start.Env)
+	streams, err := a.send(start)
 	if err == nil {
 		var event agent.Event
 		switch err = agent.Read(a.control, agent.MaxEvent, &event); {
@@ -138,8 +140,8 @@ func (a *Agent) Start(ctx context.Context, start Start) (driver.Process, error) 
 }
 
 // send sends the request to start, and returns the driver's ends of the worker's streams.
-func (a *Agent) send(env []string) (*streams, error) {
-	request := agent.Request{Start: &agent.Start{Env: env}}
+func (a *Agent) send(start Start) (*streams, error) {
+	request := agent.Request{Start: &agent.Start{Env: start.Env, OpenFiles: start.OpenFiles, Processes: start.Processes}}
 	if a.session == nil {
 		return sendFiles(a.control, request)
 	}

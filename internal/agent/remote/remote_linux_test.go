@@ -3,6 +3,7 @@ package remote_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/agent"
@@ -50,6 +52,13 @@ func work(role string) {
 		cmd.Stdout = os.Stdout
 		_ = cmd.Start()
 		os.Exit(0)
+	case "limits":
+		for _, limit := range []int{unix.RLIMIT_NOFILE, unix.RLIMIT_NPROC} {
+			var l unix.Rlimit
+			_ = unix.Getrlimit(limit, &l)
+			fmt.Println(l.Cur, l.Max)
+		}
+		os.Exit(0)
 	case "signal":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
@@ -65,7 +74,7 @@ var errLost = errors.New("nobody knows")
 func lost(context.Context) (driver.Exit, error) { return driver.Exit{}, errLost }
 
 // ways are how an agent is reached. Each starts one and returns it with its process.
-var ways = map[string]func(t *testing.T) (*remote.Agent, *exec.Cmd){"socket": bySocket, "stream": byStream}
+var ways = map[string]func(t *testing.T) (*remote.Agent, *exec.Cmd){"socket": bySocket, "stream": byStream, "connection": byConnection}
 
 func each(t *testing.T, run func(t *testing.T, a *remote.Agent, process *exec.Cmd)) {
 	for name, start := range ways {
@@ -101,6 +110,64 @@ func bySocket(t *testing.T) (*remote.Agent, *exec.Cmd) {
 	a, err := remote.Accept(t.Context(), listener, "secret")
 	require.NoError(t, err)
 	return a, cmd
+}
+
+func byConnection(t *testing.T) (*remote.Agent, *exec.Cmd) {
+	own, cmd, address, key := listening(t)
+	conn, err := (&tls.Dialer{Config: own.TLS(key)}).DialContext(t.Context(), "tcp", address)
+	require.NoError(t, err)
+	a, err := remote.Over(t.Context(), conn, "public")
+	require.NoError(t, err)
+	return a, cmd
+}
+
+// listening starts an agent that waits for the identity that it returns, and says where and what the agent's key is.
+func listening(t *testing.T) (own agent.Identity, cmd *exec.Cmd, address, key string) {
+	own, err := agent.NewIdentity()
+	require.NoError(t, err)
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address = free.Addr().String()
+	require.NoError(t, free.Close())
+	cmd = command(t, agent.Boot{Token: "public", Listen: &agent.Listen{Port: free.Addr().(*net.TCPAddr).Port, Client: own.Key}})
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	key, ok := strings.CutPrefix(strings.TrimSpace(line), agent.ListensPrefix)
+	require.True(t, ok, line)
+	return own, cmd, address, key
+}
+
+func TestOnlyTheDriverIsLetIn(t *testing.T) {
+	own, cmd, address, key := listening(t)
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	stranger, err := agent.NewIdentity()
+	require.NoError(t, err)
+	// A client learns that its certificate was refused when it reads.
+	conn, err := (&tls.Dialer{Config: stranger.TLS(key)}).DialContext(t.Context(), "tcp", address)
+	require.NoError(t, err)
+	_, err = remote.Over(t.Context(), conn, "public")
+	require.Error(t, err, "a stranger")
+	conn, err = (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(t.Context(), "tcp", address)
+	require.NoError(t, err)
+	_, err = remote.Over(t.Context(), conn, "public")
+	require.Error(t, err, "somebody without a key")
+	idle, err := net.Dial("tcp", address)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = idle.Close() })
+	_, err = (&tls.Dialer{Config: own.TLS(stranger.Key)}).DialContext(t.Context(), "tcp", address)
+	require.ErrorContains(t, err, key, "another agent than the driver looks for")
+
+	conn, err = (&tls.Dialer{Config: own.TLS(key)}).DialContext(t.Context(), "tcp", address)
+	require.NoError(t, err)
+	a, err := remote.Over(t.Context(), conn, "public")
+	require.NoError(t, err, "the driver comes in after them all")
+	require.NoError(t, a.Close())
 }
 
 // pipes are the other ends of a process's standard input and output.
@@ -180,6 +247,16 @@ func TestExitIsReported(t *testing.T) {
 			require.NoError(t, p.Kill(), "a worker that has ended is no error")
 		})
 	}
+}
+
+func TestLimits(t *testing.T) {
+	each(t, func(t *testing.T, a *remote.Agent, _ *exec.Cmd) {
+		p, err := a.Start(t.Context(), remote.Start{Env: []string{roleVariable + "=limits"}, OpenFiles: 123, Processes: 456, Lost: lost})
+		require.NoError(t, err)
+		output, err := io.ReadAll(p.Stdout())
+		require.NoError(t, err)
+		assert.Equal(t, "to stdout\n123 123\n456 456\n", string(output))
+	})
 }
 
 func TestKill(t *testing.T) {

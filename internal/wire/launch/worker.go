@@ -412,7 +412,7 @@ func (w *Worker) answered(result *wirepb.Result) (*Pending, error) {
 }
 
 // exitTime is how long a process may take to end whose stream has ended.
-const exitTime = 2 * time.Second
+const exitTime = 5 * time.Second
 
 // waitProcess waits for the process's end, but not long, and returns how it ended; or an error if that is not known.
 func (w *Worker) waitProcess() (*driver.Exit, error) {

@@ -8,11 +8,11 @@ import (
 )
 
 type (
-	Session                 struct{}
-	FunctionOption          struct{}
-	Function[In, Out any]   struct{}
-	Action[In any]          struct{}
-	Function0[Out any]      struct{}
+	Session                  struct{}
+	FunctionOption           struct{}
+	Function[In, Out any]    struct{}
+	Action[In any]           struct{}
+	Function0[Out any]       struct{}
 	Function2[A, B, Out any] struct{}
 )
 

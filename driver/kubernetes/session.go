@@ -1,0 +1,249 @@
+//go:build !sbxworker
+
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/agent"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	kubeclient "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+)
+
+type session struct {
+	*cluster
+	options  Options
+	spec     driver.SessionSpec
+	identity agent.Identity // that agents know
+	report   driver.Report
+
+	client kubeclient.Interface
+	worker *workerFile
+
+	name   string // of the lease, and the beginning of those of pods
+	lease  types.UID
+	ahead  time.Duration // of the cluster's clock before this machine's
+	denied bool          // there is a NetworkPolicy
+
+	running context.Context // of the tasks, until cancel
+	cancel  context.CancelFunc
+	tasks   sync.WaitGroup
+	pods    *watch
+
+	ending context.Context // of the Creates, until end
+	end    context.CancelFunc
+
+	closing sync.Mutex // while the session is closed
+	settled bool       // it is; guarded by closing
+
+	mu        sync.Mutex
+	closed    bool
+	serial    int
+	creating  sync.WaitGroup // Creates that have begun
+	sandboxes map[*sandbox]struct{}
+	filled    map[string]bool // nodes that keep the worker, or should
+}
+
+func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driver.Session, err error) {
+	unavailable := func(err error, remedies ...string) error {
+		return fmt.Errorf("kubernetes: open session %s: %w", spec.ID, &driver.UnavailableError{Driver: Name, Err: err, Remedies: remedies})
+	}
+	cluster, err := findCluster(options, spec.Logger)
+	if err != nil {
+		return nil, unavailable(err, "name a kubeconfig file in KUBECONFIG or Options.Kubeconfig, and a context in Options.Context")
+	}
+	s := &session{cluster: cluster, options: options, spec: spec, sandboxes: map[*sandbox]struct{}{}, filled: map[string]bool{}, cancel: func() {}}
+	s.ending, s.end = context.WithCancel(context.WithoutCancel(ctx))
+	defer func() {
+		if err != nil {
+			s.release()
+		}
+	}()
+	path, err := spec.Worker(ctx, driver.Platform{OS: "linux", Arch: options.Arch, Alone: true})
+	if err != nil {
+		return nil, err
+	}
+	if s.worker, err = openWorker(path); err != nil {
+		return nil, fmt.Errorf("kubernetes: open session %s: read the worker: %w", spec.ID, err)
+	}
+	if s.identity, err = agent.NewIdentity(); err != nil {
+		return nil, fmt.Errorf("kubernetes: open session %s: %w", spec.ID, err)
+	}
+	if s.client, err = kubeclient.NewForConfig(s.config); err != nil {
+		return nil, unavailable(err, "mend the kubeconfig")
+	}
+	if err := s.checkRules(ctx); err != nil {
+		return nil, unavailable(err, "have the Role of driver/kubernetes/rbac.yaml bound to this user in the namespace "+s.namespace)
+	}
+	if err := s.makeLease(ctx); err != nil {
+		return nil, unavailable(err, "see whether kubectl get leases -n "+s.namespace+" answers", "have the Role of driver/kubernetes/rbac.yaml bound to this user")
+	}
+	running, cancel := context.WithCancel(klog.NewContext(context.WithoutCancel(ctx), logr.FromSlogHandler(spec.Logger.Handler())))
+	s.running, s.cancel = running, cancel
+	s.tasks.Go(func() { s.renew(running) })
+	if err := s.prepare(ctx); err != nil {
+		return nil, errors.Join(unavailable(err), s.removeLease())
+	}
+	s.report = s.makeReport()
+	return s, nil
+}
+
+// prepare watches the session's pods, and does what needs the lease.
+func (s *session) prepare(ctx context.Context) error {
+	s.pods = newWatch(s.removeStray)
+	list := cache.NewFilteredListWatchFromClient(s.client.CoreV1().RESTClient(), "pods", s.namespace, func(o *metav1.ListOptions) {
+		o.LabelSelector = leaseLabel + "=" + s.name
+	})
+	if err := s.pods.start(ctx, s.running, list, &s.tasks); err != nil {
+		return fmt.Errorf("watch the session's pods: %w", err)
+	}
+	if err := s.sweep(ctx); err != nil {
+		return err
+	}
+	return s.denyNetwork(ctx)
+}
+
+// release frees what the session holds on this machine.
+func (s *session) release() {
+	s.cancel()
+	s.tasks.Wait()
+	if s.worker != nil {
+		_ = s.worker.file.Close()
+	}
+	s.connections.close()
+}
+
+// removeLease deletes the lease, and leaves it to the cluster to delete what it owns.
+func (s *session) removeLease() error {
+	ctx, cancel := context.WithTimeout(context.Background(), requestTime)
+	defer cancel()
+	return s.deleteLease(ctx, s.name, s.lease)
+}
+
+func (s *session) Report() driver.Report { return s.report }
+
+func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, error) {
+	fail := func(err error) (driver.Sandbox, error) {
+		return nil, fmt.Errorf("kubernetes: create sandbox %s: %w", spec.ID, err)
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err := s.report.Check(spec.Limits); err != nil {
+		return fail(err)
+	}
+	if err := driver.NoMounts(Name, "its sandboxes are on other machines, which don't have this one's files", spec.Mounts); err != nil {
+		return fail(err)
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return fail(fmt.Errorf("session is %w", driver.ErrStopped))
+	}
+	s.serial++
+	name := fmt.Sprintf("%s-%d", s.name, s.serial)
+	s.creating.Add(1)
+	s.mu.Unlock()
+	defer s.creating.Done()
+
+	sb, err := s.newSandbox(ctx, name, spec)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return fail(err)
+	}
+	return sb, nil
+}
+
+// Close stops the sandboxes, joins Creates that have begun, and waits until the cluster has nothing of the session any more.
+func (s *session) Close(ctx context.Context) error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.end()
+	s.creating.Wait()
+	s.mu.Lock()
+	var left []*sandbox
+	for sb := range s.sandboxes {
+		left = append(left, sb)
+	}
+	s.mu.Unlock()
+	errs := make([]error, len(left))
+	var stops sync.WaitGroup
+	for i, sb := range left {
+		stops.Go(func() { errs[i] = sb.Stop(ctx) })
+	}
+	stops.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	s.closing.Lock()
+	defer s.closing.Unlock()
+	if s.settled {
+		return nil
+	}
+	for name := range s.pods.left() { // whose end failed before
+		if err := s.deletePod(ctx, name); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("kubernetes: close session %s: delete pod %s/%s: %w", s.spec.ID, s.namespace, name, err)
+		}
+	}
+	if names, err := s.pods.awaitNone(ctx); err != nil {
+		return fmt.Errorf("kubernetes: close session %s: the pods %s in %s are still there: %w", s.spec.ID, strings.Join(names, ", "), s.namespace, err)
+	}
+	if err := s.allowNetwork(ctx); err != nil {
+		return fmt.Errorf("kubernetes: close session %s: %w", s.spec.ID, err)
+	}
+	if err := s.deleteLease(ctx, s.name, s.lease); err != nil {
+		return fmt.Errorf("kubernetes: close session %s: %w", s.spec.ID, err)
+	}
+	s.release()
+	s.settled = true
+	return nil
+}
+
+// deletePod has the cluster end a pod.
+func (s *session) deletePod(ctx context.Context, name string) error {
+	s.pods.markDeleted(name)
+	return retry(ctx, func() error {
+		return s.client.CoreV1().Pods(s.namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))})
+	})
+}
+
+// removeStray deletes a pod of the session's that nobody waits for: its Create was given up before the answer came.
+func (s *session) removeStray(name string) {
+	s.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(s.running, requestTime)
+		defer cancel()
+		if err := s.deletePod(ctx, name); err != nil && !apierrors.IsNotFound(err) {
+			s.spec.Logger.Warn("a pod that nobody waits for could not be deleted", "pod", name, "namespace", s.namespace, "err", err)
+		}
+	})
+}
+
+// events returns the warnings about a pod, the last first, for errors.
+func (s *session) events(ctx context.Context, pod string) string {
+	list, err := s.client.CoreV1().Events(s.namespace).List(ctx, metav1.ListOptions{
+		FieldSelector: "involvedObject.kind=Pod,involvedObject.name=" + pod + ",type=" + corev1.EventTypeWarning,
+	})
+	if err != nil {
+		return ""
+	}
+	var texts []string
+	for _, event := range list.Items {
+		texts = append(texts, event.Reason+": "+event.Message)
+	}
+	return strings.Join(texts, "; ")
+}

@@ -1,0 +1,102 @@
+//go:build !sbxworker
+
+package kubernetes
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/remotecommand"
+)
+
+// workerFile is what is sent to pods. It is read from the file that was opened, whatever becomes of its path.
+type workerFile struct {
+	file   *os.File
+	size   int64
+	sum    string // SHA-256, in hexadecimal
+	packed func() ([]byte, error)
+}
+
+func openWorker(path string) (*workerFile, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	w := &workerFile{file: file}
+	hash := sha256.New()
+	if w.size, err = io.Copy(hash, file); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	w.sum = hex.EncodeToString(hash.Sum(nil))
+	// It takes a third of the bytes, and is compressed once, when the first pod asks for it.
+	w.packed = sync.OnceValues(func() ([]byte, error) {
+		var packed bytes.Buffer
+		packer, err := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
+		if err != nil {
+			return nil, err
+		}
+		_, err = io.Copy(packer, io.NewSectionReader(file, 0, w.size))
+		if err := errors.Join(err, packer.Close()); err != nil {
+			return nil, err
+		}
+		return packed.Bytes(), nil
+	})
+	return w, nil
+}
+
+// uploads is how often the worker is sent to a pod where it does not arrive whole.
+const uploads = 3
+
+// sendWorker sends the worker to a container that waits for it.
+func (s *session) sendWorker(ctx context.Context, pod, container string) error {
+	packed, err := s.worker.packed()
+	if err != nil {
+		return fmt.Errorf("compress the worker: %w", err)
+	}
+	for range uploads {
+		var told string
+		told, err = s.exec(ctx, pod, container, bytes.NewReader(packed), shell, "-c", upload, "sbx", s.worker.sum)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if told != "" {
+			err = fmt.Errorf("%w: %s", err, told)
+		}
+	}
+	return fmt.Errorf("send the worker, %d bytes, to pod %s/%s: %w", s.worker.size, s.namespace, pod, err)
+}
+
+// exec runs a program in a container and returns what it prints.
+func (s *session) exec(ctx context.Context, pod, container string, stdin io.Reader, command ...string) (string, error) {
+	request := s.client.CoreV1().RESTClient().Post().Resource("pods").Namespace(s.namespace).Name(pod).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Container: container, Command: command, Stdin: true, Stdout: true, Stderr: true}, scheme.ParameterCodec)
+	websocket, err := remotecommand.NewWebSocketExecutor(s.config, "GET", request.URL().String())
+	if err != nil {
+		return "", err
+	}
+	spdy, err := remotecommand.NewSPDYExecutor(s.config, "POST", request.URL())
+	if err != nil {
+		return "", err
+	}
+	executor, err := remotecommand.NewFallbackExecutor(websocket, spdy, noWebsocket)
+	if err != nil {
+		return "", err
+	}
+	var stdout, stderr bytes.Buffer // not one for both, or output is lost
+	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: &stdout, Stderr: &stderr})
+	return strings.TrimSpace(stdout.String() + stderr.String()), err
+}

@@ -1,0 +1,197 @@
+//go:build !sbxworker
+
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/cache"
+)
+
+// watch knows the session's pods. One informer feeds it.
+type watch struct {
+	stray func(name string) // called for pods that nobody expects
+
+	mu   sync.Mutex
+	pods map[string]*observed // by name: those that are expected or there
+	last time.Time            // when one went
+}
+
+// observed is what is known of a pod.
+type observed struct {
+	mu      sync.Mutex
+	pod     *corev1.Pod   // the last state; nil before the first
+	gone    bool          // it was deleted, and is no more
+	deleted bool          // this session has it deleted
+	changed chan struct{} // closed by the next change
+}
+
+// state returns the last state, and what tells of the next.
+func (o *observed) state() (pod *corev1.Pod, gone bool, changed <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.pod, o.gone, o.changed
+}
+
+// await returns the first state of the pod for which until is true. pod is nil before the pod has been seen.
+func (o *observed) await(ctx context.Context, until func(pod *corev1.Pod, gone bool) bool) (*corev1.Pod, bool, error) {
+	for {
+		pod, gone, changed := o.state()
+		if until(pod, gone) {
+			return pod, gone, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return pod, gone, context.Cause(ctx)
+		}
+	}
+}
+
+func newWatch(stray func(name string)) *watch {
+	return &watch{stray: stray, pods: map[string]*observed{}}
+}
+
+// start returns when the watch works, which is until running ends.
+func (w *watch) start(ctx, running context.Context, list cache.ListerWatcher, tasks *sync.WaitGroup) error {
+	informer := cache.NewSharedIndexInformer(list, &corev1.Pod{}, 0, nil)
+	refused := make(chan error, 1)
+	handler := func(ctx context.Context, r *cache.Reflector, err error) {
+		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+			select {
+			case refused <- err:
+			default:
+			}
+		}
+		cache.DefaultWatchErrorHandler(ctx, r, err)
+	}
+	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { w.observe(object, false) },
+		UpdateFunc: func(_, object any) { w.observe(object, false) },
+		DeleteFunc: func(object any) { w.observe(object, true) },
+	})
+	if err := errors.Join(err, informer.SetTransform(withoutFields), informer.SetWatchErrorHandlerWithContext(handler)); err != nil {
+		return err
+	}
+	tasks.Go(func() { informer.RunWithContext(running) })
+	select {
+	case <-informer.HasSyncedChecker().Done():
+		return nil
+	case err := <-refused:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// withoutFields drops what is long and of no use here.
+func withoutFields(object any) (any, error) {
+	if pod, ok := object.(*corev1.Pod); ok {
+		pod.ManagedFields = nil
+	}
+	return object, nil
+}
+
+// expect announces a pod, before it is made.
+func (w *watch) expect(name string) *observed {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o := &observed{changed: make(chan struct{})}
+	w.pods[name] = o
+	return o
+}
+
+// forget ends expect for a pod that was not made. One that appears nevertheless is a stray.
+func (w *watch) forget(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o := w.pods[name]; o != nil {
+		if pod, _, _ := o.state(); pod == nil {
+			delete(w.pods, name)
+		}
+	}
+}
+
+func (w *watch) observe(object any, gone bool) {
+	if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		object = last.Obj
+	}
+	pod, ok := object.(*corev1.Pod)
+	if !ok {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o := w.pods[pod.Name]
+	switch {
+	case gone:
+		delete(w.pods, pod.Name)
+		w.last = time.Now()
+	case o == nil:
+		o = &observed{changed: make(chan struct{})}
+		w.pods[pod.Name] = o
+		w.stray(pod.Name)
+	}
+	if o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.pod, o.gone = pod, gone
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+// left are the pods that are there or expected, by name.
+func (w *watch) left() map[string]*observed {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.pods)
+}
+
+// markDeleted notes that this session has a pod deleted, of which the cluster may not have told yet.
+func (w *watch) markDeleted(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o := w.pods[name]; o != nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.deleted = true
+	}
+}
+
+// ending are the pods that this session has deleted and that are still there, and when the last one went.
+func (w *watch) ending() (ending []*observed, last time.Time) {
+	for _, o := range w.left() {
+		o.mu.Lock()
+		if o.deleted && !o.gone {
+			ending = append(ending, o)
+		}
+		o.mu.Unlock()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return ending, w.last
+}
+
+// awaitNone waits until no pods are left, and returns the names of those that are if ctx ends first.
+func (w *watch) awaitNone(ctx context.Context) ([]string, error) {
+	for {
+		left := w.left()
+		for _, name := range slices.Sorted(maps.Keys(left)) {
+			if _, _, err := left[name].await(ctx, func(_ *corev1.Pod, gone bool) bool { return gone }); err != nil {
+				return slices.Sorted(maps.Keys(w.left())), err
+			}
+		}
+		if len(left) == 0 {
+			return nil, nil
+		}
+	}
+}
