@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -85,6 +86,9 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 		return nil, unavailable(err, "mend the kubeconfig")
 	}
 	if err := s.checkRules(ctx); err != nil {
+		if _, away := errors.AsType[*url.Error](err); away {
+			return nil, unavailable(err, "see whether kubectl get pods -n "+s.namespace+" answers", "name another kubeconfig file in KUBECONFIG, or another context of it in Options.Context")
+		}
 		return nil, unavailable(err, "have the Role of driver/kubernetes/rbac.yaml bound to this user in the namespace "+s.namespace)
 	}
 	if err := s.makeLease(ctx); err != nil {
