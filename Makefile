@@ -59,6 +59,7 @@ test-docker: export SBX_TEST_DOCKER := $(DOCKER_IMAGES)
 test-docker: ## run the tests that need a Docker Engine: the one of DOCKER_HOST, with the two images of DOCKER_IMAGES, separated by a comma
 	@# Without libraries, since what runs in an image must need none.
 	CGO_ENABLED=0 go test -count=1 -timeout 30m ./driver/docker
+	CGO_ENABLED=0 go test -count=1 -timeout 30m -run TestDelivery/docker ./internal/proof
 
 .PHONY: test-kubernetes
 test-kubernetes: export SBX_TEST_KUBERNETES := $(KUBERNETES_IMAGES)

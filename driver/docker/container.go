@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -114,7 +115,7 @@ func (s *session) folders(limits driver.Resources, mounts []driver.Mount, volume
 	}
 	for _, volume := range volumes {
 		isMount := func(m driver.Mount) bool { return m.Target == volume }
-		if folders[volume] == "" && filepath.IsAbs(volume) && !slices.ContainsFunc(mounts, isMount) {
+		if folders[volume] == "" && path.IsAbs(volume) && !slices.ContainsFunc(mounts, isMount) {
 			folders[volume] = scratch("exec,"+shared, limits.DiskMiB, limits.Inodes)
 		}
 	}

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -120,7 +119,7 @@ func Escape(context.Context) (done []string, err error) {
 	if err == nil && len(entries) > 0 {
 		done = append(done, "list the agent's descriptors")
 	}
-	try("trace the agent", syscall.PtraceAttach(1))
+	tryCalls(try)
 	entries, _ = os.ReadDir("/.sbx/socket")
 	if len(entries) > 0 {
 		done = append(done, "see the socket")
@@ -131,14 +130,8 @@ func Escape(context.Context) (done []string, err error) {
 		}
 		return nil
 	})
-	try("mount", syscall.Mount("none", "/tmp", "tmpfs", 0, ""))
-	try("become root", syscall.Setuid(0))
-	try("change the root", syscall.Chroot("/tmp"))
-	try("make a device", syscall.Mknod("/tmp/device", syscall.S_IFBLK, 0))
 	if interfaces, err := net.Interfaces(); err == nil && len(interfaces) != 1 {
 		done = append(done, fmt.Sprintf("see %d network interfaces", len(interfaces)))
 	}
-	// It has no effect on the first process of a namespace, which says nothing.
-	_ = syscall.Kill(1, syscall.SIGKILL)
 	return done, nil
 }

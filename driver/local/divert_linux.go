@@ -15,7 +15,6 @@ const roleVariable = "SBX_LOCAL"
 const (
 	roleLauncher = "launcher"
 	roleInit     = "init"
-	roleAgent    = "agent"
 	roleFetcher  = "fetcher"
 	// In gVisor:
 	roleProbe         = "probe" // ends at once: it could be started
@@ -35,8 +34,6 @@ func init() {
 		err = runLauncher()
 	case roleInit:
 		err = runInit()
-	case roleAgent:
-		err = runAgent()
 	case roleFetcher:
 		err = runFetcher()
 	case roleProbe:

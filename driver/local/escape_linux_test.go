@@ -334,9 +334,6 @@ func attempt(t *testing.T, d driver.Driver, aim func(*escape.Targets), skip ...s
 	data, err := json.Marshal(targets)
 	require.NoError(t, err)
 	_, p := start(t, session, "prisoner", "escape", "TARGETS="+string(data), "SKIP="+strings.Join(skip, ","))
-	if targets.Init == 1 {
-		awaitAgents(t, sessionID, 2)
-	}
 	_, err = p.Conn().Write([]byte("x"))
 	require.NoError(t, err)
 	stdout, stderr, exit := output(t, p)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local/internal/agent"
 )
 
 // The descriptors that init has beside its control socket: the worker's.
@@ -72,17 +73,17 @@ func runInit() error {
 		return becomeGVisor(conn, p, o)
 	}
 	// The worker has the signals' defaults: the runtime sees to it, but not for those of libc.
-	if err := ignoreSignals(32, 33, 34); err != nil {
-		return err
+	if err := agent.IgnoreSignals(32, 33, 34); err != nil {
+		return os.NewSyscallError("rt_sigaction", err)
 	}
 	pid, err := startWorker(unpackEnv(o.Env))
 	if err != nil {
 		return send(conn, failure("", "start the worker", err))
 	}
-	if err := send(conn, event{Kind: eventStarted}); err != nil {
-		return err
+	if err := becomeAgent(conn, pid, o.Name); err != nil {
+		return send(conn, failure("", "become the agent", err))
 	}
-	return becomeAgent(conn, pid, o.Name)
+	return nil
 }
 
 // hiddenInProc is what a sandbox has no business with in its /proc: it is the host's, and namespaces don't cover it.
@@ -282,14 +283,14 @@ func startWorker(env []string) (int, error) {
 	})
 }
 
-// becomeAgent replaces this process, of which only descriptors 0 to 3 go on.
+// becomeAgent replaces this process, of which only descriptors 0 to 2 and the control socket go on.
 func becomeAgent(conn interface{ File() (*os.File, error) }, worker int, name string) error {
 	control, err := conn.File()
 	if err != nil {
 		return err
 	}
-	if err := unix.Dup3(int(control.Fd()), initConnFD, 0); err != nil {
+	if err := unix.Dup3(int(control.Fd()), agent.ControlFD, 0); err != nil {
 		return os.NewSyscallError("dup3", err)
 	}
-	return syscall.Exec(agentPath, []string{agentPath, name, strconv.Itoa(worker)}, []string{roleVariable + "=" + roleAgent})
+	return syscall.Exec(agentPath, []string{agentPath, name}, []string{agent.Variable + "=" + strconv.Itoa(worker)})
 }

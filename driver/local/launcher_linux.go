@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local/internal/agent"
 )
 
 // A launcher makes one session's sandboxes. Its main thread forks, its reader goroutine takes requests, and one
@@ -329,7 +330,7 @@ func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn, 
 	status, err := wait(pid)
 	if l.gvisor && err == nil && last.Step == "" && status.Exited() {
 		// runsc has no other way to say that a signal ended the worker.
-		if code := status.ExitStatus(); code > signalled && code <= signalled+lastSignal {
+		if code := status.ExitStatus(); code > signalled && code <= signalled+agent.LastSignal {
 			status = syscall.WaitStatus(code - signalled)
 		}
 		last.Exited, last.Exit = true, uint32(status)
@@ -339,12 +340,8 @@ func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn, 
 	l.ended(sandbox, last)
 }
 
-const (
-	// signalled is what shells, and runsc, add to a signal's number for an exit status.
-	signalled = 128
-	// lastSignal is the greatest number of a signal.
-	lastSignal = 64
-)
+// signalled is what shells, and runsc, add to a signal's number for an exit status.
+const signalled = 128
 
 // ended forgets the sandbox and tells the client.
 func (l *launcher) ended(sandbox *launched, last event) {

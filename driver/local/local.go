@@ -6,7 +6,7 @@
 //
 // # How
 //
-// The program re-executes itself in three roles, chosen by the environment variable SBX_LOCAL before any of the
+// The program re-executes itself in three roles, chosen by an environment variable (SBX_LOCAL, SBX_LOCAL_AGENT) before any of the
 // program's own code has a chance to run main:
 //
 //   - the launcher, one small process per session, with an empty environment. It builds the root that all sandboxes of

@@ -3,7 +3,6 @@ package local_test
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,26 +15,6 @@ import (
 
 	"github.com/sandboxfn/sbx/driver"
 )
-
-// awaitAgents waits until the process 1 of each of a session's n sandboxes has become the agent, and ignores what can be sent to it: before
-// that, the Go runtime in it begins with handlers of its own.
-func awaitAgents(t *testing.T, session string, n int) {
-	bit := func(pid int, name string, signal unix.Signal) bool {
-		return number(t, pid, name, 16)&(1<<(signal-1)) != 0
-	}
-	require.Eventually(t, func() bool {
-		ready := 0
-		for _, id := range roles(t, session) {
-			pid, err := strconv.Atoi(id)
-			require.NoError(t, err)
-			line, err := os.ReadFile("/proc/" + id + "/cmdline")
-			if err == nil && strings.HasPrefix(string(line), "/") && bit(pid, "SigCgt", unix.SIGCHLD) && bit(pid, "SigIgn", unix.SIGSEGV) { // not sbx-launcher
-				ready++
-			}
-		}
-		return ready == n
-	}, 10*time.Second, time.Millisecond)
-}
 
 // workerSignals sends process 1 every signal in every way, and says whether it itself lived on.
 func workerSignals() int {
@@ -73,7 +52,6 @@ func errnoOf(number uintptr, a ...uintptr) error {
 func TestSignalsToProcess1(t *testing.T) {
 	_, p := start(t, open(t), "one", "signals")
 	awaitReady(t, p)
-	awaitAgents(t, sessionID, 1)
 	_, err := p.Conn().Write([]byte("x"))
 	require.NoError(t, err)
 	stdout, _, exit := output(t, p)
