@@ -6,6 +6,8 @@
 package kubernetes_test
 
 import (
+	"net"
+	"net/url"
 	"os/exec"
 	"time"
 
@@ -17,8 +19,19 @@ func init() {
 	registry.Function[int, int]("github.com/sandboxfn/sbx/driver/kubernetes_test.fill", fill)
 	registry.Function[string, place]("github.com/sandboxfn/sbx/driver/kubernetes_test.look", look)
 	registry.Function[time.Duration, string]("github.com/sandboxfn/sbx/driver/kubernetes_test.wait", wait)
+	registry.Error("net.ErrClosed", net.ErrClosed)
+	registry.Error("net.ErrWriteToConnected", net.ErrWriteToConnected)
 	registry.Error("os/exec.ErrDot", exec.ErrDot)
 	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
 	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
+	registry.ErrorType[net.AddrError]()
+	registry.ErrorType[net.DNSConfigError]()
+	registry.ErrorType[net.DNSError]()
+	registry.ErrorType[net.InvalidAddrError]()
+	registry.ErrorType[net.ParseError]()
+	registry.ErrorType[net.UnknownNetworkError]()
+	registry.ErrorType[url.Error]()
+	registry.ErrorType[url.EscapeError]()
+	registry.ErrorType[url.InvalidHostError]()
 	registry.ErrorType[exec.Error]()
 }
