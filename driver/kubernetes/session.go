@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	kubeclient "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -29,8 +30,9 @@ type session struct {
 	identity agent.Identity // that agents know
 	report   driver.Report
 
-	client kubeclient.Interface
-	worker *workerFile
+	client  kubeclient.Interface
+	dynamic dynamic.Interface
+	worker  *workerFile
 
 	name   string // of the lease, and the beginning of those of pods
 	lease  types.UID
@@ -84,6 +86,9 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 	if s.client, err = kubeclient.NewForConfig(s.config); err != nil {
 		return nil, unavailable(err, "mend the kubeconfig")
 	}
+	if s.dynamic, err = dynamic.NewForConfig(s.config); err != nil {
+		return nil, unavailable(err, "mend the kubeconfig")
+	}
 	if err := s.checkRules(ctx); err != nil {
 		return nil, unavailable(err, "have the Role of driver/kubernetes/rbac.yaml bound to this user in the namespace "+s.namespace)
 	}
@@ -112,7 +117,10 @@ func (s *session) prepare(ctx context.Context) error {
 	if err := s.sweep(ctx); err != nil {
 		return err
 	}
-	return s.denyNetwork(ctx)
+	if err := s.denyNetwork(ctx); err != nil {
+		return err
+	}
+	return s.keepWarm(ctx)
 }
 
 // release frees what the session holds on this machine.
@@ -195,7 +203,10 @@ func (s *session) Close(ctx context.Context) error {
 	if s.settled {
 		return nil
 	}
-	for name := range s.pods.left() { // whose end failed before
+	if err := s.endWarm(ctx); err != nil {
+		return fmt.Errorf("kubernetes: close session %s: %w", s.spec.ID, err)
+	}
+	for name := range s.pods.left() { // whose end failed before, or that waited for a sandbox
 		if err := s.deletePod(ctx, name); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("kubernetes: close session %s: delete pod %s/%s: %w", s.spec.ID, s.namespace, name, err)
 		}

@@ -108,6 +108,17 @@ func (w *watch) expect(name string) *observed {
 	return o
 }
 
+// known returns what is known of a pod that somebody else makes.
+func (w *watch) known(name string) *observed {
+	w.mu.Lock()
+	o := w.pods[name]
+	w.mu.Unlock()
+	if o == nil {
+		o = w.expect(name)
+	}
+	return o
+}
+
 // forget ends expect for a pod that was not made. One that appears nevertheless is a stray.
 func (w *watch) forget(name string) {
 	w.mu.Lock()
@@ -137,7 +148,9 @@ func (w *watch) observe(object any, gone bool) {
 	case o == nil:
 		o = &observed{changed: make(chan struct{})}
 		w.pods[pod.Name] = o
-		w.stray(pod.Name)
+		if pod.Labels[warmLabel] == "" {
+			w.stray(pod.Name)
+		}
 	}
 	if o == nil {
 		return
