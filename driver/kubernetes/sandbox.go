@@ -90,7 +90,12 @@ func (s *session) newSandbox(ctx context.Context, name string, spec driver.Spec)
 	done := make(chan struct{})
 	defer close(done)
 	watching.Go(func() { sb.cancelOnFailure(ctx, cancel, done) })
-	if err := sb.start(ctx); err != nil {
+	if warm {
+		err = sb.startWarm(ctx)
+	} else {
+		err = sb.start(ctx)
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -236,8 +241,13 @@ func (sb *sandbox) start(ctx context.Context) error {
 			return err
 		}
 	}
+	return sb.connect(ctx, pod, key)
+}
+
+// connect connects to the pod's agent, which has the key.
+func (sb *sandbox) connect(ctx context.Context, pod *corev1.Pod, key string) error {
 	var conn net.Conn
-	err = retry(ctx, func() (err error) {
+	err := retry(ctx, func() (err error) {
 		conn, err = sb.session.dialAgent(ctx, pod, key)
 		return err
 	})

@@ -55,7 +55,8 @@ type session struct {
 	serial    int
 	creating  sync.WaitGroup // Creates that have begun
 	sandboxes map[*sandbox]struct{}
-	filled    map[string]bool // nodes that keep the worker, or should
+	filled    map[string]bool  // nodes that keep the worker, or should
+	loads     map[string]*load // of pods that wait for their sandbox, by name
 }
 
 func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driver.Session, err error) {
@@ -66,7 +67,7 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 	if err != nil {
 		return nil, unavailable(err, "name a kubeconfig file in KUBECONFIG or Options.Kubeconfig, and a context in Options.Context")
 	}
-	s := &session{cluster: cluster, options: options, spec: spec, sandboxes: map[*sandbox]struct{}{}, filled: map[string]bool{}, cancel: func() {}}
+	s := &session{cluster: cluster, options: options, spec: spec, sandboxes: map[*sandbox]struct{}{}, filled: map[string]bool{}, loads: map[string]*load{}, cancel: func() {}}
 	s.ending, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
@@ -107,7 +108,7 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 
 // prepare watches the session's pods, and does what needs the lease.
 func (s *session) prepare(ctx context.Context) error {
-	s.pods = newWatch(s.removeStray)
+	s.pods = newWatch(s.removeStray, s.loadWarm)
 	list := cache.NewFilteredListWatchFromClient(s.client.CoreV1().RESTClient(), "pods", s.namespace, func(o *metav1.ListOptions) {
 		o.LabelSelector = leaseLabel + "=" + s.name
 	})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/agent"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -104,6 +105,74 @@ func (s *session) endWarm(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// load is the sending of the worker to a pod that waits for its sandbox.
+type load struct {
+	done chan struct{}
+	err  error // read after done
+}
+
+// loadWarm sends the worker to a pod that waits for its sandbox, if the pod needs that, so that it is there when the sandbox comes.
+func (s *session) loadWarm(name string) {
+	l := &load{done: make(chan struct{})}
+	s.mu.Lock()
+	s.loads[name] = l
+	s.mu.Unlock()
+	s.tasks.Go(func() {
+		defer close(l.done)
+		// Whoever does it may be too late, since the pod's life is not the session's alone.
+		l.err = func() error {
+			ctx, cancel := context.WithTimeout(s.running, loadTime)
+			defer cancel()
+			sb := &sandbox{session: s, name: name, pod: s.pods.known(name)}
+			if _, err := sb.awaitRunning(ctx, sandboxName); err != nil {
+				return err
+			}
+			lines, err := sb.follow(ctx, sandboxName)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = lines.Close() }()
+			line, err := lines.find(loaderHello, agent.ListensPrefix)
+			if err != nil || line != loaderHello {
+				return err
+			}
+			return s.sendWorker(ctx, name, sandboxName)
+		}()
+	})
+}
+
+// startWarm finds the agent in a pod that was ready.
+func (sb *sandbox) startWarm(ctx context.Context) error {
+	pod, err := sb.awaitRunning(ctx, sandboxName)
+	if err != nil {
+		return err
+	}
+	sb.session.mu.Lock()
+	l := sb.session.loads[sb.name]
+	delete(sb.session.loads, sb.name)
+	sb.session.mu.Unlock()
+	if l != nil {
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if l.err != nil {
+			return l.err
+		}
+	}
+	lines, err := sb.follow(ctx, sandboxName)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lines.Close() }()
+	line, err := lines.find(agent.ListensPrefix)
+	if err != nil {
+		return err
+	}
+	return sb.connect(ctx, pod, strings.TrimPrefix(line, agent.ListensPrefix))
 }
 
 // claimPod takes one of the pods that are ready, or one that is made now.

@@ -2,6 +2,7 @@ package kubernetes_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,6 +45,10 @@ func TestWarm(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return running() != nil }, time.Minute, 50*time.Millisecond, "a pod is kept ready")
 	ready := running()
+	require.Eventually(t, func() bool {
+		log, err := admin.CoreV1().Pods(namespace).GetLogs(ready.Name, &corev1.PodLogOptions{}).DoRaw(t.Context())
+		return err == nil && strings.Contains(string(log), "agent listens")
+	}, time.Minute, 50*time.Millisecond, "it has the worker")
 	began := time.Now()
 	answer, err := session.Function(echo).Call(t.Context(), "warm")
 	require.NoError(t, err)

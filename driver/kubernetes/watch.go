@@ -18,6 +18,7 @@ import (
 // watch knows the session's pods. One informer feeds it.
 type watch struct {
 	stray func(name string) // called for pods that nobody expects
+	warm  func(name string) // called for pods that wait for their sandbox
 
 	mu   sync.Mutex
 	pods map[string]*observed // by name: those that are expected or there
@@ -55,8 +56,8 @@ func (o *observed) await(ctx context.Context, until func(pod *corev1.Pod, gone b
 	}
 }
 
-func newWatch(stray func(name string)) *watch {
-	return &watch{stray: stray, pods: map[string]*observed{}}
+func newWatch(stray, warm func(name string)) *watch {
+	return &watch{stray: stray, warm: warm, pods: map[string]*observed{}}
 }
 
 // start returns when the watch works, which is until running ends.
@@ -150,6 +151,8 @@ func (w *watch) observe(object any, gone bool) {
 		w.pods[pod.Name] = o
 		if pod.Labels[warmLabel] == "" {
 			w.stray(pod.Name)
+		} else {
+			w.warm(pod.Name)
 		}
 	}
 	if o == nil {
