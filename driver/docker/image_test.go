@@ -147,6 +147,17 @@ func TestEngineThatCant(t *testing.T) {
 		assert.False(t, c.Held, name)
 		assert.NotEmpty(t, c.Remedies, name)
 	}
+	// Podman refuses options that Docker takes.
+	assert.True(t, report.Capability(driver.LimitInodes).Held)
+	e.podman = true
+	report = e.report(Options{})
+	assert.False(t, report.Capability(driver.LimitInodes).Held)
+	s := &session{driver: New(nil).(dockerDriver), engine: e, report: report}
+	for folder, options := range s.folders(s.limits(driver.Spec{}), nil, []string{"/data"}) {
+		assert.NotContains(t, options, "nr_inodes", folder)
+		assert.NotContains(t, options, "uid=", folder)
+		assert.Contains(t, options, "size=", folder)
+	}
 	for arch, want := range map[string]string{"x86_64": "amd64", "aarch64": "arm64", "s390x": "s390x"} {
 		e.info.Architecture = arch
 		assert.Equal(t, driver.Platform{OS: "linux", Arch: want, Alone: true}, e.platform())
