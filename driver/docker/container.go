@@ -173,6 +173,9 @@ func (s *session) mounts(asked []driver.Mount) ([]driver.Mount, error) {
 		if err := driver.CheckSource(source); err != nil {
 			return fail(err)
 		}
+		if s.engine.isShownBy(source) {
+			return fail(errors.New("it would show the engine's socket, by which one is root on this machine"), "mount a folder of data")
+		}
 		m.Source = source
 		mounts = append(mounts, m)
 	}

@@ -33,8 +33,8 @@
 //
 // # What is not held
 //
-// Containers share the machine's kernel, but for the runtime runsc (gVisor). Whoever can talk to the engine is root on its machine, so don't let the socket's folder
-// be mounted; [driver.Mount] can't tell. An image's files are readable as their modes say. The engine isn't protected from a program that makes more sandboxes than the
+// Containers share the machine's kernel, but for the runtime runsc (gVisor). Whoever can talk to the engine is root on its machine, so a mount that would show the
+// socket which the program uses is refused. An image's files are readable as their modes say. The engine isn't protected from a program that makes more sandboxes than the
 // machine bears. With Options.Network sandboxes reach what that network reaches. docs/security.md has the whole list.
 package docker
 

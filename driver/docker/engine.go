@@ -133,6 +133,19 @@ func (e *engine) isHere() bool {
 	return strings.HasPrefix(host, "unix://") || strings.HasPrefix(host, "npipe://")
 }
 
+// isShownBy reports whether the engine's socket is at a path without links, or below it.
+func (e *engine) isShownBy(folder string) bool {
+	socket, ok := strings.CutPrefix(e.DaemonHost(), "unix://")
+	if !ok {
+		return false
+	}
+	if real, err := filepath.EvalSymlinks(socket); err == nil {
+		socket = real
+	}
+	relative, err := filepath.Rel(folder, socket)
+	return err == nil && filepath.IsLocal(relative)
+}
+
 // report says what sandboxes hold.
 func (e *engine) report(opts Options) driver.Report {
 	held := func(name, by string) driver.Capability { return driver.Capability{Name: name, Held: true, By: by} }

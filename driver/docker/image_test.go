@@ -164,6 +164,26 @@ func TestEngineThatCant(t *testing.T) {
 	}
 }
 
+func TestMountOfTheEnginesSocket(t *testing.T) {
+	folder := t.TempDir()
+	run, data := filepath.Join(folder, "run"), filepath.Join(folder, "data")
+	require.NoError(t, os.Mkdir(run, 0o700))
+	require.NoError(t, os.Mkdir(data, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(run, "docker.sock"), nil, 0o600))
+	require.NoError(t, os.Symlink(run, filepath.Join(folder, "link")))
+	api, err := client.New(client.WithHost("unix://" + filepath.Join(folder, "link", "docker.sock")))
+	require.NoError(t, err)
+	s := &session{engine: &engine{Client: api}}
+	for _, source := range []string{folder, run, filepath.Join(folder, "link"), filepath.Join(run, "docker.sock")} {
+		_, err := s.mounts([]driver.Mount{{Source: source, Target: "/data"}})
+		_, ok := errors.AsType[*driver.MountError](err)
+		assert.True(t, ok, "%s: %v", source, err)
+	}
+	mounts, err := s.mounts([]driver.Mount{{Source: data, Target: "/data"}})
+	require.NoError(t, err)
+	assert.Equal(t, []driver.Mount{{Source: data, Target: "/data"}}, mounts)
+}
+
 func TestAttached(t *testing.T) {
 	frame := func(stream byte, text string) string {
 		return string([]byte{stream, 0, 0, 0, 0, 0, 0, byte(len(text))}) + text
