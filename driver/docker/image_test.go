@@ -165,7 +165,8 @@ func TestEngineThatCant(t *testing.T) {
 }
 
 func TestMountOfTheEnginesSocket(t *testing.T) {
-	folder := t.TempDir()
+	folder, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
 	run, data := filepath.Join(folder, "run"), filepath.Join(folder, "data")
 	require.NoError(t, os.Mkdir(run, 0o700))
 	require.NoError(t, os.Mkdir(data, 0o700))
