@@ -101,7 +101,9 @@ func (b *sandbox) run(ctx context.Context, mounts []driver.Mount, volumes []stri
 	}
 	b.session.ends.forget(b.container)
 	b.container = ""
-	_ = b.attached.Close()
+	if b.attached != nil {
+		_ = b.attached.Close()
+	}
 	if worker, err = b.session.stage.ready(ctx, worker); err != nil {
 		return err
 	}
@@ -141,7 +143,9 @@ func (b *sandbox) runWorker(ctx context.Context, worker string, mounts []driver.
 	}
 	// Before it starts, or what it says first could be lost.
 	if b.attached, err = s.engine.attach(ctx, created.ID); err != nil {
-		return fmt.Errorf("attach to the container: %w", err)
+		// Podman prepares the container's start here, and does not say what that lacks.
+		_, startErr := s.engine.ContainerStart(ctx, created.ID, client.ContainerStartOptions{})
+		return errors.Join(fmt.Errorf("attach to the container: %w", err), startErr)
 	}
 	if _, err := s.engine.ContainerStart(ctx, created.ID, client.ContainerStartOptions{}); err != nil {
 		return fmt.Errorf("start the container: %w", err)
