@@ -139,8 +139,8 @@ func (e *engine) isShownBy(folder string) bool {
 	if !ok {
 		return false
 	}
-	if real, err := filepath.EvalSymlinks(socket); err == nil {
-		socket = real
+	if target, err := filepath.EvalSymlinks(socket); err == nil {
+		socket = target
 	}
 	relative, err := filepath.Rel(folder, socket)
 	return err == nil && filepath.IsLocal(relative)
