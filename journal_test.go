@@ -207,6 +207,7 @@ func TestProgramWithJournal(t *testing.T) {
 			t.Fatal(r.Err)
 		}
 		fmt.Println("got", r.Input.N, r.Index, len(r.Output), r.Err != nil)
+		_, _ = os.Stdin.Read(make([]byte, 1)) // until that is read: a pipe has room for all that there is to say
 	}
 	fmt.Println("done")
 }
@@ -236,6 +237,8 @@ func TestJournalSurvivesKills(t *testing.T) {
 		program.Env = append(os.Environ(), journalVariable+"="+folder)
 		out, err := program.StdoutPipe()
 		require.NoError(t, err)
+		in, err := program.StdinPipe()
+		require.NoError(t, err)
 		program.Stderr = os.Stderr
 		require.NoError(t, program.Start())
 		after := 1 + source.IntN(150) // lines that were new
@@ -257,6 +260,7 @@ func TestJournalSurvivesKills(t *testing.T) {
 					require.NoError(t, program.Process.Kill())
 				}
 			}
+			_, _ = in.Write([]byte{'\n'}) // it may be dead
 		}
 		_, _ = io.Copy(io.Discard, out)
 		_ = program.Wait() // it was killed

@@ -13,8 +13,9 @@ import (
 
 // fresh measures calls that each have a sandbox of their own: one that is there when the call comes, beside one that is started for it.
 func fresh(ctx context.Context, b *bench, w *strings.Builder) error {
-	const calls = 30 // many more than are ready when a turn begins
-	callers := runtime.GOMAXPROCS(0)
+	const calls = 32 // many more than are ready when a turn begins
+	// A start waits for this and that: so many at a time keep every processor busy.
+	many := 8 * runtime.GOMAXPROCS(0)
 	var contenders []contender
 	var sessions []*sbx.Session
 	for _, v := range variants {
@@ -22,7 +23,7 @@ func fresh(ctx context.Context, b *bench, w *strings.Builder) error {
 			name string
 			opt  sbx.SandboxOption
 		}{{"sbx.MaxUses(1)", sbx.MaxUses(1)}, {"sbx.Fresh()", sbx.Fresh()}} {
-			session, err := v.open(ctx, one.opt, sbx.MaxSandboxes(2*callers))
+			session, err := v.open(ctx, one.opt, sbx.MaxSandboxes(many))
 			if err != nil {
 				return err
 			}
@@ -32,7 +33,7 @@ func fresh(ctx context.Context, b *bench, w *strings.Builder) error {
 				_, err := empty.Call(ctx, struct{}{})
 				return err
 			}
-			for _, atOnce := range []int{1, callers} {
+			for _, atOnce := range []int{1, runtime.GOMAXPROCS(0), many} {
 				run := together(atOnce, call)
 				contenders = append(contenders, contender{
 					fmt.Sprintf("%s, %s, %d at a time", v.name, one.name, atOnce),
@@ -48,7 +49,7 @@ func fresh(ctx context.Context, b *bench, w *strings.Builder) error {
 	for name := range took {
 		took[name] /= calls
 	}
-	fmt.Fprintf(w, "An empty call in a sandbox of its own, which is stopped after it; %d sandboxes at most.\n\n", 2*callers)
+	fmt.Fprintf(w, "An empty call in a sandbox of its own, which is stopped after it; %d sandboxes at most.\n\n", many)
 	compare(w, contenders, took, time.Millisecond, "sbx, local, sbx.MaxUses(1), 1 at a time")
 	local := contenders[len(contenders)-1].name
 	b.atLeast("calls in fresh sandboxes a second, "+local, float64(time.Second)/took[local], 100)

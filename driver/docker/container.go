@@ -101,12 +101,19 @@ func (s *session) container(b *sandbox, worker string, mounts []driver.Mount, vo
 func (s *session) folders(limits driver.Resources, mounts []driver.Mount, volumes []string) map[string]string {
 	const shared = "mode=1777"
 	scratch := func(access string, mib, inodes int) string {
-		return fmt.Sprintf("rw,nosuid,nodev,%s,size=%d,nr_inodes=%d", access, mib*mebi, inodes)
+		options := fmt.Sprintf("rw,nosuid,nodev,%s,size=%d", access, mib*mebi)
+		if inodes > 0 { // which Podman can't limit
+			options += fmt.Sprintf(",nr_inodes=%d", inodes)
+		}
+		return options
 	}
 	user, group, both := strings.Cut(s.driver.User, ":")
 	own := "mode=0700,uid=" + user
 	if both {
 		own += ",gid=" + group
+	}
+	if s.engine.podman { // which takes no owner; a container has one user anyway
+		own = shared
 	}
 	folders := map[string]string{
 		workFolder: scratch("exec,"+own, limits.DiskMiB, limits.Inodes),
@@ -165,6 +172,9 @@ func (s *session) mounts(asked []driver.Mount) ([]driver.Mount, error) {
 		}
 		if err := driver.CheckSource(source); err != nil {
 			return fail(err)
+		}
+		if s.engine.isShownBy(source) {
+			return fail(errors.New("it would show the engine's socket, by which one is root on this machine"), "mount a folder of data")
 		}
 		m.Source = source
 		mounts = append(mounts, m)

@@ -7,7 +7,7 @@
 // Options.ScratchMiB with 16,384 inodes each, and to /dev/shm: all are in memory. Programs can be run from the first two, since that is
 // where people build some. What an image declares as a volume is such a folder, too. Processes (4096), open files (16,384), DiskMiB
 // and Inodes have defaults; MemoryMiB (without swap space) and CPUs have none. Limits are held where the engine can hold them, and refused elsewhere; the session's
-// report says which. The sandbox's environment goes to the worker alone: who inspects the container doesn't see it.
+// report says which (Podman can't limit inodes). The sandbox's environment goes to the worker alone: who inspects the container doesn't see it.
 //
 // The worker needs nothing of the image. It must be linked statically: the program itself if it was built with CGO_ENABLED=0, or the worker
 // that go tool sbxgen worker builds (sbx.AutoBuild has it built). It is copied to the engine once for each content, into a volume
@@ -33,8 +33,8 @@
 //
 // # What is not held
 //
-// Containers share the machine's kernel, but for the runtime runsc (gVisor). Whoever can talk to the engine is root on its machine, so don't let the socket's folder
-// be mounted; [driver.Mount] can't tell. An image's files are readable as their modes say. The engine isn't protected from a program that makes more sandboxes than the
+// Containers share the machine's kernel, but for the runtime runsc (gVisor). Whoever can talk to the engine is root on its machine, so a mount that would show the
+// socket which the program uses is refused. An image's files are readable as their modes say. The engine isn't protected from a program that makes more sandboxes than the
 // machine bears. With Options.Network sandboxes reach what that network reaches. docs/security.md has the whole list.
 package docker
 

@@ -23,6 +23,8 @@ import (
 type engine struct {
 	*client.Client
 	info system.Info
+	// podman says that it is Podman, which takes fewer options of folders in memory.
+	podman bool
 }
 
 // find connects to the engine and asks what it is.
@@ -42,6 +44,11 @@ func find(ctx context.Context, opts Options) (*engine, error) {
 	e := &engine{Client: api}
 	result, err := api.Info(ctx, client.InfoOptions{})
 	e.info = result.Info
+	if err == nil {
+		var version client.ServerVersionResult
+		version, err = api.ServerVersion(ctx, client.ServerVersionOptions{})
+		e.podman = slices.ContainsFunc(version.Components, func(c system.ComponentVersion) bool { return strings.HasPrefix(c.Name, "Podman") })
+	}
 	if err == nil {
 		err = e.check(opts)
 	} else if ctx.Err() != nil {
@@ -126,6 +133,19 @@ func (e *engine) isHere() bool {
 	return strings.HasPrefix(host, "unix://") || strings.HasPrefix(host, "npipe://")
 }
 
+// isShownBy reports whether the engine's socket is at a path without links, or below it.
+func (e *engine) isShownBy(folder string) bool {
+	socket, ok := strings.CutPrefix(e.DaemonHost(), "unix://")
+	if !ok {
+		return false
+	}
+	if target, err := filepath.EvalSymlinks(socket); err == nil {
+		socket = target
+	}
+	relative, err := filepath.Rel(folder, socket)
+	return err == nil && filepath.IsLocal(relative)
+}
+
 // report says what sandboxes hold.
 func (e *engine) report(opts Options) driver.Report {
 	held := func(name, by string) driver.Capability { return driver.Capability{Name: name, Held: true, By: by} }
@@ -161,7 +181,10 @@ func (e *engine) report(opts Options) driver.Report {
 	}
 	for _, limit := range limits {
 		c := held(limit.name, limit.by)
-		if !limit.can {
+		switch {
+		case limit.name == driver.LimitInodes && e.podman:
+			c = driver.Capability{Name: limit.name, Why: "Podman's API has no such option of folders in memory", Remedies: []string{"use Docker"}}
+		case !limit.can:
 			c = driver.Capability{
 				Name: limit.name, Why: "the engine says that it can't: it may not use that controller of cgroups",
 				Remedies: []string{"let the engine use cgroups (for a rootless one: delegate them to its user)"},

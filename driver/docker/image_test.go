@@ -147,10 +147,42 @@ func TestEngineThatCant(t *testing.T) {
 		assert.False(t, c.Held, name)
 		assert.NotEmpty(t, c.Remedies, name)
 	}
+	// Podman refuses options that Docker takes.
+	assert.True(t, report.Capability(driver.LimitInodes).Held)
+	e.podman = true
+	report = e.report(Options{})
+	assert.False(t, report.Capability(driver.LimitInodes).Held)
+	s := &session{driver: New(nil).(dockerDriver), engine: e, report: report}
+	for folder, options := range s.folders(s.limits(driver.Spec{}), nil, []string{"/data"}) {
+		assert.NotContains(t, options, "nr_inodes", folder)
+		assert.NotContains(t, options, "uid=", folder)
+		assert.Contains(t, options, "size=", folder)
+	}
 	for arch, want := range map[string]string{"x86_64": "amd64", "aarch64": "arm64", "s390x": "s390x"} {
 		e.info.Architecture = arch
 		assert.Equal(t, driver.Platform{OS: "linux", Arch: want, Alone: true}, e.platform())
 	}
+}
+
+func TestMountOfTheEnginesSocket(t *testing.T) {
+	folder, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	run, data := filepath.Join(folder, "run"), filepath.Join(folder, "data")
+	require.NoError(t, os.Mkdir(run, 0o700))
+	require.NoError(t, os.Mkdir(data, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(run, "docker.sock"), nil, 0o600))
+	require.NoError(t, os.Symlink(run, filepath.Join(folder, "link")))
+	api, err := client.New(client.WithHost("unix://" + filepath.Join(folder, "link", "docker.sock")))
+	require.NoError(t, err)
+	s := &session{engine: &engine{Client: api}}
+	for _, source := range []string{folder, run, filepath.Join(folder, "link"), filepath.Join(run, "docker.sock")} {
+		_, err := s.mounts([]driver.Mount{{Source: source, Target: "/data"}})
+		_, ok := errors.AsType[*driver.MountError](err)
+		assert.True(t, ok, "%s: %v", source, err)
+	}
+	mounts, err := s.mounts([]driver.Mount{{Source: data, Target: "/data"}})
+	require.NoError(t, err)
+	assert.Equal(t, []driver.Mount{{Source: data, Target: "/data"}}, mounts)
 }
 
 func TestAttached(t *testing.T) {

@@ -29,6 +29,8 @@ const (
 	removePause = 20 * time.Millisecond
 )
 
+var errSlow = fmt.Errorf("the engine and the container's first process did not answer within %v; package variables and some init functions run there too", makeTime)
+
 type sandbox struct {
 	session *session
 	spec    driver.Spec
@@ -57,7 +59,7 @@ func newSandbox(s *session, spec driver.Spec) *sandbox {
 // make makes the container and waits for its agent. What the engine has been asked for may come into being although nobody waits for the answer any more;
 // so it is asked on a goroutine of the session, and if ctx ends, what comes of it is removed there.
 func (b *sandbox) make(ctx context.Context, mounts []driver.Mount, volumes []string) error {
-	makeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), makeTime)
+	makeCtx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), makeTime, errSlow)
 	b.session.tasks.Go(func() {
 		defer cancel()
 		b.err = b.run(makeCtx, mounts, volumes)
@@ -99,7 +101,9 @@ func (b *sandbox) run(ctx context.Context, mounts []driver.Mount, volumes []stri
 	}
 	b.session.ends.forget(b.container)
 	b.container = ""
-	_ = b.attached.Close()
+	if b.attached != nil {
+		_ = b.attached.Close()
+	}
 	if worker, err = b.session.stage.ready(ctx, worker); err != nil {
 		return err
 	}
@@ -139,7 +143,9 @@ func (b *sandbox) runWorker(ctx context.Context, worker string, mounts []driver.
 	}
 	// Before it starts, or what it says first could be lost.
 	if b.attached, err = s.engine.attach(ctx, created.ID); err != nil {
-		return fmt.Errorf("attach to the container: %w", err)
+		// Podman prepares the container's start here, and does not say what that lacks.
+		_, startErr := s.engine.ContainerStart(ctx, created.ID, client.ContainerStartOptions{})
+		return errors.Join(fmt.Errorf("attach to the container: %w", err), startErr)
 	}
 	if _, err := s.engine.ContainerStart(ctx, created.ID, client.ContainerStartOptions{}); err != nil {
 		return fmt.Errorf("start the container: %w", err)
@@ -182,8 +188,6 @@ func (b *sandbox) meet(ctx context.Context, socket *socket) (*remote.Agent, erro
 		}
 		if m.err == nil {
 			b.session.setByStream()
-		} else if ctx.Err() != nil && b.end != nil {
-			m.err = fmt.Errorf("the container's first process does not answer: %w", m.err)
 		}
 		return m.agent, m.err
 	case m := <-bySocket:
@@ -268,6 +272,9 @@ func (b *sandbox) Stop(ctx context.Context) error {
 	}
 	if b.container != "" {
 		if err := b.session.engine.remove(ctx, b.container); err != nil {
+			if b.agent != nil {
+				_ = b.agent.Close() // so that its processes end although the engine does nothing
+			}
 			return fail(err)
 		}
 		b.session.ends.note(b.container, "die")

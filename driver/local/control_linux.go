@@ -93,8 +93,8 @@ const (
 type preparation struct {
 	Resources driver.Resources `json:"resources"`
 	Mounts    []placed         `json:"mounts,omitempty"`
-	// Filter is a seccomp program, made once by the launcher.
-	Filter []unix.SockFilter `json:"filter"`
+	// Filter is a seccomp program, made once by the launcher, as the kernel has it.
+	Filter []byte `json:"filter"`
 	// Probe ends init after set-up, before any worker.
 	Probe bool `json:"probe,omitempty"`
 	// GVisor has init become gVisor, whose exit status is the worker's.
@@ -176,12 +176,16 @@ func send(conn *net.UnixConn, message any, files ...int) error {
 // closes them. A message longer than limit is an error; fewer descriptors than were sent, which is what happens when
 // this process has no more to give, are the caller's to notice. It returns io.EOF when the other side is gone.
 func receive(conn *net.UnixConn, message any, limit int) ([]int, error) {
-	data := make([]byte, limit+1)
+	size, err := nextSize(conn)
+	if errors.Is(err, syscall.ECONNRESET) { // the other side died with messages unread; what it sent before comes after this
+		size, err = nextSize(conn)
+	}
+	if err != nil {
+		return nil, err
+	}
+	data := make([]byte, min(size, limit)+1) // the greatest are rare, and memory that is new to a process costs time
 	rights := make([]byte, unix.CmsgSpace(4*maxPassed))
 	n, rightsLen, flags, _, err := conn.ReadMsgUnix(data, rights)
-	if errors.Is(err, syscall.ECONNRESET) { // the other side died with messages unread; what it sent before comes after this
-		n, rightsLen, flags, _, err = conn.ReadMsgUnix(data, rights)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -210,6 +214,22 @@ func receive(conn *net.UnixConn, message any, limit int) ([]int, error) {
 		return nil, err
 	}
 	return files, nil
+}
+
+// nextSize waits for a message and returns its size; 0 if the other side is gone.
+func nextSize(conn *net.UnixConn) (size int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	waitErr := raw.Read(func(fd uintptr) bool {
+		size, _, err = unix.Recvfrom(int(fd), nil, unix.MSG_PEEK|unix.MSG_TRUNC)
+		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+	})
+	if waitErr != nil {
+		return 0, waitErr
+	}
+	return size, os.NewSyscallError("recvfrom", err)
 }
 
 // packEnv checks env and packs it for a message.

@@ -246,6 +246,21 @@ func filterCalls(filter []unix.SockFilter) error {
 	return nil
 }
 
+// packFilter returns the bytes of a filter's instructions, which pass through a message faster than these would.
+func packFilter(filter []unix.SockFilter) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(&filter[0])), len(filter)*unix.SizeofSockFilter)
+}
+
+// unpackFilter is the opposite of packFilter.
+func unpackFilter(packed []byte) ([]unix.SockFilter, error) {
+	if len(packed) == 0 || len(packed)%unix.SizeofSockFilter != 0 {
+		return nil, fmt.Errorf("a filter of system calls of %d bytes", len(packed))
+	}
+	filter := make([]unix.SockFilter, len(packed)/unix.SizeofSockFilter)
+	copy(packFilter(filter), packed)
+	return filter, nil
+}
+
 type bpfAction uint32
 
 func (a bpfAction) ret() bpf.Instruction { return bpf.RetConstant{Val: uint32(a)} }

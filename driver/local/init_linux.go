@@ -250,7 +250,13 @@ func privilegeSteps(p preparation) []step {
 		}},
 		step{"set no_new_privs", func() error { return prctl(unix.PR_SET_NO_NEW_PRIVS, 1) }},
 		step{"enter a Landlock domain", func() error { return landlock(landlockVersion(), writableBelow(p.Mounts)) }},
-		step{"filter system calls", func() error { return filterCalls(p.Filter) }},
+		step{"filter system calls", func() error {
+			filter, err := unpackFilter(p.Filter)
+			if err != nil {
+				return err
+			}
+			return filterCalls(filter)
+		}},
 	)
 }
 

@@ -31,7 +31,7 @@ type launcher struct {
 	gvisor   bool
 	// ownIDs says that each sandbox has a user and a group of its own outside; else all are the caller.
 	ownIDs   bool
-	filters  map[bool][]unix.SockFilter // by whether the sandbox can change folders of the host
+	filters  map[bool][]byte // by whether the sandbox can change folders of the host
 	groups   *groups
 	watchers sync.WaitGroup
 	// spare is a process 1 that waits for the next sandbox's orders, nil if there is none. It belongs to the main thread.
@@ -143,11 +143,13 @@ func (l *launcher) open() (failed string, err error) {
 			return "drop supplementary groups", err
 		}
 	}
-	l.filters = map[bool][]unix.SockFilter{}
+	l.filters = map[bool][]byte{}
 	for _, shares := range []bool{false, true} {
-		if l.filters[shares], err = assembleFilter(shares); err != nil {
+		filter, err := assembleFilter(shares)
+		if err != nil {
 			return "assemble the system call filter", err
 		}
+		l.filters[shares] = packFilter(filter)
 	}
 	l.groups = findGroups()
 	if failed, err := run(stageSteps(program, worker, runsc)); err != nil {

@@ -1,7 +1,7 @@
 // Package remote is a driver's side of an agent (package agent), which starts a worker in a container or pod. Its audience is drivers.
 //
 // An [Agent] is reached over a Unix socket ([Accept]), or over one stream of bytes ([Over]). It owns these goroutines, and [Agent.Close]
-// waits for them: one that reads the agent's events, and, over a stream, one that refuses what the agent opens, and yamux's own.
+// waits for them: one that reads the agent's events, and, over a stream, yamux's own.
 // All that an agent says is the sandbox's word: it is bounded, and believed of that sandbox only.
 package remote
 
@@ -67,7 +67,7 @@ func Over(ctx context.Context, stream io.ReadWriteCloser, token string) (*Agent,
 	if err := awaitHello(stream, token); err != nil {
 		return fail(err)
 	}
-	session, err := yamux.Client(stream, agent.Multiplexing())
+	session, err := yamux.Client(newGuard(stream), agent.Multiplexing())
 	if err != nil {
 		return fail(err)
 	}
@@ -79,11 +79,6 @@ func Over(ctx context.Context, stream io.ReadWriteCloser, token string) (*Agent,
 		}
 	}
 	a.control = a.conns[agent.ControlStream]
-	a.tasks.Go(func() { // nothing is to come from there
-		if _, err := session.Accept(); err == nil {
-			_ = session.Close()
-		}
-	})
 	return a, nil
 }
 

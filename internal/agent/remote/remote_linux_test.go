@@ -424,6 +424,47 @@ func TestAgentMayOpenNothing(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF, "the driver hangs up")
 }
 
+// An agent that wants answers and reads none must not have the driver keep them.
+func TestAgentMayNotFlood(t *testing.T) {
+	ours, theirs := net.Pipe()
+	flooded := make(chan int)
+	go func() {
+		_, _ = io.WriteString(theirs, agent.Hello("secret"))
+		go func() { _, _ = io.CopyN(io.Discard, theirs, 5*12) }() // five streams are opened
+		ping := []byte{0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}
+		n := 0
+		for ; n < 1000; n++ {
+			if _, err := theirs.Write(ping); err != nil {
+				break
+			}
+		}
+		_ = theirs.Close()
+		flooded <- n
+	}()
+	a, err := remote.Over(t.Context(), ours, "secret")
+	if err == nil {
+		assert.Less(t, <-flooded, 100)
+		_ = a.Close()
+		return
+	}
+	assert.Less(t, <-flooded, 100)
+}
+
+// However the bytes come, what yamux reads is what the agent wrote.
+func TestGuardPassesAllOn(t *testing.T) {
+	each(t, func(t *testing.T, a *remote.Agent, _ *exec.Cmd) {
+		p := start(t, a, "echo")
+		long := strings.Repeat("x", 60<<10) + "\n"
+		conn := bufio.NewReader(p.Conn())
+		for range 20 {
+			go func() { _, _ = io.WriteString(p.Conn(), long) }()
+			line, err := conn.ReadString('\n')
+			require.NoError(t, err)
+			assert.Equal(t, strings.ToUpper(long), line)
+		}
+	})
+}
+
 func TestAgentThatLies(t *testing.T) {
 	for name, answer := range map[string]string{
 		"a long message": "\xff\xff\xff\xff", "no JSON": "\x00\x00\x00\x01{", "cut off": "\x00\x00\x00\x09{}", "no start": "\x00\x00\x00\x02{}",
