@@ -91,7 +91,7 @@ func (s *session) filler(name, node string) *corev1.Pod {
 			Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 			Volumes:     []corev1.Volume{scratch("sbx-agent", s.worker.size>>20+2, false), s.cacheVolume()},
 			Containers: []corev1.Container{{
-				Name: loaderName, Image: s.options.Image, Command: loader("", keep), SecurityContext: security,
+				Name: loaderName, Image: s.options.Image, Command: loader("", keep, loadTime), SecurityContext: security,
 				VolumeMounts: []corev1.VolumeMount{{Name: "sbx-agent", MountPath: agentDir}, {Name: cacheName, MountPath: cacheDir}},
 			}},
 		},

@@ -142,7 +142,8 @@ func TestPodEvicted(t *testing.T) {
 
 func TestOutOfMemory(t *testing.T) {
 	needCluster(t)
-	session := openSession(t, onCluster(nil), sbx.Limit(sbx.Resources{MemoryMiB: 128}))
+	session := openSession(t, onCluster(nil), sbx.Limit(sbx.Resources{MemoryMiB: 256}),
+		sbx.Lease(2*time.Minute)) // on a busy node it may take long until the kernel gives up
 	_, err := session.Function(fill).Call(t.Context(), 1024)
 	require.ErrorIs(t, err, sbx.ErrOutOfMemory)
 	n, err := session.Function(fill).Call(t.Context(), 10)

@@ -112,6 +112,10 @@ type Options struct {
 	// MaxPending is how long a pod may wait for a node with room, such as for a cluster that grows; 0 is [DefaultMaxPending].
 	MaxPending time.Duration
 
+	// Warm is how many pods the cluster keeps ready for sandboxes that ask for no limits, tags or another image: by kubernetes-sigs/agent-sandbox, which must be there
+	// (extensions.agents.x-k8s.io/v1beta1), and with rbac-warm.yaml beside rbac.yaml. They all have one user id.
+	Warm int
+
 	// Reach says how agents are reached; 0 is ByItself.
 	Reach Reach
 }

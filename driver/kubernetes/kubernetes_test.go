@@ -82,19 +82,26 @@ func prepare(ctx context.Context) error {
 		return err
 	}
 	namespace = made.Name
-	text, err := os.ReadFile("rbac.yaml")
+	role, err := makeRole(ctx, "rbac.yaml")
 	if err != nil {
 		return err
 	}
+	account, err = makeAccount(ctx, config, "tests", role)
+	return err
+}
+
+// makeRole makes the role in a file, and returns its name.
+func makeRole(ctx context.Context, file string) (string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
 	var role rbacv1.Role
 	if err := yaml.UnmarshalStrict(text, &role); err != nil {
-		return err
+		return "", err
 	}
-	if _, err := admin.RbacV1().Roles(namespace).Create(ctx, &role, metav1.CreateOptions{}); err != nil {
-		return err
-	}
-	account, err = makeAccount(ctx, config, "tests", role.Name)
-	return err
+	_, err = admin.RbacV1().Roles(namespace).Create(ctx, &role, metav1.CreateOptions{})
+	return role.Name, err
 }
 
 // makeAccount makes a service account, binds a role to it if one is named, and returns how it reaches the cluster.

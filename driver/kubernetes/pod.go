@@ -28,7 +28,8 @@ const (
 	leaseLabel   = domain + "sbx-lease" // the name of the session's Lease, on all that it has
 	sessionLabel = domain + "sbx-session"
 	sandboxLabel = domain + "sbx-sandbox"
-	tagLabels    = "tag." + domain // and the tag
+	warmLabel    = domain + "sbx-warm" // on pods that were made before their sandbox
+	tagLabels    = "tag." + domain     // and the tag
 	tagsNote     = domain + "sbx-tags"
 )
 
@@ -62,7 +63,7 @@ const (
 )
 
 // loader waits for the worker, unless what comes first ends it, and goes on with what comes then.
-func loader(first, then string) []string {
+func loader(first, then string, wait time.Duration) []string {
 	return []string{shell, "-c", first + fmt.Sprintf(`
 mkfifo %[1]s/go || exit 1
 sleep %[2]d >%[1]s/go &
@@ -70,7 +71,7 @@ echo '%[3]s'
 read -r word <%[1]s/go || exit 1
 kill $!
 wait $! 2>/dev/null
-%[4]s`, agentDir, int(loadTime.Seconds()), loaderHello, then)}
+%[4]s`, agentDir, int(wait.Seconds()), loaderHello, then)}
 }
 
 // upload is the program that takes the worker. Its argument is the hash of what must have arrived: an upload can be cut off without any
@@ -78,7 +79,7 @@ wait $! 2>/dev/null
 var upload = fmt.Sprintf(`part=%[1]s/part.$$
 gzip -dc >$part && sum=$(sha256sum <$part) && [ "${sum%%%% *}" = "$1" ] && chmod 555 $part && mv $part %[2]s && echo go >%[1]s/go`, agentDir, workerPath)
 
-// podFor returns the pod of a sandbox. size is of the worker.
+// podFor returns the pod of a sandbox. A spec without an ID is of those that wait for their sandbox. workerSize is in bytes.
 func (s *session) podFor(name string, spec driver.Spec, workerSize int64) (*corev1.Pod, error) {
 	o := s.options
 	pod := &corev1.Pod{}
@@ -127,7 +128,10 @@ func (s *session) addContainers(p *corev1.PodSpec, spec driver.Spec, workerSize 
 		_, _ = rand.Read(random[:])
 		user = firstUser + int64(binary.NativeEndian.Uint32(random[:])%users)
 	}
-	boot := agent.Boot{Token: spec.ID, Lifetime: s.options.MaxLifetime, Listen: &agent.Listen{Port: agentPort, Client: s.identity.Key}}
+	boot := agent.Boot{Token: s.name, Lifetime: s.options.MaxLifetime, Listen: &agent.Listen{Port: agentPort, Client: s.identity.Key}}
+	if spec.ID == "" {
+		boot.Listen.Wait = s.options.MaxLifetime
+	}
 
 	c := corev1.Container{Name: sandboxName}
 	at := slices.IndexFunc(p.Containers, func(c corev1.Container) bool { return c.Name == sandboxName })
@@ -155,7 +159,7 @@ func (s *session) addContainers(p *corev1.PodSpec, spec driver.Spec, workerSize 
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "sbx-shm", MountPath: "/dev/shm"})
 	}
 	c.Args = nil
-	s.addWorker(p, &c, limits.DiskMiB != 0, user, workerSize)
+	s.addWorker(p, &c, spec, limits.DiskMiB != 0, user, workerSize)
 	if at >= 0 {
 		p.Containers[at] = c
 	} else {
@@ -164,8 +168,11 @@ func (s *session) addContainers(p *corev1.PodSpec, spec driver.Spec, workerSize 
 }
 
 // addWorker sees to it that the container becomes the agent, which is the worker's own file. exact says that no folder may grow.
-func (s *session) addWorker(p *corev1.PodSpec, c *corev1.Container, exact bool, user, size int64) {
-	loads := s.options.LoaderImage != ""
+func (s *session) addWorker(p *corev1.PodSpec, c *corev1.Container, spec driver.Spec, exact bool, user, size int64) {
+	loads, wait := s.options.LoaderImage != "", loadTime
+	if spec.ID == "" {
+		wait = s.options.MaxLifetime
+	}
 	if s.options.WorkerInImage {
 		c.Command = []string{path.Join(artifact.ImageFolder, s.worker.sum)}
 		return
@@ -176,16 +183,16 @@ func (s *session) addWorker(p *corev1.PodSpec, c *corev1.Container, exact bool, 
 	case loads:
 		c.Command = []string{workerPath}
 		p.InitContainers = append(p.InitContainers, corev1.Container{
-			Name: loaderName, Image: s.options.LoaderImage, Command: loader("", ":"), SecurityContext: hardened(user),
+			Name: loaderName, Image: s.options.LoaderImage, Command: loader("", ":", wait), SecurityContext: hardened(user),
 			Resources:    c.Resources,
 			VolumeMounts: []corev1.VolumeMount{{Name: "sbx-agent", MountPath: agentDir}},
 		})
 	case s.options.NodeCache != "":
 		p.Volumes = append(p.Volumes, s.cacheVolume())
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: cacheName, MountPath: cacheDir, ReadOnly: true})
-		c.Command = loader(fmt.Sprintf("[ -x %[1]s ] && exec %[1]s", cachedPath), "exec "+workerPath)
+		c.Command = loader(fmt.Sprintf("[ -x %[1]s ] && exec %[1]s", cachedPath), "exec "+workerPath, wait)
 	default:
-		c.Command = loader("", "exec "+workerPath)
+		c.Command = loader("", "exec "+workerPath, wait)
 	}
 }
 
@@ -235,6 +242,10 @@ func (s *session) image(spec driver.Spec) string {
 // labels name the sandbox and its tags, as far as a label can.
 func (s *session) labels(spec driver.Spec) map[string]string {
 	labels := map[string]string{leaseLabel: s.name}
+	if spec.ID == "" {
+		labels[warmLabel] = "true"
+		return labels
+	}
 	for key, value := range map[string]string{sessionLabel: s.spec.ID, sandboxLabel: spec.ID} {
 		if len(validation.IsValidLabelValue(value)) == 0 {
 			labels[key] = value

@@ -41,6 +41,7 @@ type sandbox struct {
 	session *session
 	spec    driver.Spec
 	name    string // of the pod
+	claim   string // what holds the pod, if it was made before; empty if the pod is the sandbox's own
 	pod     *observed
 	agent   *remote.Agent
 
@@ -58,12 +59,14 @@ func (s *session) newSandbox(ctx context.Context, name string, spec driver.Spec)
 	defer cancel(nil)
 	stop := context.AfterFunc(s.ending, func() { cancel(fmt.Errorf("session is %w", driver.ErrStopped)) })
 	defer stop()
-	pod, err := s.podFor(name, spec, s.worker.size)
-	if err != nil {
-		return nil, err
+	sb := &sandbox{session: s, spec: spec, name: name, stopping: make(chan struct{}, 1)}
+	warm := s.isWarm(spec)
+	if warm {
+		sb.claim = name
+	} else {
+		sb.pod = s.pods.expect(name)
+		defer s.pods.forget(name)
 	}
-	sb := &sandbox{session: s, spec: spec, name: name, pod: s.pods.expect(name), stopping: make(chan struct{}, 1)}
-	defer s.pods.forget(name)
 	defer func() {
 		if err == nil {
 			return
@@ -73,7 +76,12 @@ func (s *session) newSandbox(ctx context.Context, name string, spec driver.Spec)
 		}
 		err = errors.Join(err, sb.remove())
 	}()
-	if err := s.createPod(ctx, pod); err != nil {
+	if warm {
+		err = sb.claimPod(ctx)
+	} else {
+		err = sb.makePod(ctx)
+	}
+	if err != nil {
 		return nil, err
 	}
 	// From here on it is the pod's state that ends all of what follows.
@@ -82,13 +90,41 @@ func (s *session) newSandbox(ctx context.Context, name string, spec driver.Spec)
 	done := make(chan struct{})
 	defer close(done)
 	watching.Go(func() { sb.cancelOnFailure(ctx, cancel, done) })
-	if err := sb.start(ctx); err != nil {
+	if warm {
+		err = sb.startWarm(ctx)
+	} else {
+		err = sb.start(ctx)
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sandboxes[sb] = struct{}{}
 	return sb, nil
+}
+
+func (sb *sandbox) makePod(ctx context.Context) error {
+	pod, err := sb.session.podFor(sb.name, sb.spec, sb.session.worker.size)
+	if err != nil {
+		return err
+	}
+	return sb.session.createPod(ctx, pod)
+}
+
+// delete has the cluster delete the pod.
+func (sb *sandbox) delete(ctx context.Context) error {
+	var err error
+	if sb.claim != "" {
+		sb.session.pods.markDeleted(sb.name)
+		err = sb.session.deleteWarm(ctx, claims, sb.claim)
+	} else {
+		err = sb.session.deletePod(ctx, sb.name)
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete pod %s/%s: %w", sb.session.namespace, sb.name, err)
+	}
+	return nil
 }
 
 // createPod makes the pod. What is full because of this session's own pods that are ending is waited for.
@@ -205,15 +241,20 @@ func (sb *sandbox) start(ctx context.Context) error {
 			return err
 		}
 	}
+	return sb.connect(ctx, pod, key)
+}
+
+// connect connects to the pod's agent, which has the key.
+func (sb *sandbox) connect(ctx context.Context, pod *corev1.Pod, key string) error {
 	var conn net.Conn
-	err = retry(ctx, func() (err error) {
+	err := retry(ctx, func() (err error) {
 		conn, err = sb.session.dialAgent(ctx, pod, key)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	sb.agent, err = remote.Over(ctx, conn, sb.spec.ID)
+	sb.agent, err = remote.Over(ctx, conn, sb.session.name)
 	return err
 }
 
@@ -404,8 +445,8 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 		return nil
 	}
 	dead := sb.kill(ctx, process)
-	if err := sb.session.deletePod(ctx, sb.name); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("kubernetes: stop sandbox %s: delete pod %s/%s: %w", sb.spec.ID, sb.session.namespace, sb.name, err)
+	if err := sb.delete(ctx); err != nil {
+		return fmt.Errorf("kubernetes: stop sandbox %s: %w", sb.spec.ID, err)
 	}
 	if !dead {
 		if _, _, err := sb.pod.await(ctx, func(pod *corev1.Pod, gone bool) bool { return gone || sandboxEnd(pod) != nil }); err != nil {
@@ -439,8 +480,5 @@ func (sb *sandbox) remove() error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(sb.session.running), requestTime)
 	defer cancel()
-	if err := sb.session.deletePod(ctx, sb.name); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete pod %s/%s: %w", sb.session.namespace, sb.name, err)
-	}
-	return nil
+	return sb.delete(ctx)
 }

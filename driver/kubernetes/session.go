@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	kubeclient "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -30,8 +31,9 @@ type session struct {
 	identity agent.Identity // that agents know
 	report   driver.Report
 
-	client kubeclient.Interface
-	worker *workerFile
+	client  kubeclient.Interface
+	dynamic dynamic.Interface
+	worker  *workerFile
 
 	name   string // of the lease, and the beginning of those of pods
 	lease  types.UID
@@ -54,7 +56,8 @@ type session struct {
 	serial    int
 	creating  sync.WaitGroup // Creates that have begun
 	sandboxes map[*sandbox]struct{}
-	filled    map[string]bool // nodes that keep the worker, or should
+	filled    map[string]bool  // nodes that keep the worker, or should
+	loads     map[string]*load // of pods that wait for their sandbox, by name
 }
 
 func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driver.Session, err error) {
@@ -65,7 +68,7 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 	if err != nil {
 		return nil, unavailable(err, "name a kubeconfig file in KUBECONFIG or Options.Kubeconfig, and a context in Options.Context")
 	}
-	s := &session{cluster: cluster, options: options, spec: spec, sandboxes: map[*sandbox]struct{}{}, filled: map[string]bool{}, cancel: func() {}}
+	s := &session{cluster: cluster, options: options, spec: spec, sandboxes: map[*sandbox]struct{}{}, filled: map[string]bool{}, loads: map[string]*load{}, cancel: func() {}}
 	s.ending, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
@@ -83,6 +86,9 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 		return nil, fmt.Errorf("kubernetes: open session %s: %w", spec.ID, err)
 	}
 	if s.client, err = kubeclient.NewForConfig(s.config); err != nil {
+		return nil, unavailable(err, "mend the kubeconfig")
+	}
+	if s.dynamic, err = dynamic.NewForConfig(s.config); err != nil {
 		return nil, unavailable(err, "mend the kubeconfig")
 	}
 	if err := s.checkRules(ctx); err != nil {
@@ -106,7 +112,7 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 
 // prepare watches the session's pods, and does what needs the lease.
 func (s *session) prepare(ctx context.Context) error {
-	s.pods = newWatch(s.removeStray)
+	s.pods = newWatch(s.removeStray, s.loadWarm)
 	list := cache.NewFilteredListWatchFromClient(s.client.CoreV1().RESTClient(), "pods", s.namespace, func(o *metav1.ListOptions) {
 		o.LabelSelector = leaseLabel + "=" + s.name
 	})
@@ -116,7 +122,10 @@ func (s *session) prepare(ctx context.Context) error {
 	if err := s.sweep(ctx); err != nil {
 		return err
 	}
-	return s.denyNetwork(ctx)
+	if err := s.denyNetwork(ctx); err != nil {
+		return err
+	}
+	return s.keepWarm(ctx)
 }
 
 // release frees what the session holds on this machine.
@@ -199,7 +208,10 @@ func (s *session) Close(ctx context.Context) error {
 	if s.settled {
 		return nil
 	}
-	for name := range s.pods.left() { // whose end failed before
+	if err := s.endWarm(ctx); err != nil {
+		return fmt.Errorf("kubernetes: close session %s: %w", s.spec.ID, err)
+	}
+	for name := range s.pods.left() { // whose end failed before, or that waited for a sandbox
 		if err := s.deletePod(ctx, name); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("kubernetes: close session %s: delete pod %s/%s: %w", s.spec.ID, s.namespace, name, err)
 		}

@@ -18,6 +18,7 @@ import (
 // watch knows the session's pods. One informer feeds it.
 type watch struct {
 	stray func(name string) // called for pods that nobody expects
+	warm  func(name string) // called for pods that wait for their sandbox
 
 	mu   sync.Mutex
 	pods map[string]*observed // by name: those that are expected or there
@@ -55,8 +56,8 @@ func (o *observed) await(ctx context.Context, until func(pod *corev1.Pod, gone b
 	}
 }
 
-func newWatch(stray func(name string)) *watch {
-	return &watch{stray: stray, pods: map[string]*observed{}}
+func newWatch(stray, warm func(name string)) *watch {
+	return &watch{stray: stray, warm: warm, pods: map[string]*observed{}}
 }
 
 // start returns when the watch works, which is until running ends.
@@ -108,6 +109,17 @@ func (w *watch) expect(name string) *observed {
 	return o
 }
 
+// known returns what is known of a pod that somebody else makes.
+func (w *watch) known(name string) *observed {
+	w.mu.Lock()
+	o := w.pods[name]
+	w.mu.Unlock()
+	if o == nil {
+		o = w.expect(name)
+	}
+	return o
+}
+
 // forget ends expect for a pod that was not made. One that appears nevertheless is a stray.
 func (w *watch) forget(name string) {
 	w.mu.Lock()
@@ -137,7 +149,11 @@ func (w *watch) observe(object any, gone bool) {
 	case o == nil:
 		o = &observed{changed: make(chan struct{})}
 		w.pods[pod.Name] = o
-		w.stray(pod.Name)
+		if pod.Labels[warmLabel] == "" {
+			w.stray(pod.Name)
+		} else {
+			w.warm(pod.Name)
+		}
 	}
 	if o == nil {
 		return

@@ -43,6 +43,7 @@ type Options struct {
 	Network             bool
 	MaxLifetime         time.Duration
 	MaxPending          time.Duration
+	Warm                int
 	Reach               Reach
 }
 

@@ -53,6 +53,8 @@ type Listen struct {
 	Port int `json:"port"`
 	// Client is the key of the driver's [Identity].
 	Client string `json:"client"`
+	// Wait is how long the driver has to come; 0 is Patience.
+	Wait time.Duration `json:"wait,omitempty"`
 }
 
 // Listens is the line that an agent prints on standard output when it waits, with the key of its own [Identity].

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -28,7 +29,7 @@ func listen(boot Listen) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(boot.Wait, Patience))
 	defer cancel()
 	context.AfterFunc(ctx, func() { _ = listener.Close() })
 	if _, err := fmt.Fprintln(os.Stdout, Listens(identity.Key)); err != nil {

@@ -1,0 +1,127 @@
+package kubernetes
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+func waits(reason, message string) corev1.PodStatus {
+	return corev1.PodStatus{Phase: corev1.PodPending, ContainerStatuses: []corev1.ContainerStatus{{
+		Name: sandboxName, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}},
+	}}}
+}
+
+func hasEnded(phase corev1.PodPhase, reason, message string, code int32) corev1.PodStatus {
+	return corev1.PodStatus{Phase: phase, ContainerStatuses: []corev1.ContainerStatus{{
+		Name: sandboxName, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: reason, Message: message, ExitCode: code}},
+	}}}
+}
+
+func podWith(status corev1.PodStatus) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "jobs", Name: "sbx-1"},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: sandboxName, Image: "asked:1"}}}, Status: status,
+	}
+}
+
+func TestFailure(t *testing.T) {
+	preempted := corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "PreemptionByScheduler", Message: "for another",
+	}}}
+	for want, status := range map[string]corev1.PodStatus{
+		"":                      waits("ContainerCreating", ""),
+		"CreateContainerError":  waits("CreateContainerError", "no"),
+		"Evicted":               {Phase: corev1.PodFailed, Reason: "Evicted", Message: "The node was low on resource: memory."},
+		"PreemptionByScheduler": preempted,
+		"OOMKilled":             hasEnded(corev1.PodFailed, "OOMKilled", "", 137),
+		ReasonEnded:             hasEnded(corev1.PodFailed, "Error", "", 1),
+	} {
+		err := failure(podWith(status))
+		if want == "" {
+			assert.NoError(t, err)
+			continue
+		}
+		wrong, ok := errors.AsType[*PodError](err)
+		require.True(t, ok, "%s: %v", want, err)
+		assert.Equal(t, want, wrong.Reason)
+		assert.ErrorContains(t, err, "pod jobs/sbx-1")
+	}
+	deleted := podWith(corev1.PodStatus{Phase: corev1.PodRunning})
+	deleted.DeletionTimestamp = new(metav1.Now())
+	assert.ErrorContains(t, failure(deleted), ReasonDeleted)
+}
+
+func TestFailureOfImages(t *testing.T) {
+	for remedy, status := range map[string]corev1.PodStatus{
+		"PullSecrets":     waits("ErrImagePull", "denied"),
+		"registry/":       waits("InvalidImageName", "no reference"),
+		"LoaderImage":     hasEnded(corev1.PodFailed, "StartError", `exec: "/bin/sh": stat /bin/sh: no such file or directory`, 128),
+		"sbx.BuiltWorker": hasEnded(corev1.PodFailed, "StartError", `exec: "/.sbx-worker/12": stat /.sbx-worker/12: no such file or directory`, 128),
+	} {
+		wrong, ok := errors.AsType[*driver.ImageError](failure(podWith(status)))
+		require.True(t, ok, remedy)
+		assert.Equal(t, "asked:1", wrong.Image)
+		assert.ErrorContains(t, wrong, remedy)
+	}
+}
+
+func TestTransient(t *testing.T) {
+	pods := schema.GroupResource{Resource: "pods"}
+	assert.True(t, transient(errors.New("connection refused")), "nobody answered")
+	assert.True(t, transient(apierrors.NewInternalError(errors.New("etcd"))))
+	assert.True(t, transient(apierrors.NewTooManyRequests("later", 1)))
+	assert.False(t, transient(apierrors.NewForbidden(pods, "a", errors.New("no"))))
+	assert.False(t, transient(apierrors.NewNotFound(pods, "a")))
+	assert.True(t, quotaExceeded(apierrors.NewForbidden(pods, "a", errors.New("exceeded quota: one"))))
+}
+
+func TestExpired(t *testing.T) {
+	now := time.Now()
+	lease := func(ago time.Duration) *coordinationv1.Lease {
+		return &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{
+			LeaseDurationSeconds: new(int32(300)), RenewTime: new(metav1.NewMicroTime(now.Add(-ago))),
+		}}
+	}
+	assert.False(t, expired(lease(299*time.Second), now))
+	assert.True(t, expired(lease(301*time.Second), now))
+	assert.False(t, expired(&coordinationv1.Lease{}, now), "nobody knows whose it is")
+}
+
+func TestAllows(t *testing.T) {
+	rule := func(group, resource string, verbs ...string) []authorizationv1.ResourceRule {
+		return []authorizationv1.ResourceRule{{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs}}
+	}
+	exec := need{"", "pods/exec", "create"}
+	assert.True(t, allows(rule("", "pods/exec", "create"), exec))
+	assert.True(t, allows(rule("*", "*", "*"), exec))
+	assert.True(t, allows(rule("", "*/exec", "create"), exec))
+	assert.False(t, allows(rule("", "pods", "create"), exec))
+	assert.False(t, allows(rule("", "pods/exec", "get"), exec))
+	assert.False(t, allows(rule("apps", "pods/exec", "create"), exec))
+}
+
+func TestURL(t *testing.T) {
+	d, err := driver.FromURL("kubernetes:?namespace=jobs&image=debian:12&network=open&lifetime=1h&worker=in-image")
+	require.NoError(t, err)
+	o := d.(*kubernetesDriver).options
+	assert.Equal(t, "jobs", o.Namespace)
+	assert.Equal(t, "debian:12", o.Image)
+	assert.Equal(t, time.Hour, o.MaxLifetime)
+	assert.True(t, o.Network)
+	assert.True(t, o.WorkerInImage)
+	for _, wrong := range []string{"kubernetes://host", "kubernetes:?nothing=1", "kubernetes:?network=some", "kubernetes:?lifetime=-1s", "kubernetes:?image=a&image=b"} {
+		_, err := driver.FromURL(wrong)
+		require.Error(t, err, wrong)
+	}
+}
