@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/internal/wire/launch"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 	"github.com/sandboxfn/sbx/registry"
@@ -304,9 +305,12 @@ func (s *suite) kill() {
 	}
 }
 
-// start starts a worker and nothing around it.
+// start starts a worker that waits for its session, and nothing around it.
 func (s *suite) start(sandbox driver.Sandbox) driver.Process {
-	process, err := sandbox.StartWorker(s.ctx, driver.WorkerSpec{})
+	boot := wire.Boot{Divert: worker.Diverts(), Plugin: []string{
+		wire.Handshake.MagicCookieKey + "=" + wire.Handshake.MagicCookieValue, fmt.Sprintf("PLUGIN_PROTOCOL_VERSIONS=%d", wire.Version),
+	}}
+	process, err := sandbox.StartWorker(s.ctx, driver.WorkerSpec{Env: []string{wire.BootVariable + "=" + boot.Encode()}})
 	require.NoError(s, err)
 	s.Cleanup(func() {
 		_ = process.Kill()
