@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/internal/wire/launch"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 	"github.com/sandboxfn/sbx/registry"
@@ -306,18 +307,12 @@ func (s *suite) kill() {
 	}
 }
 
-// idleVariable makes the test binary a program that does nothing.
-const idleVariable = "SBX_DRIVERTEST_IDLE"
-
-func init() {
-	if os.Getenv(idleVariable) != "" {
-		time.Sleep(2 * patience)
-	}
-}
-
-// start starts the program as one that is no worker, and nothing around it.
+// start starts a worker that waits for its session, and nothing around it.
 func (s *suite) start(sandbox driver.Sandbox) driver.Process {
-	process, err := sandbox.StartWorker(s.ctx, driver.WorkerSpec{Env: []string{idleVariable + "=1"}})
+	boot := wire.Boot{Divert: worker.Diverts(), Plugin: []string{
+		wire.Handshake.MagicCookieKey + "=" + wire.Handshake.MagicCookieValue, fmt.Sprintf("PLUGIN_PROTOCOL_VERSIONS=%d", wire.Version),
+	}}
+	process, err := sandbox.StartWorker(s.ctx, driver.WorkerSpec{Env: []string{wire.BootVariable + "=" + boot.Encode()}})
 	require.NoError(s, err)
 	s.Cleanup(func() {
 		_ = process.Kill()
