@@ -159,7 +159,7 @@ func (s *session) addContainers(p *corev1.PodSpec, spec driver.Spec, workerSize 
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "sbx-shm", MountPath: "/dev/shm"})
 	}
 	c.Args = nil
-	s.addWorker(p, &c, spec, limits.DiskMiB != 0, user, workerSize)
+	s.addWorker(p, &c, spec, limits.DiskMiB != 0 || limits.MemoryMiB != 0, user, workerSize)
 	if at >= 0 {
 		p.Containers[at] = c
 	} else {
@@ -167,8 +167,10 @@ func (s *session) addContainers(p *corev1.PodSpec, spec driver.Spec, workerSize 
 	}
 }
 
-// addWorker sees to it that the container becomes the agent, which is the worker's own file. exact says that no folder may grow.
-func (s *session) addWorker(p *corev1.PodSpec, c *corev1.Container, spec driver.Spec, exact bool, user, size int64) {
+// addWorker sees to it that the container becomes the agent, which is the worker's own file. inMemory says that its folder is to be in memory. That is for
+// a limit of disk, since the sandbox can write there, and for one of memory: where the kernel can drop a program's pages and read them again, it tries that for
+// minutes, in which nothing else goes on, before it takes memory for used up.
+func (s *session) addWorker(p *corev1.PodSpec, c *corev1.Container, spec driver.Spec, inMemory bool, user, size int64) {
 	loads, wait := s.options.LoaderImage != "", loadTime
 	if spec.ID == "" {
 		wait = s.options.MaxLifetime
@@ -177,7 +179,7 @@ func (s *session) addWorker(p *corev1.PodSpec, c *corev1.Container, spec driver.
 		c.Command = []string{path.Join(artifact.ImageFolder, s.worker.sum)}
 		return
 	}
-	p.Volumes = append(p.Volumes, scratch("sbx-agent", size>>20+2, exact && !loads))
+	p.Volumes = append(p.Volumes, scratch("sbx-agent", size>>20+2, inMemory))
 	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "sbx-agent", MountPath: agentDir, ReadOnly: loads})
 	switch {
 	case loads:
