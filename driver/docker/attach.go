@@ -56,7 +56,7 @@ func (a *attached) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	n, err := a.from.Read(p[:min(len(p), int(a.left))])
+	n, err := a.from.Read(p[:min(uint64(len(p)), uint64(a.left))])
 	a.left -= uint32(n)
 	return n, err
 }

@@ -3,7 +3,6 @@
 package docker
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -65,15 +64,16 @@ func (b *sandbox) make(ctx context.Context, mounts []driver.Mount, volumes []str
 		b.err = b.run(makeCtx, mounts, volumes)
 		close(b.made)
 	})
+	var err error
 	select {
 	case <-b.made:
 		if b.err == nil {
 			return nil
 		}
+		err = b.err
 	case <-ctx.Done():
 		cancel()
 	}
-	err := b.err
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -199,7 +199,10 @@ func (b *sandbox) meet(ctx context.Context, socket *socket) (*remote.Agent, erro
 			}
 			return m.agent, nil
 		}
-		return other.agent, cmp.Or(other.err, m.err)
+		if other.agent != nil {
+			return other.agent, nil
+		}
+		return nil, m.err
 	}
 }
 

@@ -90,6 +90,12 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	fail := func(err error) (driver.Sandbox, error) {
 		return nil, fmt.Errorf("docker: create sandbox %s: %w", spec.ID, err)
 	}
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		return fail(fmt.Errorf("session is %w", driver.ErrStopped))
+	}
 	if err := s.report.Check(spec.Limits); err != nil {
 		return fail(err)
 	}
@@ -106,7 +112,7 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	}
 	b := newSandbox(s, spec)
 	s.mu.Lock()
-	closed := s.closed
+	closed = s.closed // meanwhile
 	if !closed {
 		s.sandboxes[b] = struct{}{}
 	}
@@ -153,9 +159,6 @@ func (s *session) Close(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if err := s.sockets.close(); err != nil {
-		return fmt.Errorf("docker: close session %s: %w", s.spec.ID, err)
-	}
 	s.stop()
 	ended := make(chan struct{})
 	go func() {
@@ -166,6 +169,9 @@ func (s *session) Close(ctx context.Context) error {
 	case <-ended:
 	case <-ctx.Done():
 		return fmt.Errorf("docker: close session %s: %w", s.spec.ID, context.Cause(ctx))
+	}
+	if err := s.sockets.close(); err != nil {
+		return fmt.Errorf("docker: close session %s: %w", s.spec.ID, err)
 	}
 	s.stage.close()
 	_ = s.engine.Close()

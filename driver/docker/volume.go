@@ -89,7 +89,10 @@ func (s *stage) ready(ctx context.Context, missing string) (string, error) {
 		return "", fmt.Errorf("make the volume %s: %w", s.volume, err)
 	}
 	// It is never started: files get into volumes only by way of a container.
-	created, err := engine.ContainerCreate(ctx, client.ContainerCreateOptions{
+	// What was asked for must be known, to be removed.
+	createCtx, cancelCreate := context.WithTimeout(context.WithoutCancel(ctx), makeTime)
+	defer cancelCreate()
+	created, err := engine.ContainerCreate(createCtx, client.ContainerCreateOptions{
 		Config: &container.Config{Image: s.session.driver.Image, Entrypoint: []string{"/never-started"}, Labels: s.session.labels()},
 		HostConfig: &container.HostConfig{NetworkMode: noNetwork, Mounts: []mount.Mount{{
 			Type: mount.TypeVolume, Source: s.volume, Target: workerFolder, VolumeOptions: &mount.VolumeOptions{NoCopy: true, Labels: workerLabels()},

@@ -176,6 +176,7 @@ func Multiplexing() *yamux.Config {
 	config := yamux.DefaultConfig()
 	config.KeepAliveInterval = Patience / 4
 	config.ConnectionWriteTimeout = Patience
+	config.StreamCloseTimeout = 0 // a stream lives no longer than its session
 	config.MaxStreamWindowSize = 1 << 20
 	config.LogOutput = io.Discard
 	return config

@@ -14,9 +14,9 @@ import (
 
 const (
 	// greetTime is how long somebody who connects has to show the driver's key.
-	greetTime = 10 * time.Second
+	greetTime = 2 * time.Second
 	// callers is how many may try at a time. More wait.
-	callers = 16
+	callers = 1024
 )
 
 // listen waits for the driver, and takes nobody else for it.

@@ -47,7 +47,7 @@ func (g *guard) Read(p []byte) (int, error) {
 	case len(p) == 0:
 		return 0, nil
 	case g.left > 0:
-		n, err := g.ReadWriteCloser.Read(p[:min(len(p), int(g.left))])
+		n, err := g.ReadWriteCloser.Read(p[:min(uint64(len(p)), uint64(g.left))])
 		g.left -= uint32(n)
 		return n, err
 	}
