@@ -25,7 +25,8 @@ const (
 type cluster struct {
 	config    *rest.Config
 	namespace string
-	inside    bool // this program runs in it
+	inside    bool   // this program runs in it
+	own       string // the namespace of the program's own pod, if it has one in this cluster
 
 	connections *connections
 }
@@ -81,7 +82,8 @@ func configure(o Options) (*cluster, error) {
 			if err != nil {
 				return nil, fmt.Errorf("find this pod's namespace: %w; set Options.Namespace", err)
 			}
-			return &cluster{config: config, namespace: strings.TrimSpace(string(own)), inside: true}, nil
+			namespace := strings.TrimSpace(string(own))
+			return &cluster{config: config, namespace: namespace, own: namespace, inside: true}, nil
 		}
 	}
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()

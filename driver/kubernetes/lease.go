@@ -40,7 +40,8 @@ func (s *session) makeLease(ctx context.Context) error {
 		ObjectMeta: metav1.ObjectMeta{Name: s.name, Labels: map[string]string{leaseLabel: s.name}},
 		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &s.spec.ID, LeaseDurationSeconds: &seconds, AcquireTime: &now, RenewTime: &now},
 	}
-	if name, uid := os.Getenv(podNameVariable), os.Getenv(podUIDVariable); s.inside && name != "" && uid != "" {
+	// An owner in another namespace counts as one that is gone.
+	if name, uid := os.Getenv(podNameVariable), os.Getenv(podUIDVariable); s.own == s.namespace && name != "" && uid != "" {
 		lease.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: name, UID: types.UID(uid)}}
 	}
 	made, err := s.client.CoordinationV1().Leases(s.namespace).Create(ctx, lease, metav1.CreateOptions{})

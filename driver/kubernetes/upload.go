@@ -96,7 +96,18 @@ func (s *session) exec(ctx context.Context, pod, container string, stdin io.Read
 	if err != nil {
 		return "", err
 	}
-	var stdout, stderr bytes.Buffer // not one for both, or output is lost
+	var stdout, stderr beginning // not one for both, or output is lost
 	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: &stdout, Stderr: &stderr})
-	return strings.TrimSpace(stdout.String() + stderr.String()), err
+	return strings.TrimSpace(string(stdout) + string(stderr)), err
+}
+
+// maxTold is the most of a program's output that is kept: it is a sandbox's word.
+const maxTold = 4 << 10
+
+// beginning keeps what is written first.
+type beginning []byte
+
+func (b *beginning) Write(p []byte) (int, error) {
+	*b = append(*b, p[:min(len(p), maxTold-len(*b))]...)
+	return len(p), nil
 }
