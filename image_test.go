@@ -71,7 +71,7 @@ func TestDriverFromEnv(t *testing.T) {
 		require.NoError(t, session.Close())
 	}
 	for text, want := range map[string]string{
-		"nope": `DriverFromEnv has SBX_DRIVER="nope": no driver "nope"`, "process:?x=1": "no parameters", "local:?gvisor=perhaps": `parameter "gvisor"`,
+		"nope": `DriverFromEnv has a wrong SBX_DRIVER: no driver "nope"`, "process:?x=1": "no parameters", "local:?gvisor=perhaps": `parameter "gvisor"`,
 		"local:?x=1": "no such parameter", "local://host": "on this machine",
 	} {
 		t.Setenv(sbx.DriverVariable, text)

@@ -235,7 +235,7 @@ func DriverFromEnv() OpenOption {
 		}
 		d, err := driver.FromURL(text)
 		if err != nil {
-			c.errs = append(c.errs, &OptionError{Option: "DriverFromEnv", Reason: fmt.Sprintf("has %s=%q: %v", DriverVariable, text, err)})
+			c.errs = append(c.errs, &OptionError{Option: "DriverFromEnv", Reason: fmt.Sprintf("has a wrong %s: %v", DriverVariable, err)})
 		}
 		c.driver = d
 	})

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -34,6 +35,9 @@ func FromURL(text string) (Driver, error) {
 	}
 	u, err := url.Parse(text)
 	if err != nil {
+		if parse, ok := errors.AsType[*url.Error](err); ok {
+			err = parse.Err // without the text, which may have a password
+		}
 		return nil, fmt.Errorf("a driver's URL: %w", err)
 	}
 	openers.Lock()
@@ -54,7 +58,7 @@ func FromURL(text string) (Driver, error) {
 // Plain is an opener for [Register] of a driver that has nothing to configure.
 func Plain(open func() Driver) func(*url.URL) (Driver, error) {
 	return func(u *url.URL) (Driver, error) {
-		if rest := strings.TrimPrefix(u.String(), u.Scheme+":"); rest != "" {
+		if rest := strings.TrimPrefix(u.Redacted(), u.Scheme+":"); rest != "" {
 			return nil, fmt.Errorf("%q is not for this driver, which has no parameters; give %q", rest, u.Scheme)
 		}
 		return open(), nil

@@ -30,7 +30,7 @@ func TestDriversAreFoundByURL(t *testing.T) {
 		assert.Equal(t, want, d.Name(), text)
 	}
 	for text, want := range map[string]string{
-		"plain:?x=1": "no parameters", "nope": `no driver "nope" is part of this program, which has plain, rich`, "": "URL", "%:": "URL", ":": "URL",
+		"plain:?x=1": "no parameters", "plain://u:secret@host": "u:xxxxx@host", "plain://u:p%ss@host": "a driver's URL: invalid", "nope": `no driver "nope" is part of this program, which has plain, rich`, "": "URL", "%:": "URL", ":": "URL",
 	} {
 		_, err := driver.FromURL(text)
 		assert.ErrorContains(t, err, want, text)
