@@ -65,8 +65,8 @@ func (s *session) newSandbox(ctx context.Context, name string, spec driver.Spec)
 		sb.claim = name
 	} else {
 		sb.pod = s.pods.expect(name)
+		defer s.pods.forget(name)
 	}
-	defer func() { s.pods.forget(sb.name) }()
 	defer func() {
 		if err == nil {
 			return
@@ -381,11 +381,6 @@ func (sb *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (dri
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		sb.mu.Lock()
-		defer sb.mu.Unlock()
-		if sb.stopped {
-			return fail(driver.ErrStopped)
-		}
 		return fail(err)
 	}
 	sb.mu.Lock()
@@ -414,7 +409,7 @@ func (sb *sandbox) lost(ctx context.Context) (driver.Exit, error) {
 	wrong := failure(pod)
 	if ended := sandboxEnd(pod); ended != nil {
 		switch {
-		case ended.Reason == "OOMKilled" && ended.ExitCode != 0: // else it was one of its children
+		case ended.Reason == "OOMKilled":
 			return driver.Exit{Code: -1, Signal: syscall.SIGKILL, OutOfMemory: true}, nil
 		case ended.ExitCode == 0 && wrongReason(wrong) == ReasonEnded:
 			return driver.Exit{}, sb.wrong(ReasonDisconnected, "the connection to it broke, so its agent ended")
