@@ -14,7 +14,7 @@ import (
 
 const (
 	// greetTime is how long somebody who connects has to show the driver's key.
-	greetTime = 2 * time.Second
+	greetTime = 10 * time.Second
 	// callers is how many may try at a time. More wait.
 	callers = 1024
 )
