@@ -29,6 +29,8 @@ const (
 	sendTime = time.Second
 	// lostTime bounds the search for how a sandbox ended whose agent is gone.
 	lostTime = 30 * time.Second
+	// togetherTime is how much longer an agent may live than a worker that was killed with it.
+	togetherTime = 500 * time.Millisecond
 )
 
 // Start describes a worker's start.
@@ -37,7 +39,7 @@ type Start struct {
 	Env []string
 	// OpenFiles and Processes are limits that the agent sets; 0 leaves what the container has.
 	OpenFiles, Processes uint64
-	// Lost says how the sandbox ended, where the agent ended without saying how the worker did.
+	// Lost says how the sandbox ended, where the agent ended without saying how the worker did, or was killed with it.
 	Lost func(ctx context.Context) (driver.Exit, error)
 }
 
@@ -51,6 +53,7 @@ type Agent struct {
 	mu      sync.Mutex
 	begun   bool
 	closing sync.Once
+	closed  chan struct{} // once it is hung up
 }
 
 // Over talks to the agent at the other end of stream, which Close closes. It waits for its hello; when ctx ends or something else comes, stream is closed.
@@ -71,7 +74,7 @@ func Over(ctx context.Context, stream io.ReadWriteCloser, token string) (*Agent,
 	if err != nil {
 		return fail(err)
 	}
-	a := &Agent{session: session}
+	a := &Agent{session: session, closed: make(chan struct{})}
 	for i := range a.conns {
 		if a.conns[i], err = session.Open(); err != nil {
 			_ = session.Close()
@@ -134,8 +137,9 @@ func (a *Agent) Start(ctx context.Context, start Start) (driver.Process, error) 
 		}
 		return nil, err
 	}
-	p := &process{agent: a, streams: streams, done: make(chan struct{})}
+	p := newProcess(a, streams)
 	a.tasks.Go(func() { p.follow(start.Lost) })
+	a.tasks.Go(p.sendKill)
 	return p, nil
 }
 
@@ -163,6 +167,7 @@ func (a *Agent) Close() error {
 
 func (a *Agent) hangUp() (err error) {
 	a.closing.Do(func() {
+		close(a.closed)
 		if a.session != nil {
 			err = a.session.Close()
 		} else {
@@ -203,15 +208,22 @@ type process struct {
 	*streams
 	agent *Agent
 
-	sending sync.Mutex
+	killing sync.Once
+	kill    chan struct{} // closed when its end is asked for
+	sent    chan struct{} // closed when the agent was told, or is gone
 	done    chan struct{}
 	exit    driver.Exit // read after done, as is:
 	err     error
 }
 
+func newProcess(a *Agent, s *streams) *process {
+	return &process{streams: s, agent: a, kill: make(chan struct{}), sent: make(chan struct{}), done: make(chan struct{})}
+}
+
 // follow reads what the agent says of the worker.
 func (p *process) follow(lost func(context.Context) (driver.Exit, error)) {
 	defer close(p.done)
+events:
 	for {
 		var event agent.Event
 		if err := agent.Read(p.agent.control, agent.MaxEvent, &event); err != nil {
@@ -219,12 +231,22 @@ func (p *process) follow(lost func(context.Context) (driver.Exit, error)) {
 		}
 		if exit := event.Exit; exit != nil {
 			p.exit = driver.Exit{Code: exit.Code, Signal: syscall.Signal(exit.Signal), OutOfMemory: exit.OutOfMemory}
-			return
+			if p.exit.Signal != syscall.SIGKILL || p.exit.OutOfMemory || p.killed() || p.agentLives() {
+				return
+			}
+			break events // the sandbox was killed as a whole, and the worker died first
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lostTime)
 	defer cancel()
 	p.exit, p.err = lost(ctx)
+}
+
+// agentLives tells whether the agent has outlived its worker. It waits for the driver to hang up.
+func (p *process) agentLives() bool {
+	_ = p.agent.control.SetReadDeadline(time.Now().Add(togetherTime))
+	_, err := p.agent.control.Read(make([]byte, 1))
+	return err == nil || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, yamux.ErrTimeout) || p.killed()
 }
 
 func (p *process) Wait(ctx context.Context) (driver.Exit, error) {
@@ -238,20 +260,34 @@ func (p *process) Wait(ctx context.Context) (driver.Exit, error) {
 
 // Kill asks the agent to kill the worker, and the rest of the sandbox with it. An agent that does not take it is left to the sandbox's Stop.
 func (p *process) Kill() error {
+	p.killing.Do(func() { close(p.kill) })
 	select {
+	case <-p.sent:
+		return nil
 	case <-p.done:
 		return nil
+	case <-time.After(sendTime):
+		return errors.New("tell the agent to kill the worker: it takes nothing")
+	}
+}
+
+// sendKill does what Kill asks for. Over a stream that nobody reads it may take long, whatever deadline it has.
+func (p *process) sendKill() {
+	defer close(p.sent)
+	select {
+	case <-p.kill:
+		_ = agent.Write(p.agent.control, agent.Request{Kill: true}) // else it is gone, and so are all
+	case <-p.done:
+	case <-p.agent.closed:
+	}
+}
+
+// killed tells whether the worker's end was asked for.
+func (p *process) killed() bool {
+	select {
+	case <-p.kill:
+		return true
 	default:
+		return false
 	}
-	p.sending.Lock()
-	defer p.sending.Unlock()
-	_ = p.agent.control.SetWriteDeadline(time.Now().Add(sendTime))
-	err := agent.Write(p.agent.control, agent.Request{Kill: true})
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, yamux.ErrTimeout):
-		return fmt.Errorf("tell the agent to kill the worker: %w", err)
-	}
-	return nil // it is gone, and so are all
 }

@@ -34,7 +34,7 @@ func Accept(ctx context.Context, listener *net.UnixListener, token string) (*Age
 			continue
 		}
 		_ = conn.SetReadDeadline(time.Time{})
-		return &Agent{control: conn}, nil
+		return &Agent{control: conn, closed: make(chan struct{})}, nil
 	}
 }
 
