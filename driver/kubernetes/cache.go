@@ -19,8 +19,10 @@ const (
 	cachedPath = cacheDir + "/worker"
 )
 
-// keep puts a worker that has arrived into the folder: whole, or not at all.
-const keep = "cp " + workerPath + " " + cacheDir + "/part.$$ && chmod 555 " + cacheDir + "/part.$$ && mv " + cacheDir + "/part.$$ " + cachedPath
+// keep puts a worker that has arrived into the folder: whole, or not at all, whatever becomes of the node meanwhile. Its name there is the pod's, so
+// that what another one left is in nobody's way. Its argument is the hash.
+const keep = `part=` + cacheDir + `/part.${HOSTNAME:-$$}
+cp ` + workerPath + ` $part && sum=$(sha256sum <$part) && [ "${sum%% *}" = "$1" ] && chmod 555 $part && sync && mv $part ` + cachedPath
 
 // cacheVolume is the node's folder for the session's worker. Whoever comes first has the kubelet make it, for root.
 func (s *session) cacheVolume() corev1.Volume {
@@ -91,7 +93,7 @@ func (s *session) filler(name, node string) *corev1.Pod {
 			Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 			Volumes:     []corev1.Volume{scratch("sbx-agent", s.worker.size>>20+2, false), s.cacheVolume()},
 			Containers: []corev1.Container{{
-				Name: loaderName, Image: s.options.Image, Command: loader("", keep, loadTime), SecurityContext: security,
+				Name: loaderName, Image: s.options.Image, Command: append(loader("", keep, loadTime), "sbx", s.worker.sum), SecurityContext: security,
 				VolumeMounts: []corev1.VolumeMount{{Name: "sbx-agent", MountPath: agentDir}, {Name: cacheName, MountPath: cacheDir}},
 			}},
 		},

@@ -19,9 +19,11 @@ import (
 
 const (
 	// leaseTime is how long a session that says nothing is taken for alive. Nothing is urgent: pods end with their sessions by themselves.
-	leaseTime = 5 * time.Minute
-	// renewTime is between two signs of life.
+	leaseTime = 15 * time.Minute
+	// renewTime is between two signs of life, and againTime where one could not be given: after a time without API servers, other sessions must not
+	// find the lease as it was.
 	renewTime = time.Minute
+	againTime = 5 * time.Second
 	// requestTime bounds a request that nobody waits for.
 	requestTime = 20 * time.Second
 )
@@ -56,13 +58,12 @@ func (s *session) makeLease(ctx context.Context) error {
 
 // renew gives signs of life until ctx ends.
 func (s *session) renew(ctx context.Context) {
-	tick := time.NewTicker(renewTime)
-	defer tick.Stop()
+	pause := renewTime
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-time.After(pause):
 		}
 		patch, err := json.Marshal(map[string]any{"spec": map[string]any{"renewTime": metav1.NewMicroTime(time.Now().Add(s.ahead))}})
 		if err == nil {
@@ -72,10 +73,12 @@ func (s *session) renew(ctx context.Context) {
 		}
 		switch {
 		case err == nil || ctx.Err() != nil:
+			pause = renewTime
 		case apierrors.IsNotFound(err):
 			s.spec.Logger.Error("the session's Lease was deleted, and its pods go with it; open another session", "lease", s.name, "namespace", s.namespace)
 			return
-		default:
+		case pause == renewTime: // told once
+			pause = againTime
 			s.spec.Logger.Warn("the session's Lease could not be renewed", "lease", s.name, "err", err)
 		}
 	}
@@ -93,7 +96,8 @@ func (s *session) sweep(ctx context.Context) error {
 			continue
 		}
 		s.spec.Logger.Info("a session is gone that left something; it is deleted", "lease", lease.Name, "namespace", s.namespace)
-		if err := s.deleteLease(ctx, lease.Name, lease.UID); err != nil {
+		// Not if it has been renewed meanwhile.
+		if err := s.deleteLease(ctx, lease.Name, metav1.Preconditions{UID: &lease.UID, ResourceVersion: &lease.ResourceVersion}); err != nil {
 			return err
 		}
 	}
@@ -108,8 +112,8 @@ func expired(lease *coordinationv1.Lease, now time.Time) bool {
 	return now.After(lease.Spec.RenewTime.Add(time.Duration(*lease.Spec.LeaseDurationSeconds) * time.Second))
 }
 
-func (s *session) deleteLease(ctx context.Context, name string, uid types.UID) error {
-	err := s.client.CoordinationV1().Leases(s.namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+func (s *session) deleteLease(ctx context.Context, name string, only metav1.Preconditions) error {
+	err := s.client.CoordinationV1().Leases(s.namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: &only})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete the Lease %s: %w", name, err)
 	}

@@ -69,14 +69,20 @@ mkfifo %[1]s/go || exit 1
 sleep %[2]d >%[1]s/go &
 echo '%[3]s'
 read -r word <%[1]s/go || exit 1
+rm -f %[1]s/go
 kill $!
 wait $! 2>/dev/null
 %[4]s`, agentDir, int(wait.Seconds()), loaderHello, then)}
 }
 
 // upload is the program that takes the worker. Its argument is the hash of what must have arrived: an upload can be cut off without any
-// error.
-var upload = fmt.Sprintf(`part=%[1]s/part.$$
+// error. One whose answer was lost has done all.
+var upload = fmt.Sprintf(`if [ -x %[2]s ]; then
+  [ ! -p %[1]s/go ] || echo go >%[1]s/go
+  exit 0
+fi
+rm -f %[1]s/part.*
+part=%[1]s/part.$$
 gzip -dc >$part && sum=$(sha256sum <$part) && [ "${sum%%%% *}" = "$1" ] && chmod 555 $part && mv $part %[2]s && echo go >%[1]s/go`, agentDir, workerPath)
 
 // podFor returns the pod of a sandbox. A spec without an ID is of those that wait for their sandbox. workerSize is in bytes.

@@ -50,6 +50,7 @@ type sandbox struct {
 
 	mu      sync.Mutex
 	stopped bool
+	unknown bool // the connection broke while it was stopped: its processes may live
 	process driver.Process
 }
 
@@ -65,8 +66,8 @@ func (s *session) newSandbox(ctx context.Context, name string, spec driver.Spec)
 		sb.claim = name
 	} else {
 		sb.pod = s.pods.expect(name)
-		defer s.pods.forget(name)
 	}
+	defer func() { s.pods.forget(sb.name) }()
 	defer func() {
 		if err == nil {
 			return
@@ -381,6 +382,11 @@ func (sb *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (dri
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
+		sb.mu.Lock()
+		defer sb.mu.Unlock()
+		if sb.stopped {
+			return fail(driver.ErrStopped)
+		}
 		return fail(err)
 	}
 	sb.mu.Lock()
@@ -396,6 +402,7 @@ func (sb *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (dri
 func (sb *sandbox) lost(ctx context.Context) (driver.Exit, error) {
 	sb.mu.Lock()
 	stopped := sb.stopped
+	sb.unknown = stopped
 	sb.mu.Unlock()
 	if stopped {
 		return driver.Exit{Code: -1, Signal: syscall.SIGKILL}, nil
@@ -409,7 +416,7 @@ func (sb *sandbox) lost(ctx context.Context) (driver.Exit, error) {
 	wrong := failure(pod)
 	if ended := sandboxEnd(pod); ended != nil {
 		switch {
-		case ended.Reason == "OOMKilled":
+		case ended.Reason == "OOMKilled" && ended.ExitCode != 0: // else it was one of its children
 			return driver.Exit{Code: -1, Signal: syscall.SIGKILL, OutOfMemory: true}, nil
 		case ended.ExitCode == 0 && wrongReason(wrong) == ReasonEnded:
 			return driver.Exit{}, sb.wrong(ReasonDisconnected, "the connection to it broke, so its agent ended")
@@ -470,7 +477,9 @@ func (sb *sandbox) kill(ctx context.Context, process driver.Process) (dead bool)
 	defer cancel()
 	_ = process.Kill()
 	_, err := process.Wait(ctx)
-	return err == nil
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	return err == nil && !sb.unknown
 }
 
 // remove deletes the pod of a sandbox that did not come up.

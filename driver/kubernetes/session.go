@@ -142,7 +142,7 @@ func (s *session) release() {
 func (s *session) removeLease() error {
 	ctx, cancel := context.WithTimeout(context.Background(), requestTime)
 	defer cancel()
-	return s.deleteLease(ctx, s.name, s.lease)
+	return s.deleteLease(ctx, s.name, metav1.Preconditions{UID: &s.lease})
 }
 
 func (s *session) Report() driver.Report { return s.report }
@@ -222,7 +222,7 @@ func (s *session) Close(ctx context.Context) error {
 	if err := s.allowNetwork(ctx); err != nil {
 		return fmt.Errorf("kubernetes: close session %s: %w", s.spec.ID, err)
 	}
-	if err := s.deleteLease(ctx, s.name, s.lease); err != nil {
+	if err := s.deleteLease(ctx, s.name, metav1.Preconditions{UID: &s.lease}); err != nil {
 		return fmt.Errorf("kubernetes: close session %s: %w", s.spec.ID, err)
 	}
 	s.release()

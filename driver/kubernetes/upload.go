@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/sandboxfn/sbx/driver/kubernetes/internal/forward"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
@@ -92,7 +93,7 @@ func (s *session) exec(ctx context.Context, pod, container string, stdin io.Read
 	if err != nil {
 		return "", err
 	}
-	executor, err := remotecommand.NewFallbackExecutor(websocket, spdy, noWebsocket)
+	executor, err := remotecommand.NewFallbackExecutor(websocket, spdy, forward.NoWebsocket)
 	if err != nil {
 		return "", err
 	}

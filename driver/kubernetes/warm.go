@@ -114,7 +114,7 @@ type load struct {
 }
 
 // loadWarm sends the worker to a pod that waits for its sandbox, if the pod needs that, so that it is there when the sandbox comes.
-func (s *session) loadWarm(name string) {
+func (s *session) loadWarm(name string, pod *observed) {
 	l := &load{done: make(chan struct{})}
 	s.mu.Lock()
 	s.loads[name] = l
@@ -125,7 +125,7 @@ func (s *session) loadWarm(name string) {
 		l.err = func() error {
 			ctx, cancel := context.WithTimeout(s.running, loadTime)
 			defer cancel()
-			sb := &sandbox{session: s, name: name, pod: s.pods.known(name)}
+			sb := &sandbox{session: s, name: name, pod: pod}
 			if _, err := sb.awaitRunning(ctx, sandboxName); err != nil {
 				return err
 			}

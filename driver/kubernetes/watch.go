@@ -17,8 +17,8 @@ import (
 
 // watch knows the session's pods. One informer feeds it.
 type watch struct {
-	stray func(name string) // called for pods that nobody expects
-	warm  func(name string) // called for pods that wait for their sandbox
+	stray func(name string)              // called for pods that nobody expects
+	warm  func(name string, o *observed) // called for pods that wait for their sandbox
 
 	mu   sync.Mutex
 	pods map[string]*observed // by name: those that are expected or there
@@ -56,7 +56,7 @@ func (o *observed) await(ctx context.Context, until func(pod *corev1.Pod, gone b
 	}
 }
 
-func newWatch(stray, warm func(name string)) *watch {
+func newWatch(stray func(name string), warm func(name string, o *observed)) *watch {
 	return &watch{stray: stray, warm: warm, pods: map[string]*observed{}}
 }
 
@@ -112,10 +112,11 @@ func (w *watch) expect(name string) *observed {
 // known returns what is known of a pod that somebody else makes.
 func (w *watch) known(name string) *observed {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	o := w.pods[name]
-	w.mu.Unlock()
 	if o == nil {
-		o = w.expect(name)
+		o = &observed{changed: make(chan struct{})}
+		w.pods[name] = o
 	}
 	return o
 }
@@ -151,12 +152,14 @@ func (w *watch) observe(object any, gone bool) {
 		w.pods[pod.Name] = o
 		if pod.Labels[warmLabel] == "" {
 			w.stray(pod.Name)
-		} else {
-			w.warm(pod.Name)
 		}
 	}
 	if o == nil {
 		return
+	}
+	// A claim may have told of it before. Before its state is known, so that who waits for that finds what is begun here.
+	if first, _, _ := o.state(); first == nil && !gone && pod.Labels[warmLabel] != "" {
+		w.warm(pod.Name, o)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
