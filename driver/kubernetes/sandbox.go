@@ -282,8 +282,11 @@ func (sb *sandbox) load(ctx context.Context, lines *podLog, container string, po
 
 // awaitRunning waits until a container of the pod runs.
 func (sb *sandbox) awaitRunning(ctx context.Context, container string) (*corev1.Pod, error) {
-	pod, _, err := sb.pod.await(ctx, func(pod *corev1.Pod, _ bool) bool {
-		if pod == nil {
+	pod, gone, err := sb.pod.await(ctx, func(pod *corev1.Pod, gone bool) bool {
+		switch {
+		case gone:
+			return true
+		case pod == nil:
 			return false
 		}
 		for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
@@ -293,6 +296,9 @@ func (sb *sandbox) awaitRunning(ctx context.Context, container string) (*corev1.
 		}
 		return false
 	})
+	if err == nil && gone {
+		err = sb.wrong(ReasonDeleted, "it is no more")
+	}
 	return pod, err
 }
 

@@ -11,6 +11,8 @@ import (
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/agent"
+	"github.com/sandboxfn/sbx/internal/agent/remote"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -107,51 +109,72 @@ func (s *session) endWarm(ctx context.Context) error {
 	return nil
 }
 
-// load is the sending of the worker to a pod that waits for its sandbox.
+// load is what is done for a pod that waits for its sandbox.
 type load struct {
-	done chan struct{}
-	err  error // read after done
+	done  chan struct{}
+	agent *remote.Agent // in the pod; read after done, as is:
+	err   error
 }
 
-// loadWarm sends the worker to a pod that waits for its sandbox, if the pod needs that, so that it is there when the sandbox comes.
+// loadWarm sends the worker to a pod that waits for its sandbox, if the pod needs that, and connects to the agent, so that the sandbox finds all there. What
+// nobody takes it gives up when the pod is gone, or the session ends.
 func (s *session) loadWarm(name string, pod *observed) {
 	l := &load{done: make(chan struct{})}
 	s.mu.Lock()
 	s.loads[name] = l
 	s.mu.Unlock()
 	s.tasks.Go(func() {
-		defer close(l.done)
-		// Whoever does it may be too late, since the pod's life is not the session's alone.
-		l.err = func() error {
-			ctx, cancel := context.WithTimeout(s.running, loadTime)
-			defer cancel()
-			sb := &sandbox{session: s, name: name, pod: pod}
-			if _, err := sb.awaitRunning(ctx, sandboxName); err != nil {
-				return err
-			}
-			lines, err := sb.follow(ctx, sandboxName)
-			if err != nil {
-				return err
-			}
-			defer func() { _ = lines.Close() }()
-			line, err := lines.find(loaderHello, agent.ListensPrefix)
-			if err != nil || line != loaderHello {
-				return err
-			}
-			return s.sendWorker(ctx, name, sandboxName)
-		}()
+		sb := &sandbox{session: s, name: name, pod: pod}
+		l.err = sb.prepareWarm(s.running)
+		l.agent = sb.agent
+		close(l.done)
+		_, _, _ = pod.await(s.running, func(_ *corev1.Pod, gone bool) bool { return gone })
+		if s.takeLoad(name) != nil && l.agent != nil {
+			_ = l.agent.Close()
+		}
 	})
 }
 
-// startWarm finds the agent in a pod that was ready.
-func (sb *sandbox) startWarm(ctx context.Context) error {
+// takeLoad returns what was done for a pod, to the first who asks; nil to all others.
+func (s *session) takeLoad(name string) *load {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.loads[name]
+	delete(s.loads, name)
+	return l
+}
+
+func (sb *sandbox) prepareWarm(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, loadTime)
+	defer cancel()
 	pod, err := sb.awaitRunning(ctx, sandboxName)
 	if err != nil {
 		return err
 	}
+	lines, err := sb.follow(ctx, sandboxName)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lines.Close() }()
+	line, err := lines.find(loaderHello, agent.ListensPrefix)
+	if err == nil && line == loaderHello {
+		if err = sb.session.sendWorker(ctx, sb.name, sandboxName); err == nil {
+			line, err = lines.find(agent.ListensPrefix)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return sb.connect(ctx, pod, strings.TrimPrefix(line, agent.ListensPrefix))
+}
+
+// startWarm takes the agent in a pod that was ready.
+func (sb *sandbox) startWarm(ctx context.Context) error {
+	if _, err := sb.awaitRunning(ctx, sandboxName); err != nil {
+		return err
+	}
 	sb.session.mu.Lock()
 	l := sb.session.loads[sb.name]
-	delete(sb.session.loads, sb.name)
 	sb.session.mu.Unlock()
 	if l != nil {
 		select {
@@ -159,20 +182,13 @@ func (sb *sandbox) startWarm(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		if l.err != nil {
-			return l.err
-		}
+		l = sb.session.takeLoad(sb.name)
 	}
-	lines, err := sb.follow(ctx, sandboxName)
-	if err != nil {
-		return err
+	if l == nil {
+		return sb.wrong(ReasonDeleted, "it is no more")
 	}
-	defer func() { _ = lines.Close() }()
-	line, err := lines.find(agent.ListensPrefix)
-	if err != nil {
-		return err
-	}
-	return sb.connect(ctx, pod, strings.TrimPrefix(line, agent.ListensPrefix))
+	sb.agent = l.agent
+	return l.err
 }
 
 // claimPod takes one of the pods that are ready, or one that is made now.

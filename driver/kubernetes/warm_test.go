@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sandboxfn/sbx"
 	"github.com/sandboxfn/sbx/driver/kubernetes"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -32,7 +33,7 @@ func TestWarm(t *testing.T) {
 	}, metav1.CreateOptions{})
 	require.NoError(t, err)
 
-	session := openSession(t, onCluster(func(o *kubernetes.Options) { o.Warm = 1 }))
+	session := openSession(t, onCluster(func(o *kubernetes.Options) { o.Warm = 1 }), sbx.MaxSandboxes(4))
 	running := func() *corev1.Pod { // the newest that waited for its sandbox
 		pods, err := admin.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{
 			LabelSelector: "sandboxfn.github.io/sbx-warm", FieldSelector: "status.phase=Running",
@@ -66,6 +67,16 @@ func TestWarm(t *testing.T) {
 		pod := running()
 		return pod != nil && pod.Name != claimed
 	}, time.Minute, 50*time.Millisecond, "another one is made ready")
+	// More than are ready: claims that are told of a pod before it is there.
+	var calls []*sbx.Call[string]
+	for range 4 {
+		calls = append(calls, session.Function(wait).Spawn(t.Context(), 5*time.Second))
+	}
+	for _, call := range calls {
+		answer, err := call.Result(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, "waited", answer)
+	}
 	require.NoError(t, session.Close())
 
 	for _, resource := range []string{"sandboxclaims", "sandboxwarmpools", "sandboxtemplates"} {
