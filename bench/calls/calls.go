@@ -12,6 +12,7 @@ import (
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/driver/local"
 	"github.com/sandboxfn/sbx/driver/process"
+	"github.com/sandboxfn/sbx/internal/measure"
 )
 
 // a variant is sbx on one of the drivers that this machine has.
@@ -55,27 +56,27 @@ func lone(ctx context.Context, b *bench, w *strings.Builder) error {
 	if err != nil {
 		return err
 	}
-	contenders := []contender{b.peers.raw(callSize), b.peers.netRPC(callSize), b.peers.streamed(callSize), b.peers.unary(callSize, 1)}
+	contenders := []measure.Contender{b.peers.raw(callSize), b.peers.netRPC(callSize), b.peers.streamed(callSize), b.peers.unary(callSize, 1)}
 	for _, p := range b.peers.pythons {
 		contenders = append(contenders, p.contender("call"))
 	}
 	data := make([]byte, callSize)
 	for _, v := range variants {
 		echo := sessions[v.name].Function(Echo)
-		contenders = append(contenders, contender{v.name, together(1, func(ctx context.Context) error {
+		contenders = append(contenders, measure.Contender{Name: v.name, Run: together(1, func(ctx context.Context) error {
 			_, err := echo.Call(ctx, data)
 			return err
 		})})
 	}
-	took, err := b.contest(ctx, contenders)
+	took, err := b.Contest(ctx, contenders)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "One call at a time, with %d bytes there and back, into a warm sandbox or a process that is there.\n\n", callSize)
-	compare(w, contenders, took, time.Microsecond, "raw echo", "gRPC stream", "gRPC unary")
+	measure.Compare(w, contenders, took, time.Microsecond, "raw echo", "gRPC stream", "gRPC unary")
 	for _, v := range variants {
-		b.atMost("lone call, "+v.name+": to a gRPC stream", took[v.name]/took["gRPC stream"], 1.3)
-		b.atMost("lone call, "+v.name+": to gRPC unary", took[v.name]/took["gRPC unary"], 0.8)
+		b.AtMost("lone call, "+v.name+": to a gRPC stream", took[v.name]/took["gRPC stream"], 1.3)
+		b.AtMost("lone call, "+v.name+": to gRPC unary", took[v.name]/took["gRPC unary"], 0.8)
 	}
 	return end()
 }
@@ -87,23 +88,23 @@ func inFlight(ctx context.Context, b *bench, w *strings.Builder) error {
 	if err != nil {
 		return err
 	}
-	contenders := []contender{b.peers.unary(callSize, atOnce)}
+	contenders := []measure.Contender{b.peers.unary(callSize, atOnce)}
 	data := make([]byte, callSize)
 	for _, v := range variants {
 		echo := sessions[v.name].Function(Echo)
-		contenders = append(contenders, contender{v.name, together(atOnce, func(ctx context.Context) error {
+		contenders = append(contenders, measure.Contender{Name: v.name, Run: together(atOnce, func(ctx context.Context) error {
 			_, err := echo.Call(ctx, data)
 			return err
 		})})
 	}
-	took, err := b.contest(ctx, contenders)
+	took, err := b.Contest(ctx, contenders)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "%d calls of %d bytes in flight, in one sandbox (sbx.Concurrency(%d)) or over one connection; the time of one among them.\n\n", atOnce, callSize, atOnce)
-	compare(w, contenders, took, time.Microsecond, "gRPC unary")
+	measure.Compare(w, contenders, took, time.Microsecond, "gRPC unary")
 	for _, v := range variants {
-		b.atLeast(fmt.Sprintf("%d in flight, %s: rate to gRPC unary's", atOnce, v.name), took["gRPC unary"]/took[v.name], 5)
+		b.AtLeast(fmt.Sprintf("%d in flight, %s: rate to gRPC unary's", atOnce, v.name), took["gRPC unary"]/took[v.name], 5)
 	}
 	return end()
 }
@@ -125,13 +126,13 @@ func mapping(ctx context.Context, b *bench, w *strings.Builder) error {
 	if err != nil {
 		return err
 	}
-	contenders := []contender{b.peers.raw(0), b.peers.unary(0, 1)}
+	contenders := []measure.Contender{b.peers.raw(0), b.peers.unary(0, 1)}
 	for _, p := range b.peers.pythons {
 		contenders = append(contenders, p.contender("map"))
 	}
 	for _, v := range variants {
 		empty := sessions[v.name].Function(Empty)
-		contenders = append(contenders, contender{v.name, func(ctx context.Context, n int) error {
+		contenders = append(contenders, measure.Contender{Name: v.name, Run: func(ctx context.Context, n int) error {
 			for _, err := range empty.Map(ctx, repeat(struct{}{}, n)) {
 				if err != nil {
 					return err
@@ -140,17 +141,17 @@ func mapping(ctx context.Context, b *bench, w *strings.Builder) error {
 			return nil
 		}})
 	}
-	took, err := b.contest(ctx, contenders)
+	took, err := b.Contest(ctx, contenders)
 	if err != nil {
 		return err
 	}
 	w.WriteString("A map of empty calls over two sandboxes, or two processes in Python; the time of one input among them. The echo and gRPC make one call at a time.\n\n")
-	compare(w, contenders, took, time.Microsecond, "raw echo", "gRPC unary")
+	measure.Compare(w, contenders, took, time.Microsecond, "raw echo", "gRPC unary")
 	for _, v := range variants {
-		b.atLeast("map, "+v.name+": rate to the raw echo's", took["raw echo"]/took[v.name], 0.25)
-		b.atLeast("map, "+v.name+": rate to gRPC unary's", took["gRPC unary"]/took[v.name], 5)
+		b.AtLeast("map, "+v.name+": rate to the raw echo's", took["raw echo"]/took[v.name], 0.25)
+		b.AtLeast("map, "+v.name+": rate to gRPC unary's", took["gRPC unary"]/took[v.name], 5)
 		if dask, ok := took["dask.distributed"]; ok {
-			b.atLeast("map, "+v.name+": rate to dask's", dask/took[v.name], 100)
+			b.AtLeast("map, "+v.name+": rate to dask's", dask/took[v.name], 100)
 		}
 	}
 	return end()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/measure"
 	"github.com/sandboxfn/sbx/internal/wire/launch"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 	"github.com/sandboxfn/sbx/worker"
@@ -54,7 +55,7 @@ func cold(ctx context.Context, b *bench, w *strings.Builder) error {
 		note(v.name, "open", time.Since(began))
 	}
 	serial := 0
-	for round := range 3*b.rounds + 1 {
+	for round := range 3*b.Rounds + 1 {
 		began := time.Now()
 		if err := firstByte(); err != nil {
 			return err
@@ -84,20 +85,20 @@ func cold(ctx context.Context, b *bench, w *strings.Builder) error {
 			return err
 		}
 	}
-	fmt.Fprintf(w, "From nothing to a first result, in a session that is open: medians of %d starts in turn, in ms. A plain exec of the same executable takes %s ms to its first byte.\n\n", 3*b.rounds, short(median(taken["exec"]["all"])))
+	fmt.Fprintf(w, "From nothing to a first result, in a session that is open: medians of %d starts in turn, in ms. A plain exec of the same executable takes %s ms to its first byte.\n\n", 3*b.Rounds, measure.Short(measure.Median(taken["exec"]["all"])))
 	fmt.Fprintf(w, "| | %s | × exec |\n| --- |%s --- |\n", strings.Join(steps, " | "), strings.Repeat(" --- |", len(steps)))
 	for _, v := range variants {
 		fmt.Fprintf(w, "| %s |", v.name)
 		for _, step := range steps {
-			fmt.Fprintf(w, " %s |", short(median(taken[v.name][step])))
+			fmt.Fprintf(w, " %s |", measure.Short(measure.Median(taken[v.name][step])))
 		}
-		ratio := median(taken[v.name]["all"]) / median(taken["exec"]["all"])
-		fmt.Fprintf(w, " %s |\n", short(ratio))
-		b.atMost("cold, "+v.name+": to a plain exec", ratio, 4)
+		ratio := measure.Median(taken[v.name]["all"]) / measure.Median(taken["exec"]["all"])
+		fmt.Fprintf(w, " %s |\n", measure.Short(ratio))
+		b.AtMost("cold, "+v.name+": to a plain exec", ratio, 4)
 	}
 	w.WriteString("\nOpen, once a session:")
 	for _, v := range variants {
-		fmt.Fprintf(w, " %s %s ms;", v.name, short(median(taken[v.name]["open"])))
+		fmt.Fprintf(w, " %s %s ms;", v.name, measure.Short(measure.Median(taken[v.name]["open"])))
 	}
 	w.WriteString(" not counted above.\n")
 	return nil

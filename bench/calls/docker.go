@@ -15,13 +15,11 @@ import (
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/driver/docker"
 	"github.com/sandboxfn/sbx/driver/local"
+	"github.com/sandboxfn/sbx/internal/measure"
 )
 
 // dockerImageVariable names the image of containers, where it is not the driver's default.
 const dockerImageVariable = "SBX_BENCH_DOCKER_IMAGE"
-
-// errLeftOut is of a part for which the machine lacks something. What is written down of it stays as it is.
-var errLeftOut = errors.New("left out")
 
 // inDocker measures sandboxes of a Docker Engine, if one answers, beside local ones and bare containers.
 func inDocker(ctx context.Context, b *bench, w *strings.Builder) error {
@@ -31,7 +29,7 @@ func inDocker(ctx context.Context, b *bench, w *strings.Builder) error {
 	for _, v := range []variant{{dockerName, docker.New(&docker.Options{Image: image})}, {localName, local.New(nil)}} {
 		session, err := v.open(ctx, sbx.MaxSandboxes(2))
 		if unavailable, ok := errors.AsType[*driver.UnavailableError](err); ok && v.name == dockerName {
-			return fmt.Errorf("%w: %w", errLeftOut, unavailable)
+			return fmt.Errorf("%w: %w", measure.ErrLeftOut, unavailable)
 		}
 		if err != nil {
 			return err
@@ -39,16 +37,16 @@ func inDocker(ctx context.Context, b *bench, w *strings.Builder) error {
 		defer session.Close()
 		byName[v.name] = session
 	}
-	var calls, maps, starts []contender
+	var calls, maps, starts []measure.Contender
 	data := make([]byte, callSize)
 	for _, name := range []string{localName, dockerName} {
 		session := byName[name]
 		echo, empty := session.Function(Echo), session.Function(Empty)
-		calls = append(calls, contender{name, together(1, func(ctx context.Context) error {
+		calls = append(calls, measure.Contender{Name: name, Run: together(1, func(ctx context.Context) error {
 			_, err := echo.Call(ctx, data)
 			return err
 		})})
-		maps = append(maps, contender{name, func(ctx context.Context, n int) error {
+		maps = append(maps, measure.Contender{Name: name, Run: func(ctx context.Context, n int) error {
 			for _, err := range empty.Map(ctx, repeat(struct{}{}, n)) {
 				if err != nil {
 					return err
@@ -56,7 +54,7 @@ func inDocker(ctx context.Context, b *bench, w *strings.Builder) error {
 			}
 			return nil
 		}})
-		starts = append(starts, contender{name, together(1, func(ctx context.Context) error {
+		starts = append(starts, measure.Contender{Name: name, Run: together(1, func(ctx context.Context) error {
 			sandbox := session.Sandbox()
 			_, err := empty.In(sandbox).Call(ctx, struct{}{})
 			return errors.Join(err, sandbox.Stop(ctx))
@@ -68,25 +66,25 @@ func inDocker(ctx context.Context, b *bench, w *strings.Builder) error {
 	}
 	defer api.Close()
 	const bare = "a container that is created, started and removed"
-	starts = append(starts, contender{bare, together(1, func(ctx context.Context) error { return bareContainer(ctx, api, image) })})
+	starts = append(starts, measure.Contender{Name: bare, Run: together(1, func(ctx context.Context) error { return bareContainer(ctx, api, image) })})
 
-	took, err := b.contest(ctx, calls)
+	took, err := b.Contest(ctx, calls)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "One call at a time, with %d bytes there and back, into a warm sandbox.\n\n", callSize)
-	compare(w, calls, took, time.Microsecond, localName)
-	b.atMost("lone call, sbx, docker: to the local driver's", took[dockerName]/took[localName], 1.5)
-	if took, err = b.contest(ctx, maps); err != nil {
+	measure.Compare(w, calls, took, time.Microsecond, localName)
+	b.AtMost("lone call, sbx, docker: to the local driver's", took[dockerName]/took[localName], 1.5)
+	if took, err = b.Contest(ctx, maps); err != nil {
 		return err
 	}
 	w.WriteString("\nA map of empty calls over two sandboxes; the time of one input among them.\n\n")
-	compare(w, maps, took, time.Microsecond, localName)
-	if took, err = b.contest(ctx, starts); err != nil {
+	measure.Compare(w, maps, took, time.Microsecond, localName)
+	if took, err = b.Contest(ctx, starts); err != nil {
 		return err
 	}
 	w.WriteString("\nA sandbox from nothing to its first result, and its stop.\n\n")
-	compare(w, starts, took, time.Millisecond, bare)
+	measure.Compare(w, starts, took, time.Millisecond, bare)
 	return nil
 }
 

@@ -37,7 +37,7 @@ func flat(ctx context.Context, b *bench, w *strings.Builder) error {
 	}
 	fmt.Fprintf(w, "A map of %d empty calls over two local sandboxes took %v, %.0f inputs/s. The session's program had at most %.1f MiB of heap, free and unused parts included.\n",
 		b.inputs, took.Round(time.Second), float64(done)/took.Seconds(), most/(1<<20))
-	b.atMost("heap at the most during a map, in MiB", math.Ceil(most/(1<<20)), maxFlat)
+	b.AtMost("heap at the most during a map, in MiB", math.Ceil(most/(1<<20)), maxFlat)
 	return session.Close()
 }
 

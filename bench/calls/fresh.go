@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/internal/measure"
 )
 
 // fresh measures calls that each have a sandbox of their own: one that is there when the call comes, beside one that is started for it.
@@ -16,7 +17,7 @@ func fresh(ctx context.Context, b *bench, w *strings.Builder) error {
 	const calls = 32 // many more than are ready when a turn begins
 	// A start waits for this and that: so many at a time keep every processor busy.
 	many := 8 * runtime.GOMAXPROCS(0)
-	var contenders []contender
+	var contenders []measure.Contender
 	var sessions []*sbx.Session
 	for _, v := range variants {
 		for _, one := range []struct {
@@ -35,14 +36,14 @@ func fresh(ctx context.Context, b *bench, w *strings.Builder) error {
 			}
 			for _, atOnce := range []int{1, runtime.GOMAXPROCS(0), many} {
 				run := together(atOnce, call)
-				contenders = append(contenders, contender{
-					fmt.Sprintf("%s, %s, %d at a time", v.name, one.name, atOnce),
-					func(ctx context.Context, n int) error { return run(ctx, n*calls) },
+				contenders = append(contenders, measure.Contender{
+					Name: fmt.Sprintf("%s, %s, %d at a time", v.name, one.name, atOnce),
+					Run:  func(ctx context.Context, n int) error { return run(ctx, n*calls) },
 				})
 			}
 		}
 	}
-	took, err := b.contest(ctx, contenders)
+	took, err := b.Contest(ctx, contenders)
 	if err != nil {
 		return err
 	}
@@ -50,9 +51,9 @@ func fresh(ctx context.Context, b *bench, w *strings.Builder) error {
 		took[name] /= calls
 	}
 	fmt.Fprintf(w, "An empty call in a sandbox of its own, which is stopped after it; %d sandboxes at most.\n\n", many)
-	compare(w, contenders, took, time.Millisecond, "sbx, local, sbx.MaxUses(1), 1 at a time")
-	local := contenders[len(contenders)-1].name
-	b.atLeast("calls in fresh sandboxes a second, "+local, float64(time.Second)/took[local], 100)
+	measure.Compare(w, contenders, took, time.Millisecond, "sbx, local, sbx.MaxUses(1), 1 at a time")
+	local := contenders[len(contenders)-1].Name
+	b.AtLeast("calls in fresh sandboxes a second, "+local, float64(time.Second)/took[local], 100)
 	for _, session := range sessions {
 		err = errors.Join(err, session.Close())
 	}

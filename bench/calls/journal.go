@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/internal/measure"
 )
 
 const (
@@ -56,8 +57,8 @@ func journaled(ctx context.Context, b *bench, w *strings.Builder) error {
 				*one.rates = append(*one.rates, rate)
 			}
 		}
-		fmt.Fprintf(w, "| %s | %.0f | %.0f | %.0f |\n", v.name, median(plain), median(computed), median(recalled))
-		b.atLeast("map with a journal, "+v.name+": inputs/s", median(computed), minJournaled)
+		fmt.Fprintf(w, "| %s | %.0f | %.0f | %.0f |\n", v.name, measure.Median(plain), measure.Median(computed), measure.Median(recalled))
+		b.AtLeast("map with a journal, "+v.name+": inputs/s", measure.Median(computed), minJournaled)
 		if err := session.Close(); err != nil {
 			return err
 		}

@@ -13,9 +13,22 @@ import (
 	"os"
 	"regexp"
 	"strings"
+
+	"github.com/sandboxfn/sbx/internal/measure"
 )
 
-var parts = []part{
+// bench is one run of this program.
+type bench struct {
+	measure.Run
+	growth int
+	inputs int // of the long map
+	peers  *peers
+}
+
+var parts = []struct {
+	name string
+	run  func(ctx context.Context, b *bench, w *strings.Builder) error
+}{
 	{"lone", lone},
 	{"in-flight", inFlight},
 	{"map", mapping},
@@ -35,24 +48,24 @@ func main() {
 		exit(servePeers(folder))
 	}
 	only := flag.String("run", "", "a regular expression of the parts that run; empty is all")
-	rounds := flag.Int("rounds", 9, "how often each contender runs")
+	rounds := flag.Int("rounds", 9, "how often each measure.Contender runs")
 	calls := flag.Int("growth", 1_000_000, "after how many calls memory is looked at again")
 	inputs := flag.Int("inputs", 1_000_000, "how many inputs the long map has whose memory is looked at")
-	write := flag.Bool("write", false, "write the tables into "+performanceFile+", and the ratios into "+ratiosFile)
-	check := flag.Bool("check", false, "compare the ratios with those in "+ratiosFile)
+	write := flag.Bool("write", false, "write the tables into "+measure.PerformanceFile+", and the ratios into "+measure.RatiosFile)
+	check := flag.Bool("check", false, "compare the ratios with those in "+measure.RatiosFile)
 	folder := flag.String("profile", "", "write profiles of warm calls to this folder instead")
 	flag.Parse()
 	ctx := context.Background()
 	if *folder != "" {
 		exit(profile(ctx, *folder))
 	}
-	b := &bench{rounds: *rounds, growth: *calls, inputs: *inputs, tables: map[string]string{}}
+	b := &bench{Run: measure.Run{Program: "bench/calls", Rounds: *rounds}, growth: *calls, inputs: *inputs}
 	err := b.run(ctx, *only)
 	if err == nil && *write {
-		err = b.writeDown(strings.Join(append([]string{"go run ./bench/calls"}, os.Args[1:]...), " "))
+		err = b.WriteDown(strings.Join(append([]string{"go run ./bench/calls"}, os.Args[1:]...), " "))
 	}
 	if err == nil && *check {
-		err = b.check()
+		err = b.Check()
 	}
 	exit(err)
 }
@@ -65,13 +78,19 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-func (b *bench) run(ctx context.Context, only string) (err error) {
-	if b.only, err = regexp.Compile(only); err != nil {
+func (b *bench) run(ctx context.Context, only string) error {
+	chosen, err := regexp.Compile(only)
+	if err != nil {
 		return err
 	}
 	if b.peers, err = startPeers(ctx, "/proc/self/exe"); err != nil {
 		return err
 	}
 	defer b.peers.close()
-	return b.all(ctx, parts)
+	b.With = b.peers.versions()
+	all := make([]measure.Part, len(parts))
+	for i, p := range parts {
+		all[i] = measure.Part{Name: p.name, Run: func(ctx context.Context, w *strings.Builder) error { return p.run(ctx, b, w) }}
+	}
+	return b.All(ctx, chosen, all)
 }

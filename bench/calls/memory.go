@@ -24,7 +24,7 @@ func memory(ctx context.Context, b *bench, w *strings.Builder) error {
 	}
 	w.WriteString("| | |\n| --- | --- |\n")
 	fmt.Fprintf(w, "| the session's heap, for each input of a map that waits | %.0f bytes, and %.0f of stacks (%d inputs) |\n", heap, stacks, pendingInputs)
-	b.atMost("heap for a pending input, in bytes", heap, 500)
+	b.AtMost("heap for a pending input, in bytes", heap, 500)
 	for _, v := range variants {
 		heap, stacks, resident, err := idle(ctx, v)
 		if err != nil {
@@ -32,7 +32,7 @@ func memory(ctx context.Context, b *bench, w *strings.Builder) error {
 		}
 		fmt.Fprintf(w, "| %s: the session's heap for each idle sandbox | %.1f KiB, and %.1f of stacks (%d sandboxes) |\n", v.name, heap/1024, stacks/1024, idleSandboxes)
 		fmt.Fprintf(w, "| %s: resident memory of an idle worker | %.1f MiB, most of it the executable's pages, which workers share |\n", v.name, resident/(1<<20))
-		b.atMost("idle sandbox, "+v.name+": KiB of the session's heap and stacks", (heap+stacks)/1024, 64)
+		b.AtMost("idle sandbox, "+v.name+": KiB of the session's heap and stacks", (heap+stacks)/1024, 64)
 	}
 	before, after, err := growth(ctx, b.growth)
 	if err != nil {
@@ -40,7 +40,7 @@ func memory(ctx context.Context, b *bench, w *strings.Builder) error {
 	}
 	for i, side := range []string{"the session's heap", "the worker's resident memory"} {
 		fmt.Fprintf(w, "| %s, before and after %d calls | %.1f MiB, %.1f MiB |\n", side, b.growth, before[i]/(1<<20), after[i]/(1<<20))
-		b.atMost(fmt.Sprintf("memory after %d calls: to before, %s", b.growth, side), after[i]/before[i], 1.05)
+		b.AtMost(fmt.Sprintf("memory after %d calls: to before, %s", b.growth, side), after[i]/before[i], 1.05)
 	}
 	return nil
 }

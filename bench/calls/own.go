@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/internal/measure"
 )
 
 const (
@@ -43,30 +44,30 @@ func own(ctx context.Context, b *bench, w *strings.Builder) error {
 
 // commands measures what a short command costs.
 func commands(ctx context.Context, b *bench, w *strings.Builder, sandbox *sbx.Sandbox) error {
-	contenders := []contender{
-		{"os/exec", together(1, func(ctx context.Context) error { return exec.CommandContext(ctx, "/bin/true").Run() })},
-		{"sbx, local", together(1, func(ctx context.Context) error { return sandbox.CommandContext(ctx, "/bin/true").Run() })},
+	contenders := []measure.Contender{
+		{Name: "os/exec", Run: together(1, func(ctx context.Context) error { return exec.CommandContext(ctx, "/bin/true").Run() })},
+		{Name: "sbx, local", Run: together(1, func(ctx context.Context) error { return sandbox.CommandContext(ctx, "/bin/true").Run() })},
 	}
-	took, err := b.contest(ctx, contenders)
+	took, err := b.Contest(ctx, contenders)
 	if err != nil {
 		return err
 	}
 	w.WriteString("A command that does nothing, one at a time: on the host, and in a warm sandbox.\n\n")
-	compare(w, contenders, took, time.Millisecond, "os/exec")
-	b.atMost("command, sbx, local: to os/exec", took["sbx, local"]/took["os/exec"], 1.5)
+	measure.Compare(w, contenders, took, time.Millisecond, "os/exec")
+	b.AtMost("command, sbx, local: to os/exec", took["sbx, local"]/took["os/exec"], 1.5)
 	return nil
 }
 
 // output measures how fast a command's output comes.
 func output(ctx context.Context, b *bench, w *strings.Builder, sandbox *sbx.Sandbox) error {
 	const size = "268435456" // bigOutput
-	contenders := []contender{
-		{"os/exec", together(1, func(ctx context.Context) error {
+	contenders := []measure.Contender{
+		{Name: "os/exec", Run: together(1, func(ctx context.Context) error {
 			cmd := exec.CommandContext(ctx, "head", "-c", size, "/dev/zero")
 			cmd.Stdout = struct{ io.Writer }{io.Discard}
 			return cmd.Run()
 		})},
-		{"sbx, local", together(1, func(ctx context.Context) error {
+		{Name: "sbx, local", Run: together(1, func(ctx context.Context) error {
 			cmd := sandbox.CommandContext(ctx, "head", "-c", size, "/dev/zero")
 			cmd.Stdout = io.Discard
 			return cmd.Run()
@@ -77,7 +78,7 @@ func output(ctx context.Context, b *bench, w *strings.Builder, sandbox *sbx.Sand
 		return err
 	}
 	fmt.Fprintf(w, "\n%d MiB that a command writes to a pipe.\n\n", bigOutput>>20)
-	compare(w, contenders, took, time.Millisecond, "os/exec")
+	measure.Compare(w, contenders, took, time.Millisecond, "os/exec")
 	return nil
 }
 
@@ -104,35 +105,35 @@ func files(ctx context.Context, b *bench, w *strings.Builder, sandbox *sbx.Sandb
 	if err := file.Close(); err != nil {
 		return err
 	}
-	contenders := []contender{
-		{"cp", together(1, func(ctx context.Context) error { return exec.CommandContext(ctx, "cp", from, to).Run() })},
-		{"CopyTo", together(1, func(ctx context.Context) error { return sandbox.CopyTo(ctx, from, "file") })},
-		{"CopyFrom", together(1, func(ctx context.Context) error { return sandbox.CopyFrom(ctx, "file", to) })},
+	contenders := []measure.Contender{
+		{Name: "cp", Run: together(1, func(ctx context.Context) error { return exec.CommandContext(ctx, "cp", from, to).Run() })},
+		{Name: "CopyTo", Run: together(1, func(ctx context.Context) error { return sandbox.CopyTo(ctx, from, "file") })},
+		{Name: "CopyFrom", Run: together(1, func(ctx context.Context) error { return sandbox.CopyFrom(ctx, "file", to) })},
 	}
 	took, err := b.few(ctx, contenders)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "\nA file of %d MiB, from memory to memory: by cp on the host, and with its checksum into a sandbox and out of it.\n\n", bigFile>>20)
-	compare(w, contenders, took, time.Millisecond, "cp")
+	measure.Compare(w, contenders, took, time.Millisecond, "cp")
 	for _, way := range []string{"CopyTo", "CopyFrom"} {
-		b.atLeast(fmt.Sprintf("file of 1 GiB, %s: rate to cp's", way), took["cp"]/took[way], 0.5)
+		b.AtLeast(fmt.Sprintf("file of 1 GiB, %s: rate to cp's", way), took["cp"]/took[way], 0.5)
 	}
 	return sandbox.Remove(ctx, "file")
 }
 
 // few is a contest of what takes its time.
-func (b *bench) few(ctx context.Context, contenders []contender) (map[string]float64, error) {
-	rounds := b.rounds
-	b.rounds = min(rounds, 5)
-	defer func() { b.rounds = rounds }()
-	return b.contest(ctx, contenders)
+func (b *bench) few(ctx context.Context, contenders []measure.Contender) (map[string]float64, error) {
+	rounds := b.Rounds
+	b.Rounds = min(rounds, 5)
+	defer func() { b.Rounds = rounds }()
+	return b.Contest(ctx, contenders)
 }
 
 // starts measures what it costs to start many sandboxes at once.
 func starts(ctx context.Context, b *bench, w *strings.Builder, session *sbx.Session) error {
 	var alone, together []float64
-	for range min(b.rounds, 5) {
+	for range min(b.Rounds, 5) {
 		for _, atOnce := range []bool{false, true} {
 			sandboxes := make([]*sbx.Sandbox, burst)
 			for i := range sandboxes {
@@ -164,9 +165,9 @@ func starts(ctx context.Context, b *bench, w *strings.Builder, session *sbx.Sess
 			}
 		}
 	}
-	serial, parallel := median(alone), median(together)
+	serial, parallel := measure.Median(alone), measure.Median(together)
 	fmt.Fprintf(w, "\n%d sandboxes that are started one after the other take %s ms each, and %s ms each at once, on %d processors.\n",
-		burst, short(serial), short(parallel), runtime.NumCPU())
-	b.atMost(fmt.Sprintf("%d sandboxes at once: to one after the other", burst), parallel/serial, 1.3)
+		burst, measure.Short(serial), measure.Short(parallel), runtime.NumCPU())
+	b.AtMost(fmt.Sprintf("%d sandboxes at once: to one after the other", burst), parallel/serial, 1.3)
 	return nil
 }

@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/sandboxfn/sbx/internal/measure"
 )
 
 // The peers are what one would use instead of sbx, without sandboxes, in a process of their own: this program, started with
@@ -219,10 +221,10 @@ func isNil(end io.Closer) bool {
 }
 
 // raw is the echo over a plain socket.
-func (p *peers) raw(size int) contender {
+func (p *peers) raw(size int) measure.Contender {
 	frame := make([]byte, size+4)
 	reader := bufio.NewReaderSize(p.echo, 64<<10)
-	return contender{"raw echo", func(_ context.Context, n int) (err error) {
+	return measure.Contender{Name: "raw echo", Run: func(_ context.Context, n int) (err error) {
 		for range n {
 			if err := writeFrame(p.echo, frame); err != nil {
 				return err
@@ -235,9 +237,9 @@ func (p *peers) raw(size int) contender {
 	}}
 }
 
-func (p *peers) netRPC(size int) contender {
+func (p *peers) netRPC(size int) measure.Contender {
 	data := make([]byte, size)
-	return contender{"net/rpc", func(_ context.Context, n int) error {
+	return measure.Contender{Name: "net/rpc", Run: func(_ context.Context, n int) error {
 		for range n {
 			var result []byte
 			if err := p.rpc.Call("Peer.Echo", data, &result); err != nil {
@@ -249,9 +251,9 @@ func (p *peers) netRPC(size int) contender {
 }
 
 // streamed is a ping-pong over one stream.
-func (p *peers) streamed(size int) contender {
+func (p *peers) streamed(size int) measure.Contender {
 	data := make([]byte, size)
-	return contender{"gRPC stream", func(_ context.Context, n int) error {
+	return measure.Contender{Name: "gRPC stream", Run: func(_ context.Context, n int) error {
 		for range n {
 			if err := p.stream.SendMsg(wrapperspb.Bytes(data)); err != nil {
 				return err
@@ -265,9 +267,9 @@ func (p *peers) streamed(size int) contender {
 }
 
 // unary makes calls, so many at a time.
-func (p *peers) unary(size, atOnce int) contender {
+func (p *peers) unary(size, atOnce int) measure.Contender {
 	data := make([]byte, size)
-	return contender{"gRPC unary", together(atOnce, func(ctx context.Context) error {
+	return measure.Contender{Name: "gRPC unary", Run: together(atOnce, func(ctx context.Context) error {
 		return p.grpc.Invoke(ctx, "/bench.Peer/Echo", wrapperspb.Bytes(data), new(wrapperspb.BytesValue))
 	})}
 }

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/sandboxfn/sbx/internal/measure"
 )
 
 //go:embed peers.py
@@ -73,11 +75,26 @@ func (p *python) ask(format string, args ...any) error {
 }
 
 // contender is one of the two things that the interpreter does: call and map.
-func (p *python) contender(what string) contender {
-	return contender{p.name, func(_ context.Context, n int) error { return p.ask("%s %d", what, n) }}
+func (p *python) contender(what string) measure.Contender {
+	return measure.Contender{Name: p.name, Run: func(_ context.Context, n int) error { return p.ask("%s %d", what, n) }}
 }
 
 func (p *python) close() {
 	_ = p.stdin.Close()
 	_ = p.process.Wait()
+}
+
+// versions says which of them there are, as text to be appended.
+func (p *peers) versions() string {
+	text := ""
+	if len(p.pythons) > 0 {
+		text += ", " + measure.FirstLine(pythonPath, "--version")
+		if version := measure.FirstLine(pythonPath, "-c", "import distributed; print(distributed.__version__)"); version != "" {
+			text += " with dask.distributed " + version
+		}
+	}
+	for _, missing := range p.missing {
+		text += "; without " + missing
+	}
+	return text
 }

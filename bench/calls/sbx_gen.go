@@ -22,7 +22,6 @@ func init() {
 	registry.Function[struct{}, int]("github.com/sandboxfn/sbx/bench/calls.Resident", Resident)
 	registry.Function[time.Duration, struct{}]("github.com/sandboxfn/sbx/bench/calls.Sleep", Sleep)
 	registry.Function[int, uint64]("github.com/sandboxfn/sbx/bench/calls.Spin", Spin)
-	registry.Error("github.com/sandboxfn/sbx/bench/calls.errLeftOut", errLeftOut)
 	registry.Error("net.ErrClosed", net.ErrClosed)
 	registry.Error("net.ErrWriteToConnected", net.ErrWriteToConnected)
 	registry.Error("net/rpc.ErrShutdown", rpc.ErrShutdown)

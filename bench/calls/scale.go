@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/internal/measure"
 )
 
 // spinVariable makes this program compute for so many rounds, and end.
@@ -61,7 +62,7 @@ func scale(ctx context.Context, b *bench, w *strings.Builder) error {
 		w.WriteString("\n")
 	}
 	for _, v := range variants {
-		b.atLeast("sleeping tasks, "+v.name+": the worst efficiency of N = 1 to 64", worst[v.name], 0.97)
+		b.AtLeast("sleeping tasks, "+v.name+": the worst efficiency of N = 1 to 64", worst[v.name], 0.97)
 	}
 	return b.computing(ctx, w)
 }
@@ -114,7 +115,7 @@ func sleeping(ctx context.Context, v variant, n, tasks int, task time.Duration) 
 func (b *bench) computing(ctx context.Context, w *strings.Builder) error {
 	processors := runtime.NumCPU()
 	const tasks, rounds = 20, 10_000_000
-	contenders := []contender{{"os/exec", func(context.Context, int) error {
+	contenders := []measure.Contender{{Name: "os/exec", Run: func(context.Context, int) error {
 		var started []*exec.Cmd
 		for range processors {
 			cmd := exec.Command("/proc/self/exe")
@@ -140,7 +141,7 @@ func (b *bench) computing(ctx context.Context, w *strings.Builder) error {
 			return err
 		}
 		spin := sessions[v.name].Function(Spin)
-		contenders = append(contenders, contender{v.name, func(ctx context.Context, _ int) error {
+		contenders = append(contenders, measure.Contender{Name: v.name, Run: func(ctx context.Context, _ int) error {
 			for _, err := range spin.Map(ctx, repeat(rounds, tasks*processors)) {
 				if err != nil {
 					return err
@@ -149,14 +150,14 @@ func (b *bench) computing(ctx context.Context, w *strings.Builder) error {
 			return nil
 		}})
 	}
-	took, err := b.contest(ctx, contenders)
+	took, err := b.Contest(ctx, contenders)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "\nTasks that compute, %d for each of %d processors, beside as many processes that do the same work in one go.\n\n", tasks, processors)
-	compare(w, contenders, took, time.Millisecond, "os/exec")
+	measure.Compare(w, contenders, took, time.Millisecond, "os/exec")
 	for _, v := range variants {
-		b.atLeast("computing tasks, "+v.name+": rate to parallel processes'", took["os/exec"]/took[v.name], 0.95)
+		b.AtLeast("computing tasks, "+v.name+": rate to parallel processes'", took["os/exec"]/took[v.name], 0.95)
 	}
 	return end()
 }

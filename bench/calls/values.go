@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/internal/measure"
 )
 
 const bigValue = 64 << 20
@@ -21,14 +22,14 @@ func values(ctx context.Context, b *bench, w *strings.Builder) error {
 	if err != nil {
 		return err
 	}
-	contenders := []contender{b.peers.raw(bigValue), b.peers.unary(bigValue, 1)}
+	contenders := []measure.Contender{b.peers.raw(bigValue), b.peers.unary(bigValue, 1)}
 	data := make([]byte, bigValue)
 	for i := range data {
 		data[i] = byte(i >> 12)
 	}
 	for _, v := range variants {
 		echo := sessions[v.name].Function(Echo)
-		contenders = append(contenders, contender{v.name, together(1, func(ctx context.Context) error {
+		contenders = append(contenders, measure.Contender{Name: v.name, Run: together(1, func(ctx context.Context) error {
 			result, err := echo.Call(ctx, data)
 			if err == nil && len(result) != len(data) {
 				err = errors.New("the value came back with another length")
@@ -36,17 +37,17 @@ func values(ctx context.Context, b *bench, w *strings.Builder) error {
 			return err
 		})})
 	}
-	rounds := b.rounds
-	b.rounds = min(rounds, 5) // of which each takes its time
-	took, err := b.contest(ctx, contenders)
-	b.rounds = rounds
+	rounds := b.Rounds
+	b.Rounds = min(rounds, 5) // of which each takes its time
+	took, err := b.Contest(ctx, contenders)
+	b.Rounds = rounds
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "An argument of %d MiB that comes back as the result. The raw socket carries the same bytes there and back, without a copy more than it needs.\n\n", bigValue>>20)
-	compare(w, contenders, took, time.Millisecond, "raw echo", "gRPC unary")
+	measure.Compare(w, contenders, took, time.Millisecond, "raw echo", "gRPC unary")
 	for _, v := range variants {
-		b.atLeast(fmt.Sprintf("%d MiB, %s: rate to a raw socket's", bigValue>>20, v.name), took["raw echo"]/took[v.name], 0.5)
+		b.AtLeast(fmt.Sprintf("%d MiB, %s: rate to a raw socket's", bigValue>>20, v.name), took["raw echo"]/took[v.name], 0.5)
 	}
 	return errors.Join(b.beside(ctx, w, data), giant(ctx, w), end())
 }
@@ -124,7 +125,7 @@ func (b *bench) beside(ctx context.Context, w *strings.Builder, data []byte) err
 		return err
 	}
 	fmt.Fprintf(w, "\nA call of %d bytes takes %s µs in a sandbox that has nothing else to do, and %s µs while values of %d MiB go there and back, the median of 200.\n",
-		callSize, short(float64(alone)/1e3), short(float64(together)/1e3), bigValue>>20)
+		callSize, measure.Short(float64(alone)/1e3), measure.Short(float64(together)/1e3), bigValue>>20)
 	return session.Close()
 }
 
@@ -137,5 +138,5 @@ func medianOf(n int, do func() error) (time.Duration, error) {
 		}
 		taken = append(taken, time.Since(began))
 	}
-	return median(taken), nil
+	return measure.Median(taken), nil
 }
