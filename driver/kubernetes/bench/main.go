@@ -1,0 +1,61 @@
+// Bench measures what sandboxes in a cluster cost, beside pods that one would use without sbx: an echo through a port-forward, pods that are made and
+// become ready, and claims of pods that were made before. It uses the cluster of kubectl's current context, in which it makes a namespace and deletes it.
+//
+//	CGO_ENABLED=0 SBX_BENCH_KUBERNETES_IMAGE=busybox:stable go run ./driver/kubernetes/bench
+//
+// The image needs what the driver needs, and BusyBox's nc. Where there is no cluster, or no agent-sandbox in it, that is left out.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/sandboxfn/sbx/internal/measure"
+)
+
+func main() {
+	only := flag.String("run", "", "a regular expression of the parts that run; empty is all")
+	rounds := flag.Int("rounds", 9, "how often each contender runs")
+	write := flag.Bool("write", false, "write the tables into "+measure.PerformanceFile+", and the ratios into "+measure.RatiosFile)
+	check := flag.Bool("check", false, "compare the ratios with those in "+measure.RatiosFile)
+	flag.Parse()
+	r := &measure.Run{Program: "driver/kubernetes/bench", Rounds: *rounds}
+	switch err := run(context.Background(), r, *only); {
+	case errors.Is(err, measure.ErrLeftOut):
+		fmt.Fprintln(os.Stderr, err)
+	case err == nil && *write:
+		exit(r.WriteDown(strings.Join(append([]string{"go run ./driver/kubernetes/bench"}, os.Args[1:]...), " ")))
+	case err == nil && *check:
+		exit(r.Check())
+	default:
+		exit(err)
+	}
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, r *measure.Run, only string) error {
+	chosen, err := regexp.Compile(only)
+	if err != nil {
+		return err
+	}
+	c, err := findCluster(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.remove()
+	b := &bench{r, c}
+	return r.All(ctx, chosen, []measure.Part{
+		{Name: "calls", Run: b.calls}, {Name: "starts", Run: b.starts}, {Name: "claims", Run: b.claims},
+	})
+}
