@@ -51,7 +51,7 @@ func openWorker(path string) (*workerFile, error) {
 		if err := errors.Join(err, packer.Close()); err != nil {
 			return nil, err
 		}
-		return packed.Bytes(), nil
+		return bytes.Clone(packed.Bytes()), nil // without the room that is left in the buffer
 	})
 	return w, nil
 }

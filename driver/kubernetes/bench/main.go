@@ -21,11 +21,12 @@ import (
 func main() {
 	only := flag.String("run", "", "a regular expression of the parts that run; empty is all")
 	rounds := flag.Int("rounds", 9, "how often each contender runs")
+	sandboxes := flag.Int("sandboxes", 50, "how many there are at the same time, where that is measured")
 	write := flag.Bool("write", false, "write the tables into "+measure.PerformanceFile+", and the ratios into "+measure.RatiosFile)
 	check := flag.Bool("check", false, "compare the ratios with those in "+measure.RatiosFile)
 	flag.Parse()
 	r := &measure.Run{Program: "driver/kubernetes/bench", Rounds: *rounds}
-	switch err := run(context.Background(), r, *only); {
+	switch err := run(context.Background(), r, *only, *sandboxes); {
 	case errors.Is(err, measure.ErrLeftOut):
 		fmt.Fprintln(os.Stderr, err)
 	case err == nil && *write:
@@ -44,7 +45,7 @@ func exit(err error) {
 	}
 }
 
-func run(ctx context.Context, r *measure.Run, only string) error {
+func run(ctx context.Context, r *measure.Run, only string, sandboxes int) error {
 	chosen, err := regexp.Compile(only)
 	if err != nil {
 		return err
@@ -54,8 +55,8 @@ func run(ctx context.Context, r *measure.Run, only string) error {
 		return err
 	}
 	defer c.remove()
-	b := &bench{r, c}
+	b := &bench{r, c, sandboxes}
 	return r.All(ctx, chosen, []measure.Part{
-		{Name: "calls", Run: b.calls}, {Name: "starts", Run: b.starts}, {Name: "claims", Run: b.claims},
+		{Name: "calls", Run: b.calls}, {Name: "starts", Run: b.starts}, {Name: "claims", Run: b.claims}, {Name: "many", Run: b.many},
 	})
 }

@@ -29,10 +29,11 @@ const (
 type bench struct {
 	*measure.Run
 	*cluster
+	sandboxes int // of the part with many
 }
 
-func (b *bench) open(ctx context.Context, d driver.Driver) (*sbx.Session, error) {
-	return sbx.Open(ctx, sbx.Driver(d), sbx.MaxSandboxes(2), sbx.Logger(slog.New(slog.DiscardHandler)))
+func (b *bench) open(ctx context.Context, d driver.Driver, most int) (*sbx.Session, error) {
+	return sbx.Open(ctx, sbx.Driver(d), sbx.MaxSandboxes(most), sbx.Logger(slog.New(slog.DiscardHandler)))
 }
 
 // calls compares a warm call with an echo, both through the API server.
@@ -46,7 +47,7 @@ func (b *bench) calls(ctx context.Context, w *strings.Builder) error {
 		return err
 	}
 	defer conn.Close()
-	session, err := b.open(ctx, b.driver(nil))
+	session, err := b.open(ctx, b.driver(nil), 1)
 	if err != nil {
 		return err
 	}
@@ -87,7 +88,7 @@ func (b *bench) calls(ctx context.Context, w *strings.Builder) error {
 
 // starts compares a sandbox from nothing to its first result with a bare pod.
 func (b *bench) starts(ctx context.Context, w *strings.Builder) error {
-	session, err := b.open(ctx, b.driver(nil))
+	session, err := b.open(ctx, b.driver(nil), 1)
 	if err != nil {
 		return err
 	}
@@ -160,7 +161,7 @@ func (b *bench) claims(ctx context.Context, w *strings.Builder) error {
 		}
 		return err
 	}
-	session, err := b.open(ctx, b.driver(func(o *kubernetes.Options) { o.Warm = 1 }))
+	session, err := b.open(ctx, b.driver(func(o *kubernetes.Options) { o.Warm = 1 }), 1)
 	if err != nil {
 		return err
 	}
