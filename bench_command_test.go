@@ -3,9 +3,12 @@
 package sbx_test
 
 import (
+	"bytes"
 	"io"
 	"log/slog"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/sandboxfn/sbx"
@@ -108,3 +111,38 @@ func benchmarkCommands(b *testing.B, bench func(b *testing.B, sb *sbx.Sandbox)) 
 		})
 	}
 }
+
+// BenchmarkCopyTo copies a file of 64 MiB into a sandbox.
+func BenchmarkCopyTo(b *testing.B) {
+	from := filepath.Join(b.TempDir(), "from")
+	if err := os.WriteFile(from, bigFile(), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	benchmarkCommands(b, func(b *testing.B, sb *sbx.Sandbox) {
+		b.SetBytes(64 << 20)
+		for b.Loop() {
+			if err := sb.CopyTo(b.Context(), from, "file"); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkCopyFrom copies a file of 64 MiB out of a sandbox.
+func BenchmarkCopyFrom(b *testing.B) {
+	to := filepath.Join(b.TempDir(), "to")
+	benchmarkCommands(b, func(b *testing.B, sb *sbx.Sandbox) {
+		if err := sb.WriteFile(b.Context(), "file", bigFile(), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		b.SetBytes(64 << 20)
+		for b.Loop() {
+			if err := sb.CopyFrom(b.Context(), "file", to); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// bigFile is 64 MiB without zeros, which would become holes.
+func bigFile() []byte { return bytes.Repeat([]byte("sbx "), 16<<20) }
