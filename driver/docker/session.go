@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/sandboxfn/sbx/driver"
@@ -145,18 +147,9 @@ func (s *session) Close(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	s.closed = true
-	var left []*sandbox
-	for b := range s.sandboxes {
-		left = append(left, b)
-	}
+	left := slices.Collect(maps.Keys(s.sandboxes))
 	s.mu.Unlock()
-	errs := make([]error, len(left))
-	var stops sync.WaitGroup
-	for i, b := range left {
-		stops.Go(func() { errs[i] = b.Stop(ctx) })
-	}
-	stops.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := driver.StopAll(ctx, left); err != nil {
 		return err
 	}
 	s.stop()

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -189,18 +191,9 @@ func (s *session) Close(ctx context.Context) error {
 	s.end()
 	s.creating.Wait()
 	s.mu.Lock()
-	var left []*sandbox
-	for sb := range s.sandboxes {
-		left = append(left, sb)
-	}
+	left := slices.Collect(maps.Keys(s.sandboxes))
 	s.mu.Unlock()
-	errs := make([]error, len(left))
-	var stops sync.WaitGroup
-	for i, sb := range left {
-		stops.Go(func() { errs[i] = sb.Stop(ctx) })
-	}
-	stops.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := driver.StopAll(ctx, left); err != nil {
 		return err
 	}
 	s.closing.Lock()

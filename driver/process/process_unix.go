@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -89,18 +90,9 @@ func (*session) Report() driver.Report {
 func (s *session) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
-	var left []*sandbox
-	for sb := range s.sandboxes {
-		left = append(left, sb)
-	}
+	left := slices.Collect(maps.Keys(s.sandboxes))
 	s.mu.Unlock()
-	errs := make([]error, len(left))
-	var stops sync.WaitGroup
-	for i, sb := range left {
-		stops.Go(func() { errs[i] = sb.Stop(ctx) })
-	}
-	stops.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := driver.StopAll(ctx, left); err != nil {
 		return err
 	}
 	s.closing.Lock()
