@@ -97,6 +97,7 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 			grpc.ForceCodecV2(wire.Codec())),
 		grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithStaticStreamWindowSize(wire.Window),
+		grpc.WithStaticConnWindowSize(wire.Window), // whose room comes back whether anybody reads or not: with the default's 64 KiB senders wait for that
 		grpc.WithWriteBufferSize(wire.WriteBuffer),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
