@@ -18,8 +18,8 @@ import (
 // Where cgroups can be made:
 //
 //   - in version 1, below the program's own group;
-//   - in version 2, below the program's own group, if that was delegated (systemd marks such groups), nobody else is in it, or nothing is
-//     to be seen above it, as in a container; the program must leave the group for that, to one below it;
+//   - in version 2, below the program's own group, if that was delegated (systemd marks such groups), nothing is to be seen above it, as in a
+//     container, or nobody else is in it and it is none of systemd's units; the program must leave the group for that, to one below it;
 //   - in version 2, for root, beside the program's own group or higher, wherever the controllers are passed on.
 
 // programGroup is the name of the group to which the program moves.
@@ -105,7 +105,7 @@ func findUnified(own string, limits []string) (best placement) {
 		consider(own, "cgroup.controllers", false)
 		return best
 	}
-	if isDelegated(own) || !isGroup(filepath.Dir(own)) || isAlone(own) {
+	if isDelegated(own) || !isGroup(filepath.Dir(own)) || isOurs(own) {
 		consider(own, "cgroup.controllers", true)
 	}
 	if os.Geteuid() == 0 {
@@ -156,6 +156,13 @@ func isDelegated(path string) bool {
 		}
 	}
 	return false
+}
+
+// isOurs tells whether nobody but the program has to do with the group. Of a unit that it has not handed over systemd has: when memory runs out
+// anywhere below, it stops all of the unit (OOMPolicy=).
+func isOurs(path string) bool {
+	kind := filepath.Ext(path)
+	return kind != ".service" && kind != ".scope" && isAlone(path)
 }
 
 // isAlone tells whether only the program and what it has started are in the group.
@@ -211,9 +218,9 @@ func refuseUnified(own, controller string) refusal {
 		return refusal{fmt.Sprintf("no cgroup hierarchy with the %s controller is mounted", controller), []string{"mount cgroup2 at /sys/fs/cgroup"}}
 	case os.Geteuid() == 0:
 		return refuse(fmt.Errorf("the %s controller is not to be had for groups near the cgroup %s", controller, own))
-	case !mayArrange(own) || !isDelegated(own) && !isAlone(own):
+	case !mayArrange(own) || !isDelegated(own) && !isOurs(own):
 		return refusal{fmt.Sprintf("the cgroup %s was not delegated to this user", own),
-			[]string{"start the program with systemd-run --user --scope -p Delegate=yes"}}
+			[]string{"start the program with systemd-run --user --scope -p Delegate=yes", "if it is a service of the user's, write Delegate=yes below [Service] in its unit"}}
 	}
 	return refusal{fmt.Sprintf("the %s controller was not delegated to this user with the cgroup %s", controller, own), []string{
 		"have systemd delegate it: Delegate=cpu memory pids below [Service] in /etc/systemd/system/user@.service.d/delegate.conf, then systemctl daemon-reload and a new login",

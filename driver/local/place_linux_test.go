@@ -30,6 +30,10 @@ func TestFindUnified(t *testing.T) {
 			"slice/scope", []group{{"", "cpu memory", "cpu memory", ""}, {"slice", "cpu memory", "cpu memory", ""}, {"slice/scope", "cpu memory pids", "", us}}, true,
 			placement{2, "slice/scope", both, true}, placement{2, "slice/scope", both, true},
 		},
+		"alone in a unit of systemd's": {
+			"slice/a.service", []group{{"", "cpu memory", "cpu memory", ""}, {"slice", "cpu memory", "cpu memory", ""}, {"slice/a.service", "cpu memory pids", "", us}}, true,
+			placement{}, placement{2, "slice", both, false},
+		},
 		"with others in a session": {
 			"slice/session", []group{{"", "cpu memory", "cpu memory", ""}, {"slice", "cpu memory", "cpu memory", ""}, {"slice/session", "cpu memory", "", other}}, true,
 			placement{}, placement{2, "slice", both, false},

@@ -61,6 +61,10 @@ mkdir $group/user
 run user-without-delegation $group/user su user -c "exec local.test -test.v -test.run '$tests'"
 chown user $group/user $group/user/cgroup.procs $group/user/cgroup.subtree_control
 run user-with-delegation $group/user su user -c "exec local.test -test.v -test.run '$tests'"
+
+mkdir $group/slice/user.scope # as systemd has those that it has not handed over, whose files belong to the user nevertheless
+chown user $group/slice/user.scope $group/slice/user.scope/cgroup.procs $group/slice/user.scope/cgroup.subtree_control
+run user-alone-in-a-unit-without-delegation $group/slice/user.scope su user -c "exec local.test -test.v -test.run '$tests'"
 find $group/user $group/slice -type d
 [ $failed = 0 ] && echo PASSED
 poweroff -f
