@@ -44,11 +44,13 @@ type request struct {
 	// Mounts are the sandbox's; with opMount, the one that is passed.
 	Mounts []placed `json:"mounts,omitempty"`
 	// These come with opOpen; Defaults are for all that Limits and Soft don't set, Runsc is the path of gVisor's program, if
-	// it is to be used, and OwnIDs is as in launcher.
+	// it is to be used, OwnIDs is as in launcher, and HandedOver what the function says.
 	Session  string           `json:"session,omitempty"`
 	Defaults driver.Resources `json:"defaults,omitzero"`
 	Runsc    string           `json:"runsc,omitempty"`
 	OwnIDs   bool             `json:"own_ids,omitempty"`
+
+	HandedOver bool `json:"handed_over,omitempty"`
 }
 
 const (

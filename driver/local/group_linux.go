@@ -49,8 +49,8 @@ type group struct {
 }
 
 // findGroups opens the places. None is no error, but the limits that need one are refused then.
-func findGroups() *groups {
-	placements, refused := findPlaces()
+func findGroups(handedOver bool) *groups {
+	placements, refused := findPlaces(handedOver)
 	g := &groups{refused: refused}
 	for _, p := range placements {
 		folder, err := os.Open(p.path)

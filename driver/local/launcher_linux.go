@@ -151,7 +151,7 @@ func (l *launcher) open() (failed string, err error) {
 		}
 		l.filters[shares] = packFilter(filter)
 	}
-	l.groups = findGroups()
+	l.groups = findGroups(first.HandedOver)
 	if failed, err := run(stageSteps(program, worker, runsc)); err != nil {
 		return failed, err
 	}

@@ -18,7 +18,7 @@ import (
 // Where cgroups can be made:
 //
 //   - in version 1, below the program's own group;
-//   - in version 2, below the program's own group, if that was delegated (systemd marks such groups), nothing is to be seen above it, as in a
+//   - in version 2, below the program's own group, if that was delegated (systemd marks such groups, the user's own says so when asked), nothing is to be seen above it, as in a
 //     container, or nobody else is in it and it is none of systemd's units; the program must leave the group for that, to one below it;
 //   - in version 2, for root, beside the program's own group or higher, wherever the controllers are passed on.
 
@@ -42,8 +42,9 @@ type refusal struct {
 	Remedies []string `json:"remedies"`
 }
 
-// findPlaces returns one place for each hierarchy that holds limits, and why limits without a place have none.
-func findPlaces() ([]placement, map[string]refusal) {
+// findPlaces returns one place for each hierarchy that holds limits, and why limits without a place have none. handedOver is what systemd says of the program's
+// group.
+func findPlaces(handedOver bool) ([]placement, map[string]refusal) {
 	refused := map[string]refusal{}
 	var places []placement
 	var unified []string // limits that version 1 does not have
@@ -69,20 +70,20 @@ func findPlaces() ([]placement, map[string]refusal) {
 	if len(unified) == 0 {
 		return places, refused
 	}
-	best := findUnified(own, unified)
+	best := findUnified(own, unified, handedOver)
 	if len(best.limits) > 0 {
 		places = append(places, best)
 	}
 	for _, limit := range unified {
 		if !slices.Contains(best.limits, limit) {
-			refused[limit] = refuseUnified(own, controllers[limit])
+			refused[limit] = refuseUnified(own, controllers[limit], handedOver)
 		}
 	}
 	return places, refused
 }
 
 // findUnified returns the place in the hierarchy of version 2 that holds most of the limits, the nearest to the program's own group.
-func findUnified(own string, limits []string) (best placement) {
+func findUnified(own string, limits []string, handedOver bool) (best placement) {
 	if own == "" {
 		return best
 	}
@@ -105,7 +106,7 @@ func findUnified(own string, limits []string) (best placement) {
 		consider(own, "cgroup.controllers", false)
 		return best
 	}
-	if isDelegated(own) || !isGroup(filepath.Dir(own)) || isOurs(own) {
+	if handedOver || isDelegated(own) || !isGroup(filepath.Dir(own)) || isOurs(own) {
 		consider(own, "cgroup.controllers", true)
 	}
 	if os.Geteuid() == 0 {
@@ -161,8 +162,7 @@ func isDelegated(path string) bool {
 // isOurs tells whether nobody but the program has to do with the group. Of a unit that it has not handed over systemd has: when memory runs out
 // anywhere below, it stops all of the unit (OOMPolicy=).
 func isOurs(path string) bool {
-	kind := filepath.Ext(path)
-	return kind != ".service" && kind != ".scope" && isAlone(path)
+	return !isUnit(path) && isAlone(path)
 }
 
 // isAlone tells whether only the program and what it has started are in the group.
@@ -212,13 +212,13 @@ func refuse(err error) refusal {
 }
 
 // refuseUnified says why no group of version 2 holds a controller.
-func refuseUnified(own, controller string) refusal {
+func refuseUnified(own, controller string, handedOver bool) refusal {
 	switch {
 	case own == "":
 		return refusal{fmt.Sprintf("no cgroup hierarchy with the %s controller is mounted", controller), []string{"mount cgroup2 at /sys/fs/cgroup"}}
 	case os.Geteuid() == 0:
 		return refuse(fmt.Errorf("the %s controller is not to be had for groups near the cgroup %s", controller, own))
-	case !mayArrange(own) || !isDelegated(own) && !isOurs(own):
+	case !mayArrange(own) || !handedOver && !isDelegated(own) && !isOurs(own):
 		return refusal{fmt.Sprintf("the cgroup %s was not delegated to this user", own),
 			[]string{"start the program with systemd-run --user --scope -p Delegate=yes", "if it is a service of the user's, write Delegate=yes below [Service] in its unit"}}
 	}

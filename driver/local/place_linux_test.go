@@ -83,10 +83,14 @@ func TestFindUnified(t *testing.T) {
 			if len(want.limits) > 0 {
 				want.path = filepath.Join(top, want.path)
 			}
-			assert.Equal(t, want, findUnified(filepath.Join(top, test.own), both))
+			own := filepath.Join(top, test.own)
+			assert.Equal(t, want, findUnified(own, both, false))
+			if isUnit(own) {
+				assert.Equal(t, placement{2, own, both, true}, findUnified(own, both, true), "if systemd says so")
+			}
 		})
 	}
-	assert.Empty(t, findUnified("", both))
+	assert.Empty(t, findUnified("", both, false))
 }
 
 // What systemd marks as delegated may have others in it.

@@ -81,7 +81,7 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 		return nil, unavailable(&SetupError{Step: "start the launcher in new namespaces", Err: err})
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.launcher.Process.Kill() })
-	ready, err := s.handshake(request{Op: opOpen, Session: s.id, Defaults: d.defaults(), Runsc: runsc, OwnIDs: ownIDs}, program, worker)
+	ready, err := s.handshake(request{Op: opOpen, Session: s.id, Defaults: d.defaults(), Runsc: runsc, OwnIDs: ownIDs, HandedOver: handedOver(ctx)}, program, worker)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
