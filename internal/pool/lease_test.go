@@ -391,6 +391,23 @@ func TestAMemberThatWasIdleIsCheckedFirst(t *testing.T) {
 	})
 }
 
+// Members that end before the last one is there are not made again and again.
+func TestPrewarmOfMembersThatEndSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{openTime: time.Second}
+		p := New(4, Backend[string, *box]{
+			Open: y.open, Stop: func(b *box) error { return y.stop(b) }, StartsAtOnce: 1, Limits: func(string) Limits { return Limits{Concurrency: 1, Idle: time.Second / 2} },
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		begin := time.Now()
+		require.NoError(t, p.Prewarm(ctx, "x", 4))
+		assert.Equal(t, 4*time.Second, time.Since(begin))
+		assert.Equal(t, 4, y.made)
+		require.NoError(t, p.Close())
+	})
+}
+
 func TestPrewarm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		y := &yard{openTime: time.Second}

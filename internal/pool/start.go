@@ -173,8 +173,8 @@ func (p *Pool[C, M]) prewarm(ctx context.Context, class C, n int) (coming []*pla
 		}
 		g := p.group(class)
 		coming = coming[:0]
-		for _, place := range began { // one that failed is not tried again
-			if place.openErr != nil {
+		for _, place := range began { // one that failed, or has ended since, is not made again: others might end before the last is there
+			if place.openErr != nil || place.state == stopping {
 				coming = append(coming, place)
 			}
 		}
