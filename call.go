@@ -180,7 +180,7 @@ type request struct {
 	delivery Delivery  // the furthest of them
 	ranIn    string    // the sandbox in which the function may have begun last; empty if it did not
 	endings  int       // how often it ended its sandbox by itself
-	cut      bool      // it was not run again for want of time or budget
+	cut      bool      // its last error is not what came of it, but of want of time, budget or a sandbox, or of an interceptor
 }
 
 // callSerial numbers the calls of this process.
@@ -255,6 +255,7 @@ func (f *function) do(r *request) ([]byte, error) {
 	for resent := 0; ; {
 		lease, err := r.turn.Wait(r.ctx)
 		if err != nil {
+			r.cut = true
 			return nil, f.fail(r, "", f.leaseError(r.ctx, err))
 		}
 		r.attempt++
@@ -283,6 +284,7 @@ func (f *function) do(r *request) ([]byte, error) {
 			err = startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, cause.err))
 		}
 		if err = f.again(r, delivery, err); err != nil {
+			r.cut = r.cut || delivery == NotBegun
 			return nil, f.fail(r, sandbox, err)
 		}
 		calls.waits(r)
@@ -570,6 +572,7 @@ func (f *function) outcome(r *request, result *wirepb.Result) ([]byte, Delivery,
 	default:
 		r.delivery, r.ranIn = Failed, r.sentTo.Load().id
 	}
+	r.cut = result.GetTimedOut().GetDeadline()
 	switch outcome := result.GetOutcome().(type) {
 	case *wirepb.Result_Value:
 		return outcome.Value.GetData(), Failed, nil

@@ -106,6 +106,7 @@ func (f *function) runOnce(r *request, l *lease) (data []byte, sandbox string, d
 	if delivery == NotBegun {
 		r.attempt--
 	}
+	r.cut = h.second.cut
 	if h.err == nil {
 		f.session.hedgesWon.Add(1)
 		r.sentTo.Store(h.second.sentTo.Load())

@@ -141,6 +141,7 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 	default:
 		err = outcome // there is no result that an interceptor could give instead
 	}
+	r.cut = r.cut || outcome == nil
 	if own := (*CallError)(nil); err != nil && (!errors.As(err, &own) || own.Call != r.id) { // it may be another call's
 		err = f.fail(r, "", err)
 	}

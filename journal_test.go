@@ -377,3 +377,56 @@ func TestJournalDoesNotKeepWhatTimeCutShort(t *testing.T) {
 	}
 	require.NotNil(t, call)
 }
+
+// What is no result of a function, but of want of a sandbox, or of an interceptor, is not what came of an input, also if an earlier run of the call failed.
+func TestJournalDoesNotKeepWhatIsNotTheFunctions(t *testing.T) {
+	errQuota, errMetrics := errors.New("no quota"), errors.New("no metrics")
+	for name, c := range map[string]struct {
+		order     string
+		start     func(sandbox string) error
+		intercept sbx.Interceptor
+		want      error
+	}{
+		"a start": {order: "fail ok", want: errQuota, start: func(sandbox string) error {
+			if strings.HasSuffix(sandbox, "-1") {
+				return nil
+			}
+			return errQuota
+		}},
+		"an interceptor's error": {order: "ok", want: errMetrics, intercept: func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
+			return errors.Join(next(ctx), errMetrics)
+		}},
+		"an interceptor's deadline": {order: "500ms:ok", want: context.DeadlineExceeded, intercept: func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
+			ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+			defer cancel()
+			return next(ctx)
+		}},
+		"an interceptor's end of the wait": {order: "fail ok", want: context.DeadlineExceeded, intercept: func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
+			ctx, cancel := context.WithCancelCause(ctx)
+			time.AfterFunc(300*time.Millisecond, func() { cancel(context.DeadlineExceeded) })
+			return next(ctx)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "journal")
+			run := func(wait time.Duration, opts ...sbx.OpenOption) error {
+				session := sbxtest.Open(t, append(opts, sbx.MaxSandboxes(1))...)
+				try := session.Function2(Try, sbx.Retries(5), sbx.RetryIf(func(err error) bool { return errors.Is(err, ErrOdd) }), sbx.Backoff(wait, wait), sbx.MaxUses(1))
+				for _, err := range try.Map(t.Context(), maps.All(map[string]string{name: c.order}), sbx.Journal(path)) {
+					return err
+				}
+				return errors.New("no result")
+			}
+			opts := []sbx.OpenOption{sbx.Driver(inprocess.New(&inprocess.Options{Start: c.start}))}
+			if c.intercept != nil {
+				opts = append(opts, sbx.Intercept(c.intercept))
+			}
+			wait := time.Duration(0)
+			if strings.HasSuffix(name, "wait") {
+				wait = 1000 * time.Hour
+			}
+			require.ErrorIs(t, run(wait, opts...), c.want)
+			require.NoError(t, run(0))
+		})
+	}
+}

@@ -366,7 +366,7 @@ func (r *run) note(request *request, data []byte, err error) error {
 	return r.journal.note(request, data, err)
 }
 
-// final reports whether an error is what came of the input, and not of this run: of a context's end, a start that failed, a budget.
+// final reports whether an error is what came of the input, and not of this run: of a context's end, a start that failed, a budget, an interceptor.
 func final(request *request, err error) bool {
 	if request.delivery == NotBegun || request.cut {
 		return false

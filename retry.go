@@ -183,6 +183,7 @@ func (f *function) again(r *request, delivery Delivery, err error) error {
 	case <-timer.C:
 		return nil
 	case <-r.ctx.Done():
+		r.cut = true
 		return contextError(r.ctx)
 	case <-f.session.ctx.Done():
 		return ErrClosed
