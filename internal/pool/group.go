@@ -45,6 +45,7 @@ const (
 	byWanting = iota
 	bySeveral
 	byLacking
+	byDraining
 	groupIndexes
 )
 
@@ -83,6 +84,9 @@ func (g *group[C, M]) coming() int { return g.count[opening] + g.count[checking]
 
 // holding is how many places the group has, of those that it will keep, and will have.
 func (g *group[C, M]) holding() int { return g.coming() + g.count[open] - g.draining }
+
+// serving is holding without the places whose leases are waited for.
+func (g *group[C, M]) serving() int { return g.holding() - len(g.drains) }
 
 // before orders groups that want a place.
 func (g *group[C, M]) before(other *group[C, M]) bool {
@@ -144,6 +148,7 @@ func (p *Pool[C, M]) reckon(g *group[C, M]) {
 	p.need += need - g.need
 	g.need, g.lack = need, g.lacks()
 	p.wanting.set(g, g.need > 0)
+	p.waits.set(g, len(g.drains) > 0)
 	p.lacking.set(g, g.lack > 0)
 	p.several.set(g, g.load.len() > 0)
 }

@@ -102,6 +102,7 @@ type Pool[C comparable, M Member] struct {
 	kept    index[*place[C, M]] // the same, of groups with a minimum
 	wanting index[*group[C, M]] // groups that could use another place, the one with the fewest first
 	several index[*group[C, M]] // groups whose members run several leases at a time, the one with the most places first
+	waits   index[*group[C, M]] // groups that wait for the leases of members which are to make room for them
 	lacking index[*group[C, M]] // groups that are to have members which nobody waits for
 	changed []*group[C, M]      // those that others changed
 	need    int                 // places that the wanting groups could use
@@ -126,6 +127,7 @@ func New[C comparable, M Member](maximum int, backend Backend[C, M]) *Pool[C, M]
 		idle:    newIndex(func(m member) *int { return &m.at[byIdle] }, func(a, b member) bool { return a.used < b.used }),
 		kept:    newIndex(func(m member) *int { return &m.at[byKept] }, func(a, b member) bool { return a.used < b.used }),
 		wanting: newIndex(func(g kind) *int { return &g.at[byWanting] }, kind.before),
+		waits:   newIndex(func(g kind) *int { return &g.at[byDraining] }, kind.before),
 		several: newIndex(func(g kind) *int { return &g.at[bySeveral] }, func(a, b kind) bool { return a.holding() > b.holding() }),
 		lacking: newIndex(func(g kind) *int { return &g.at[byLacking] }, func(a, b kind) bool { return a.lack > b.lack }),
 	}
@@ -153,9 +155,6 @@ func (p *Pool[C, M]) SetMaximum(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.maximum = n
-	for p.excess() < 0 && len(p.shrinks) > 0 {
-		p.undrain(p.shrinks[len(p.shrinks)-1])
-	}
 	for _, g := range p.groups {
 		p.balance(g)
 	}

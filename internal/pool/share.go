@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -67,6 +68,9 @@ func (p *Pool[C, M]) excess() int {
 // shrink ends members if there are too many. A member that runs one lease at a time is free by itself when that is done; the leases of others
 // overlap, so that they might never have nothing to do.
 func (p *Pool[C, M]) shrink() {
+	for p.excess() < 0 && len(p.shrinks) > 0 { // others have ended meanwhile, or there may be more again
+		p.undrain(p.shrinks[len(p.shrinks)-1])
+	}
 	for p.excess() > 0 {
 		place := p.idle.first()
 		if place == nil {
@@ -222,20 +226,46 @@ func (p *Pool[C, M]) sendBack() {
 
 // share gives the groups that want a place what there is: room, or the places of others.
 func (p *Pool[C, M]) share() {
+	for g := p.next(); g != nil && p.startable(); g = p.next() {
+		p.spareDrain(g)
+		p.start(g, false)
+	}
 	for g := p.wanting.first(); g != nil; g = p.wanting.first() {
-		if p.startable() {
-			p.start(g, false)
-			continue
-		}
 		place := p.claimable(g)
-		switch {
-		case place == nil:
-			return
-		case place.empty():
+		if place == nil {
+			break
+		}
+		if place.empty() {
 			p.makeRoom(place, g)
-		default:
+		} else {
 			p.drain(place, g)
 		}
+	}
+	for g := p.waits.first(); g != nil; g = p.waits.first() {
+		place := p.claimable(g)
+		if place == nil || !place.empty() {
+			return
+		}
+		p.makeRoom(place, g)
+	}
+}
+
+// next is the group that is to have the next place that is free; nil if there is none. A place whose leases a group waits for does not count: they may last.
+func (p *Pool[C, M]) next() *group[C, M] {
+	wants, waits := p.wanting.first(), p.waits.first()
+	switch {
+	case wants == nil:
+		return waits
+	case waits == nil, cmp.Or(cmp.Compare(wants.serving(), waits.serving()), cmp.Compare(wants.firstCame(), waits.firstCame())) < 0:
+		return wants
+	}
+	return waits
+}
+
+// spareDrain has a group that gets another place not wait for leases any more if it wants no more than that one.
+func (p *Pool[C, M]) spareDrain(g *group[C, M]) {
+	if g.need == 0 {
+		p.undrain(g.drains[len(g.drains)-1])
 	}
 }
 
@@ -258,22 +288,32 @@ func (p *Pool[C, M]) claimable(g *group[C, M]) *place[C, M] {
 // The group that wants a place most gets those of members that nobody needs, and those of groups that have two more than it has, or that would
 // pass who has waited for long. One that has
 // none gets any, in its turn: each member serves for a while first, unless it has been idle for as long as its start took, when nobody is likely
-// to come at once.
+// to come at once. One that waits for the leases of a member takes another one's place that is free earlier.
 func (p *Pool[C, M]) claim(place *place[C, M]) *group[C, M] {
-	has, wants := place.group, p.wanting.first()
-	if wants == nil || wants == has || p.need-has.need <= p.room()+p.freeing {
+	has, wants, need := place.group, p.wanting.first(), p.need
+	if place.empty() {
+		wants = p.next()
+	}
+	if wants == nil || wants == has {
+		return nil
+	}
+	holding := wants.holding()
+	if wants.need == 0 {
+		need, holding = need+1, wants.serving()
+	}
+	if need-has.need <= p.room()+p.freeing {
 		return nil
 	}
 	idle := place.empty() && has.waiting.len()+has.movable == 0
 	switch {
 	case !idle && place.uses == 0: // it would have been made in vain
 		return nil
-	case wants.holding() == 0:
-	case has.holding() <= has.minimum, !idle && has.holding() < wants.holding()+2 && !wants.passed(has):
+	case holding == 0:
+	case has.holding() <= has.minimum, !idle && has.holding() < holding+2 && !wants.passed(has):
 		return nil
 	}
 	wait := time.Until(place.opened.Add(worthStarts * place.took))
-	if idle && wants.holding() == 0 {
+	if idle && holding == 0 {
 		wait = min(wait, time.Until(place.since.Add(place.took)))
 	}
 	if wait > 0 {
@@ -294,7 +334,7 @@ func (p *Pool[C, M]) later(wait time.Duration) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.wakeAt = time.Time{}
-			if g := p.wanting.first(); g != nil {
+			if g := cmp.Or(p.wanting.first(), p.waits.first()); g != nil {
 				p.balance(g)
 			}
 		})
@@ -306,6 +346,7 @@ func (p *Pool[C, M]) later(wait time.Duration) {
 
 // makeRoom stops a member with nothing to do for a group that wants its place.
 func (p *Pool[C, M]) makeRoom(place *place[C, M], heir *group[C, M]) {
+	p.spareDrain(heir)
 	place.heir = heir
 	heir.heirs++
 	p.discard(place, &p.stats.MadeRoom)
@@ -345,8 +386,6 @@ func (p *Pool[C, M]) drained(place *place[C, M]) {
 	if !place.draining {
 		return
 	}
-	place.draining = false
-	place.group.draining--
 	list := &p.shrinks
 	if place.heir != nil {
 		list = &place.heir.drains
@@ -354,6 +393,11 @@ func (p *Pool[C, M]) drained(place *place[C, M]) {
 	if i := slices.Index(*list, place); i >= 0 {
 		*list = slices.Delete(*list, i, i+1)
 	}
+	if place.heir != nil {
+		p.waits.set(place.heir, len(place.heir.drains) > 0)
+	}
+	place.draining = false
+	place.group.draining--
 }
 
 // keepReady opens members that nobody waits for yet.

@@ -416,6 +416,69 @@ func TestSetMaximumWhereLeasesOverlap(t *testing.T) {
 	})
 }
 
+// overlapping are leases of two members: one of a member whose leases are waited for where its place is wanted, and two of the other one.
+func overlapping(t *testing.T, p *Pool[string, *box]) (lasting held, others [2]held) {
+	t.Helper()
+	require.NoError(t, p.Prewarm(t.Context(), "x", 2))
+	a, b, c := lease(t, p, "x"), lease(t, p, "x"), lease(t, p, "x")
+	if a.box == c.box {
+		a, b = b, a
+	}
+	require.NotSame(t, a.box, b.box)
+	require.Same(t, b.box, c.box)
+	return a, [2]held{b, c}
+}
+
+// Who waits for leases that may last takes what is free earlier.
+func TestNobodyWaitsForALeaseThatLasts(t *testing.T) {
+	for name, free := range map[string]func(p *Pool[string, *box], others [2]held){
+		"there may be more": func(p *Pool[string, *box], _ [2]held) { p.SetMaximum(3) },
+		"another has ended": func(_ *Pool[string, *box], others [2]held) { others[0].release(false) },
+		"another has nothing to do": func(_ *Pool[string, *box], others [2]held) {
+			others[0].release(true)
+			others[1].release(true)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := (&yard{limits: Limits{Concurrency: 2}}).pool(2)
+				lasting, others := overlapping(t, p)
+				other := p.Queue("y", nil, true)
+				synctest.Wait()
+				assert.False(t, served(other))
+				free(p, others)
+				synctest.Wait()
+				require.True(t, served(other))
+				l, err := other.Wait(t.Context())
+				require.NoError(t, err)
+				assert.NotSame(t, lasting.box, l.Member())
+				// The other member is the others' again.
+				lease(t, p, "x")
+				l.Release(true)
+				require.NoError(t, p.Close())
+			})
+		})
+	}
+}
+
+// Where a busy member was to end because there were too many, it serves on if another one ends first.
+func TestAnotherEndsFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{limits: Limits{Concurrency: 2}}).pool(2)
+		lasting, others := overlapping(t, p)
+		p.SetMaximum(1)
+		others[0].release(false)
+		synctest.Wait()
+		assert.Equal(t, 1, p.Count())
+		next := p.Queue("x", nil, false)
+		require.True(t, served(next))
+		l, err := next.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Same(t, lasting.box, l.Member())
+		require.NoError(t, p.Close())
+	})
+}
+
 func TestStartsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		y := &yard{openTime: time.Second}
