@@ -33,6 +33,7 @@ type place[C comparable, M Member] struct {
 	quarantined bool // too many
 
 	draining bool         // it gets no lease any more for the sake of others
+	drained  time.Time    // when that began last
 	heir     *group[C, M] // for which its place is being freed
 	freeing  bool         // its place is being freed for whoever wants it
 

@@ -244,10 +244,41 @@ func (p *Pool[C, M]) share() {
 	for g := p.waits.first(); g != nil; g = p.waits.first() {
 		place := p.claimable(g)
 		if place == nil || !place.empty() {
+			p.waitElsewhere(g)
 			return
 		}
 		p.makeRoom(place, g)
 	}
+}
+
+// waitElsewhere has a group that waits for a member's leases wait for those of another one, the one that was drained least recently, when it has
+// waited for that one for as long as for all before it: nobody knows which leases last.
+func (p *Pool[C, M]) waitElsewhere(g *group[C, M]) {
+	last, w := g.drains[0], g.waiting.first()
+	if w == nil {
+		return
+	}
+	if wait := max(patience, last.drained.Sub(w.queued)) - time.Since(last.drained); wait > 0 {
+		p.later(wait)
+		return
+	}
+	var other *place[C, M]
+	for _, from := range p.several.h.items {
+		for _, m := range from.load.h.items {
+			if from != g && (other == nil || m.drained.Before(other.drained)) {
+				other = m
+			}
+		}
+	}
+	if other == nil {
+		return
+	}
+	p.undrain(last)
+	p.reckon(g)
+	if p.claim(other) != g {
+		other = last
+	}
+	p.drain(other, g)
 }
 
 // next is the group that is to have the next place that is free; nil if there is none. A place whose leases a group waits for does not count: they may last.
@@ -355,7 +386,7 @@ func (p *Pool[C, M]) makeRoom(place *place[C, M], heir *group[C, M]) {
 
 // drain keeps new leases from a member, for a group that wants its place, or because there are too many members if heir is nil.
 func (p *Pool[C, M]) drain(place *place[C, M], heir *group[C, M]) {
-	place.draining = true
+	place.draining, place.drained = true, time.Now()
 	place.group.draining++
 	if heir == nil {
 		p.shrinks = append(p.shrinks, place)

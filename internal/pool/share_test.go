@@ -461,6 +461,42 @@ func TestNobodyWaitsForALeaseThatLasts(t *testing.T) {
 	}
 }
 
+// Nobody knows which leases last: who has waited for those of one member for long waits for another one's.
+func TestNobodyWaitsForALeaseThatLastsAmongOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&yard{limits: Limits{Concurrency: 2}}).pool(2)
+		lasting, others := overlapping(t, p)
+		began := time.Now()
+		other := p.Queue("y", nil, true)
+		ctx, stop := context.WithCancel(t.Context())
+		var crowd sync.WaitGroup
+		for range 3 {
+			crowd.Go(func() { // so that the other member always has something to do
+				for {
+					l, err := p.Queue("x", nil, false).Wait(ctx)
+					if err != nil {
+						return
+					}
+					l.Sent(nil)
+					time.Sleep(300 * time.Millisecond)
+					l.Release(true)
+				}
+			})
+		}
+		synctest.Wait()
+		others[0].release(true)
+		time.Sleep(150 * time.Millisecond)
+		others[1].release(true)
+		l, err := other.Wait(t.Context())
+		require.NoError(t, err)
+		assert.NotSame(t, lasting.box, l.Member())
+		assert.Less(t, time.Since(began), 3*patience)
+		stop()
+		crowd.Wait()
+		require.NoError(t, p.Close())
+	})
+}
+
 // Where a busy member was to end because there were too many, it serves on if another one ends first.
 func TestAnotherEndsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
