@@ -31,6 +31,8 @@ type group[C comparable, M Member] struct {
 	drains   []*place[C, M] // members whose leases are waited for, of those places
 	need     int            // places that the group could use, for who waits
 	lack     int            // and those that are to be ready before anybody waits
+	holds    int            // what holding was when the group was reckoned last, by which indexes order groups: until then others are moved in them
+	came     uint64         // and firstCame
 	at       [groupIndexes]int
 
 	hold      *time.Timer // while it is not nil, members are not opened beside those that there are
@@ -90,10 +92,7 @@ func (g *group[C, M]) serving() int { return g.holding() - len(g.drains) }
 
 // before orders groups that want a place.
 func (g *group[C, M]) before(other *group[C, M]) bool {
-	if a, b := g.holding(), other.holding(); a != b {
-		return a < b
-	}
-	return g.firstCame() < other.firstCame()
+	return g.holds < other.holds || g.holds == other.holds && g.came < other.came
 }
 
 func (g *group[C, M]) firstCame() uint64 {
@@ -146,7 +145,7 @@ func (p *Pool[C, M]) reckon(g *group[C, M]) {
 	}
 	need := g.missing()
 	p.need += need - g.need
-	g.need, g.lack = need, g.lacks()
+	g.need, g.lack, g.holds, g.came = need, g.lacks(), g.holding(), g.firstCame()
 	p.wanting.set(g, g.need > 0)
 	p.waits.set(g, len(g.drains) > 0)
 	p.lacking.set(g, g.lack > 0)

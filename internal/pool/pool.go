@@ -128,7 +128,7 @@ func New[C comparable, M Member](maximum int, backend Backend[C, M]) *Pool[C, M]
 		kept:    newIndex(func(m member) *int { return &m.at[byKept] }, func(a, b member) bool { return a.used < b.used }),
 		wanting: newIndex(func(g kind) *int { return &g.at[byWanting] }, kind.before),
 		waits:   newIndex(func(g kind) *int { return &g.at[byDraining] }, kind.before),
-		several: newIndex(func(g kind) *int { return &g.at[bySeveral] }, func(a, b kind) bool { return a.holding() > b.holding() }),
+		several: newIndex(func(g kind) *int { return &g.at[bySeveral] }, func(a, b kind) bool { return a.holds > b.holds }),
 		lacking: newIndex(func(g kind) *int { return &g.at[byLacking] }, func(a, b kind) bool { return a.lack > b.lack }),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())

@@ -321,18 +321,18 @@ func (p *Pool[C, M]) claimable(g *group[C, M]) *place[C, M] {
 // none gets any, in its turn: each member serves for a while first, unless it has been idle for as long as its start took, when nobody is likely
 // to come at once. One that waits for the leases of a member takes another one's place that is free earlier.
 func (p *Pool[C, M]) claim(place *place[C, M]) *group[C, M] {
-	has, wants, need := place.group, p.wanting.first(), p.need
+	has, wants, holds := place.group, p.wanting.first(), (*group[C, M]).holding
 	if place.empty() {
-		wants = p.next()
+		wants, holds = p.next(), (*group[C, M]).serving
 	}
 	if wants == nil || wants == has {
 		return nil
 	}
-	holding := wants.holding()
+	need, holding := p.need-has.need, holds(wants)
 	if wants.need == 0 {
-		need, holding = need+1, wants.serving()
+		need++
 	}
-	if need-has.need <= p.room()+p.freeing {
+	if need <= p.room()+p.freeing {
 		return nil
 	}
 	idle := place.empty() && has.waiting.len()+has.movable == 0
