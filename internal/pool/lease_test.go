@@ -404,6 +404,9 @@ func TestPrewarmOfMembersThatEndSoon(t *testing.T) {
 		require.NoError(t, p.Prewarm(ctx, "x", 4))
 		assert.Equal(t, 4*time.Second, time.Since(begin))
 		assert.Equal(t, 4, y.made)
+
+		time.AfterFunc(1500*time.Millisecond, func() { p.SetMaximum(1) })
+		require.ErrorContains(t, p.Prewarm(ctx, "x", 4), "room for 1 of 4")
 		require.NoError(t, p.Close())
 	})
 }

@@ -174,7 +174,7 @@ func (p *Pool[C, M]) prewarm(ctx context.Context, class C, n int) (coming []*pla
 		g := p.group(class)
 		coming = coming[:0]
 		for _, place := range began { // one that failed, or has ended since, is not made again: others might end before the last is there
-			if place.openErr != nil || place.state == stopping {
+			if place.openErr != nil || place.state == stopping && p.room() > 0 {
 				coming = append(coming, place)
 			}
 		}
