@@ -16,6 +16,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -36,6 +37,8 @@ var (
 	ErrForeign = errors.New("it is no journal; name another file")
 	// ErrDamaged says that the file is not as it was written.
 	ErrDamaged = errors.New("it is damaged; take it from a backup, or remove it, and everything is computed again")
+	// ErrRemoved says that the file has no name any more, so that what is written is in no file that could be opened again.
+	ErrRemoved = errors.New("it was removed or replaced while it was in use, and what it had is gone; the next run computes everything again")
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("the journal is closed")
 )
@@ -65,6 +68,12 @@ const format = "journal 1"
 
 // lockTime is how long a lock that somebody else has is waited for: not at all, but bbolt takes 0 for ever.
 const lockTime = time.Millisecond
+
+// magic is what bbolt's files have behind the header of their first page.
+const (
+	magic   = 0xED0CDAED
+	magicAt = 16
+)
 
 // minSize is what the smallest database has: four pages, which are at least that long wherever Go runs.
 const minSize = 4 * 4096
@@ -137,6 +146,9 @@ func (j *Journal) open(reading bool) error {
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch):
 		return ErrForeign
 	case errors.Is(err, berrors.ErrChecksum), err != nil && !isNew && 0 < info.Size() && info.Size() < minSize:
+		if !mayBeDatabase(j.path) {
+			return ErrForeign
+		}
 		return fmt.Errorf("%w (%w)", ErrDamaged, err)
 	case err != nil:
 		return err
@@ -158,6 +170,23 @@ func (j *Journal) open(reading bool) error {
 		return err
 	}
 	return nil
+}
+
+// mayBeDatabase is false for files that bbolt did not begin, so that nobody is told to remove them. One that was cut short by a loss
+// of power may have zeros where bbolt's number was to be.
+func mayBeDatabase(path string) bool {
+	file, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	head := make([]byte, magicAt+4)
+	n, err := io.ReadFull(file, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return false
+	}
+	head = head[:n]
+	return len(bytes.Trim(head, "\x00")) == 0 || n == magicAt+4 && binary.NativeEndian.Uint32(head[magicAt:]) == magic
 }
 
 // current refuses a file that [Compact] has replaced before it was locked here.
@@ -361,7 +390,12 @@ func (j *Journal) commit() {
 			return
 		}
 		if j.failed == nil {
-			j.failed = j.guard("write", func() error { return j.db.Update(b.put) })
+			j.failed = j.guard("write", func() error {
+				if err := j.db.Update(b.put); err != nil {
+					return err
+				}
+				return named(j.file)
+			})
 		}
 		b.err = j.failed
 		close(b.done)

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -133,10 +135,10 @@ func TestForeignFilesAreRefusedAndLeftAlone(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, db.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err }))
 	require.NoError(t, db.Close())
-	for name, contents := range map[string]string{"text": "hello\n", "long": string(bytes.Repeat([]byte("0123456789abcdef"), 10_000))} {
+	for name, contents := range map[string]string{"text": "hello\n", "page": strings.Repeat("package main\n", 500), "long": string(bytes.Repeat([]byte("0123456789abcdef"), 10_000))} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(contents), 0o600))
 	}
-	for _, name := range []string{"text", "long", "database"} {
+	for _, name := range []string{"text", "page", "long", "database"} {
 		path := filepath.Join(dir, name)
 		before, err := os.ReadFile(path)
 		require.NoError(t, err)
@@ -476,4 +478,26 @@ func TestReplacedFilesAreRefused(t *testing.T) {
 	write(t, path, 2)
 	require.ErrorIs(t, j.current(), ErrInUse)
 	require.NoError(t, j.shut())
+}
+
+// What is written to a file that somebody removed could never be read again.
+func TestRemovedWhileOpen(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("files that are open can't be removed")
+	}
+	for name, remove := range map[string]func(path string) error{
+		"removed":  os.Remove,
+		"replaced": func(path string) error { return os.Rename(path+".other", path) },
+	} {
+		path := filepath.Join(t.TempDir(), "j")
+		require.NoError(t, os.WriteFile(path+".other", nil, 0o600))
+		j := open(t, path)
+		require.NoError(t, j.Append(record(1)), name)
+		require.NoError(t, os.Rename(path, path+".moved"), name) // it is still there, under another name
+		require.NoError(t, j.Append(record(2)), name)
+		require.NoError(t, os.Rename(path+".moved", path), name)
+		require.NoError(t, remove(path), name)
+		require.ErrorIs(t, j.Append(record(3)), ErrRemoved, name)
+		require.NoError(t, j.Close(), name)
+	}
 }
