@@ -39,8 +39,8 @@ const journalAhead = 1024
 // encode equal values equally. Interceptors are not called for results that the file has. With [FailFast], a run ends at the first error that the file has.
 //
 // One map at a time may have a journal open, in one program; the error of a second one wraps [ErrJournalInUse]. If the file can't be
-// written, because the disk is full, say, or the file was removed meanwhile, the map ends with that error; what it had handed out is kept. Without [Ahead], a map with a journal takes 1,024 inputs
-// more than others, which are in memory until their results are handed out: give Ahead where inputs or results are large.
+// written, because the disk is full, say, the map ends with that error; what it had handed out is kept. It ends, too, if the file is removed meanwhile.
+// Without [Ahead], a map with a journal takes 1,024 inputs more than others, which are in memory until their results are handed out: give Ahead where inputs or results are large.
 func Journal(path string) MapOption {
 	return mapOption(func(c *mapConfig) {
 		if path == "" {

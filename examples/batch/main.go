@@ -15,7 +15,9 @@ import (
 	"iter"
 	"log"
 	"os"
+	"os/signal"
 	"runtime"
+	"syscall"
 
 	"github.com/sandboxfn/sbx"
 )
@@ -43,7 +45,10 @@ func main() {
 	if flag.NArg() > 0 {
 		root = flag.Arg(0)
 	}
-	if err := run(context.Background(), os.Stdout, root, *journal, *sandboxes); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	if err := run(ctx, os.Stdout, root, *journal, *sandboxes); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -56,7 +61,6 @@ func run(ctx context.Context, w io.Writer, root, journal string, sandboxes int) 
 		return err
 	}
 	defer func() { err = errors.Join(err, session.Close()) }()
-	defer sbx.CloseOnSignal(session)()
 
 	compress := session.Function(Compress, sbx.Version(version), sbx.Retries(2))
 	var all total

@@ -3,10 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -47,4 +51,26 @@ func TestRunTwice(t *testing.T) {
 	cancel()
 	require.ErrorIs(t, run(ended, &second, root, journal, 2), context.Canceled)
 	require.ErrorContains(t, run(t.Context(), &second, t.TempDir(), journal, 2), "no files")
+}
+
+// A run that is interrupted says so, and that nothing is lost.
+func TestRunInterrupted(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("local sandboxes are a Linux matter")
+	}
+	root, journal := t.TempDir(), filepath.Join(t.TempDir(), "journal")
+	for i := range 300 {
+		require.NoError(t, os.WriteFile(filepath.Join(root, strconv.Itoa(i)), bytes.Repeat([]byte("interrupt"), 100_000), 0o600))
+	}
+	interrupt := errors.New("interrupt signal received") // as signal.NotifyContext has it
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() {
+		for _, err := os.Stat(journal); err != nil && t.Context().Err() == nil; _, err = os.Stat(journal) {
+			time.Sleep(time.Millisecond)
+		}
+		cancel(interrupt)
+	}()
+	err := run(ctx, io.Discard, root, journal, 2)
+	require.ErrorIs(t, err, interrupt)
+	require.ErrorContains(t, err, "the same command goes on from here")
 }
