@@ -133,6 +133,7 @@ type look struct {
 	underway underway
 	request  *request
 	queued   time.Time // if it waits for a sandbox
+	others   int       // that wait like it; see crowds
 	view     pool.View // of what it waits for
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -191,6 +192,31 @@ func TestWatchdogSaysWhy(t *testing.T) {
 		synctest.Wait()
 		require.Len(t, logged.of(queued.ID()), 4)
 		assert.Contains(t, logged.of(queued.ID())[3], "has been running for 1m")
+		require.NoError(t, session.Close())
+	})
+}
+
+// A map whose inputs wait for their turn is told of once a time, and not by each of them.
+func TestWatchdogTellsOfACrowdOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged warnings
+		session, err := sbx.Open(t.Context(), sbx.Driver(inprocess.New(nil)), sbx.MaxSandboxes(2), sbx.Watchdog(time.Minute), logged.logger())
+		require.NoError(t, err)
+		waiting := func() (lines []string) {
+			logged.mu.Lock()
+			defer logged.mu.Unlock()
+			for line := range strings.Lines(logged.text.String()) {
+				if strings.Contains(line, "waiting") {
+					lines = append(lines, line)
+				}
+			}
+			return lines
+		}
+		for _, err := range session.Function(Seconds).Map(t.Context(), slices.Values(slices.Repeat([]int{10}, 300)), sbx.Ahead(200)) {
+			require.NoError(t, err) // it takes 25 minutes
+		}
+		assert.InDelta(t, 5, len(waiting()), 1) // after 1, 2, 4, 8 and 16 minutes
+		assert.Regexp(t, `a call has been waiting for a sandbox for 1m.*; 1\d\d more calls of this function have been waiting`, waiting()[0])
 		require.NoError(t, session.Close())
 	})
 }

@@ -29,7 +29,8 @@ const (
 // of them are busy; a sandbox is being started, and since when; it is queued in a busy sandbox, and behind which call; or it has been running, and at which line of its
 // function's package. With it comes the latest that the function told by [Progress]. after must be above 0.
 //
-// Of many calls in one state at a time, 20 are told, those that run first, and how many more there are. What a call does at the moment
+// Calls of one function that wait for a sandbox at the same time are told as one, the first of them and how many there are, for as long as any of them has waited for that
+// long: a map with more inputs than sandboxes has many. Of many other calls in one state at a time, 20 are told, those that run first, and how many more there are. What a call does at the moment
 // is asked of its sandbox, whose word it is; [Call.Stacks] and [Session.Stacks] show the rest.
 func Watchdog(after time.Duration) OpenOption {
 	return openOption(func(c *openConfig) {
@@ -44,7 +45,7 @@ func Watchdog(after time.Duration) OpenOption {
 type watchdog struct {
 	session *Session
 	after   time.Duration
-	warned  map[*request]warning
+	warned  map[any]warning // by subject
 }
 
 // warning is when to warn of a call again, if it is still in that state.
@@ -71,24 +72,20 @@ func (w *watchdog) run(ctx context.Context) {
 // look warns of those of which it is time to.
 func (w *watchdog) look(ctx context.Context) {
 	now := time.Now()
-	warned := map[*request]warning{}
+	warned := map[any]warning{}
 	var due []look
-	for _, l := range w.session.calls.looks(now.Add(-w.after)) {
-		age := now.Sub(l.Since)
-		if age < w.after {
-			continue
+	for _, l := range crowds(w.session.calls.looks(now.Add(-w.after)), now.Add(-w.after)) {
+		last := w.warned[l.subject()]
+		if !l.goesOn(last) {
+			last = warning{l.State, l.from(), w.after}
 		}
-		last := w.warned[l.request]
-		if last.state != l.State || !last.since.Equal(l.Since) {
-			last = warning{l.State, l.Since, w.after}
-		}
-		if age >= last.next {
+		if age := now.Sub(last.since); age >= last.next {
 			due = append(due, l)
 			for last.next <= age {
 				last.next *= 2
 			}
 		}
-		warned[l.request] = last
+		warned[l.subject()] = last
 	}
 	w.warned = warned
 	if len(due) == 0 {
@@ -109,6 +106,52 @@ func (w *watchdog) look(ctx context.Context) {
 	if more > 0 {
 		w.session.log.LogAttrs(ctx, slog.LevelWarn, "sbx: more calls have been waiting or running for as long", slog.Int("calls", more))
 	}
+}
+
+// crowds are the looks that have gone on since then, those first that are oldest. Of a function's calls that wait for a sandbox only the
+// first one is there, with how many others: a map has a thousand that wait while all goes well.
+func crowds(looks []look, since time.Time) []look {
+	slices.SortStableFunc(looks, func(a, b look) int { return a.from().Compare(b.from()) })
+	var crowds []look
+	first := map[*function]int{}
+	for _, l := range looks {
+		if l.from().After(since) {
+			break
+		}
+		if l.waits() {
+			if i, ok := first[l.underway.f]; ok {
+				crowds[i].others++
+				continue
+			}
+			first[l.underway.f] = len(crowds)
+		}
+		crowds = append(crowds, l)
+	}
+	return crowds
+}
+
+// waits says that a call has no sandbox.
+func (l *look) waits() bool { return l.State == CallWaiting || l.State == CallStarting }
+
+// from is since when a call waits for a sandbox, whether one is being started or not, or is in its state.
+func (l *look) from() time.Time {
+	if l.waits() {
+		return l.queued
+	}
+	return l.Since
+}
+
+// subject is what is warned of: a call, or that calls of a function wait.
+func (l *look) subject() any {
+	if l.waits() {
+		return l.underway.f
+	}
+	return l.request
+}
+
+// goesOn says that a warning was of the same thing. The calls that wait may be others.
+func (l *look) goesOn(last warning) bool {
+	return last.next > 0 && (l.waits() || last.state == l.State && last.since.Equal(l.Since))
 }
 
 // places asks where the calls are that run.
@@ -143,7 +186,7 @@ func (l *look) why(now time.Time, place string, all []look) string {
 		in := func(other *look) bool { return other.Sandbox == l.Sandbox }
 		return fmt.Sprintf("has been queued in a busy sandbox for %v, behind %s", age, named(now, all, in))
 	case CallStarting:
-		return fmt.Sprintf("has been waiting for a sandbox for %v, one of which has been starting for %v", rounded(now.Sub(l.queued)), rounded(now.Sub(l.view.StartingSince)))
+		return fmt.Sprintf("has been waiting for a sandbox for %v, one of which has been starting for %v", rounded(now.Sub(l.queued)), rounded(now.Sub(l.view.StartingSince))) + l.andOthers()
 	}
 	text := fmt.Sprintf("has been waiting for a sandbox for %v", age)
 	v := l.view
@@ -162,7 +205,15 @@ func (l *look) why(now time.Time, place string, all []look) string {
 	if v.Held {
 		text += "; the last one that it could have had could not be started"
 	}
-	return text
+	return text + l.andOthers()
+}
+
+// andOthers tells of the calls that wait like this one.
+func (l *look) andOthers() string {
+	if l.others == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d more calls of this function have been waiting for as long as the watchdog allows", l.others)
 }
 
 // named names calls that run and that are meant, for a message.
