@@ -71,6 +71,17 @@ type function struct {
 	entry atomic.Pointer[registry.Entry] // set when it was found
 }
 
+// notWrapped stands for functions that are nil or zero, as a field is that was not set.
+var notWrapped = &function{fn: (func())(nil), misuse: &OptionError{Option: "the function", Reason: "was not wrapped; use what Session.Function or the like returned"}}
+
+// made is the function, or notWrapped.
+func (f *function) made() *function {
+	if f == nil {
+		return notWrapped
+	}
+	return f
+}
+
 // sandboxes are those that calls run in.
 func (f *function) sandboxes() *pool.Pool[class, *sandbox] {
 	if f.where != nil {
@@ -129,6 +140,7 @@ func (f *function) resolve() error {
 
 // name is the function's registered name, or what the runtime calls it.
 func (f *function) name() string {
+	f = f.made()
 	if entry := f.entry.Load(); entry != nil {
 		return entry.Name()
 	}

@@ -32,9 +32,11 @@ var (
 	// errNoStatus says that a sandbox did not keep to the protocol. It must not pass for a success.
 	errNoStatus = errors.New("the sandbox ended the command's stream and did not say how the command ended")
 	// errUnanswered is how a command ended whose sandbox did not answer.
-	errUnanswered = errors.New("the sandbox did not say in time that the command is dead; stop the sandbox to be sure")
-	errGoexit     = errors.New("the writer ended its goroutine (runtime.Goexit)")
-	errPipeClosed = fmt.Errorf("%w by its reader", io.ErrClosedPipe)
+	errUnanswered   = errors.New("the sandbox did not say in time that the command is dead; stop the sandbox to be sure")
+	errGoexit       = errors.New("the writer ended its goroutine (runtime.Goexit)")
+	errReaderGoexit = errors.New("the reader of Stdin ended its goroutine (runtime.Goexit)")
+	errReaderCount  = errors.New("the reader of Stdin returned an impossible count")
+	errPipeClosed   = fmt.Errorf("%w by its reader", io.ErrClosedPipe)
 )
 
 // commandRun is a command that was started. Its goroutines: one takes output, one watches for the end of its context, of its sandbox and of writers, and
@@ -350,17 +352,25 @@ func (r *commandRun) tell(message *wirepb.CommandSignal) error {
 func (r *commandRun) feed(stdin io.Reader) {
 	defer close(r.fed)
 	defer func() { _ = r.stream.CloseSend() }()
+	r.feedErr = errReaderGoexit // unless the reader returns
+	r.feedErr = r.sendAll(stdin)
+}
+
+func (r *commandRun) sendAll(stdin io.Reader) error {
 	buffer := make([]byte, inputPiece)
 	for {
 		n, err := stdin.Read(buffer)
+		if n < 0 || n > len(buffer) {
+			return errReaderCount
+		}
 		if n > 0 && r.send(buffer[:n]) != nil {
-			return // it has ended, and Wait says how; or it takes no more
+			return nil // it has ended, and Wait says how; or it takes no more
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
 		}
 		if err != nil {
-			if !errors.Is(err, io.EOF) {
-				r.feedErr = err
-			}
-			return
+			return err
 		}
 	}
 }

@@ -302,6 +302,11 @@ type faulty struct{ what func() error }
 func (f faulty) Write(p []byte) (int, error) { return 0, f.what() }
 func (f faulty) Read(p []byte) (int, error)  { return 0, f.what() }
 
+// tooMuch says that it read more than there was room for.
+type tooMuch struct{}
+
+func (tooMuch) Read(p []byte) (int, error) { return len(p) + 1, nil }
+
 func TestWritersAndReadersThatFail(t *testing.T) {
 	sb := openLocal(t).Sandbox()
 	cmd := sb.Command("sh", "-c", "echo; sleep 1000")
@@ -323,6 +328,14 @@ func TestWritersAndReadersThatFail(t *testing.T) {
 	cmd = sb.Command("cat")
 	cmd.Stdin = faulty{func() error { return errOwn }}
 	require.ErrorIs(t, cmd.Run(), errOwn)
+
+	cmd = sb.Command("cat")
+	cmd.Stdin = faulty{func() error { runtime.Goexit(); return nil }}
+	require.ErrorContains(t, cmd.Run(), "Goexit", "the command had only a part of its input")
+
+	cmd = sb.Command("cat")
+	cmd.Stdin = tooMuch{}
+	require.ErrorContains(t, cmd.Run(), "impossible count")
 
 	cmd = sb.Command("true")
 	block := make(chan struct{})

@@ -20,29 +20,39 @@ func (s *Session) Function[In, Out any](fn func(context.Context, In) (Out, error
 // In returns the function for calls in that sandbox, which they start if nothing has. What the function's options say of sandboxes does not
 // count there, Concurrency included: the sandbox's own does. When the sandbox has ended, calls fail with [ErrNotRunning].
 func (f *Function[In, Out]) In(sb *Sandbox) *Function[In, Out] {
-	return &Function[In, Out]{f.in(sb), f.local}
+	if f == nil {
+		f = new(Function[In, Out])
+	}
+	return &Function[In, Out]{f.inner().in(sb), f.local}
+}
+
+func (f *Function[In, Out]) inner() *function {
+	if f == nil {
+		return notWrapped
+	}
+	return f.made()
 }
 
 // Err returns what is wrong with how the function was wrapped; nil if nothing is.
-func (f *Function[In, Out]) Err() error { return f.resolve() }
+func (f *Function[In, Out]) Err() error { return f.inner().resolve() }
 
 // Call runs the function in a sandbox and waits for its result. When ctx ends, so does the function's context, and Call
 // returns at once; a function that does not return within a second then loses its sandbox.
 // Errors are [*CallError].
 func (f *Function[In, Out]) Call(ctx context.Context, in In) (out Out, err error) {
-	err = f.invoke(ctx, &out, &in)
+	err = f.inner().invoke(ctx, &out, &in)
 	return out, err
 }
 
 // Spawn starts a call and returns its handle. The argument is encoded before Spawn returns. ctx bounds the call.
 func (f *Function[In, Out]) Spawn(ctx context.Context, in In) *Call[Out] {
-	return spawn[Out](ctx, f.function, &in)
+	return spawn[Out](ctx, f.inner(), &in)
 }
 
 // Local runs the function in this process, without a sandbox, a copy of its argument, or a limit on its time.
 func (f *Function[In, Out]) Local(ctx context.Context, in In) (out Out, err error) {
-	if f.local == nil {
-		return out, f.misuse
+	if f == nil || f.local == nil {
+		return out, f.inner().misuse
 	}
 	return f.local(ctx, in)
 }
@@ -55,7 +65,7 @@ func (f *Function[In, Out]) Local(ctx context.Context, in In) (out Out, err erro
 // unless that takes longer than a second; so does a panic in the loop's body. A panic in the input is raised in the loop.
 // The results can be ranged over once.
 func (f *Function[In, Out]) Map(ctx context.Context, inputs iter.Seq[In], opts ...MapOption) iter.Seq2[Out, error] {
-	results := mapped[In, Out](ctx, f.function, inputs, one, true, opts)
+	results := mapped[In, Out](ctx, f.inner(), inputs, one, true, opts)
 	return func(yield func(Out, error) bool) {
 		for result := range results {
 			if !yield(result.Output, result.Err) {
@@ -79,7 +89,7 @@ type Result[In, Out any] struct {
 
 // MapUnordered is [Function.Map], but yields results as calls finish.
 func (f *Function[In, Out]) MapUnordered(ctx context.Context, inputs iter.Seq[In], opts ...MapOption) iter.Seq[Result[In, Out]] {
-	return mapped[In, Out](ctx, f.function, inputs, one, false, opts)
+	return mapped[In, Out](ctx, f.inner(), inputs, one, false, opts)
 }
 
 // MapSlice runs the function on every input and returns all results, in the order of the inputs. If calls fail, their
@@ -121,30 +131,42 @@ func (s *Session) Action[In any](fn func(context.Context, In) error, opts ...Fun
 }
 
 // In is [Function.In].
-func (f *Action[In]) In(sb *Sandbox) *Action[In] { return &Action[In]{f.in(sb), f.local} }
+func (f *Action[In]) In(sb *Sandbox) *Action[In] {
+	if f == nil {
+		f = new(Action[In])
+	}
+	return &Action[In]{f.inner().in(sb), f.local}
+}
+
+func (f *Action[In]) inner() *function {
+	if f == nil {
+		return notWrapped
+	}
+	return f.made()
+}
 
 // Err is [Function.Err].
-func (f *Action[In]) Err() error { return f.resolve() }
+func (f *Action[In]) Err() error { return f.inner().resolve() }
 
 // Call is [Function.Call].
-func (f *Action[In]) Call(ctx context.Context, in In) error { return f.invoke(ctx, nil, &in) }
+func (f *Action[In]) Call(ctx context.Context, in In) error { return f.inner().invoke(ctx, nil, &in) }
 
 // Spawn is [Function.Spawn]. The handle's result is empty.
 func (f *Action[In]) Spawn(ctx context.Context, in In) *Call[struct{}] {
-	return spawn[struct{}](ctx, f.function, &in)
+	return spawn[struct{}](ctx, f.inner(), &in)
 }
 
 // Local is [Function.Local].
 func (f *Action[In]) Local(ctx context.Context, in In) error {
-	if f.local == nil {
-		return f.misuse
+	if f == nil || f.local == nil {
+		return f.inner().misuse
 	}
 	return f.local(ctx, in)
 }
 
 // Map is [Function.Map], and yields the error of each input, nil if it has none.
 func (f *Action[In]) Map(ctx context.Context, inputs iter.Seq[In], opts ...MapOption) iter.Seq[error] {
-	results := mapped[In, struct{}](ctx, f.function, inputs, one, true, opts)
+	results := mapped[In, struct{}](ctx, f.inner(), inputs, one, true, opts)
 	return func(yield func(error) bool) {
 		for result := range results {
 			if !yield(result.Err) {
@@ -156,7 +178,7 @@ func (f *Action[In]) Map(ctx context.Context, inputs iter.Seq[In], opts ...MapOp
 
 // MapUnordered is [Function.MapUnordered]. The results' outputs are empty.
 func (f *Action[In]) MapUnordered(ctx context.Context, inputs iter.Seq[In], opts ...MapOption) iter.Seq[Result[In, struct{}]] {
-	return mapped[In, struct{}](ctx, f.function, inputs, one, false, opts)
+	return mapped[In, struct{}](ctx, f.inner(), inputs, one, false, opts)
 }
 
 // Function0 is a wrapped function with no argument but its context. Its methods may be called at the same time.
@@ -171,24 +193,36 @@ func (s *Session) Function0[Out any](fn func(context.Context) (Out, error), opts
 }
 
 // In is [Function.In].
-func (f *Function0[Out]) In(sb *Sandbox) *Function0[Out] { return &Function0[Out]{f.in(sb), f.local} }
+func (f *Function0[Out]) In(sb *Sandbox) *Function0[Out] {
+	if f == nil {
+		f = new(Function0[Out])
+	}
+	return &Function0[Out]{f.inner().in(sb), f.local}
+}
+
+func (f *Function0[Out]) inner() *function {
+	if f == nil {
+		return notWrapped
+	}
+	return f.made()
+}
 
 // Err is [Function.Err].
-func (f *Function0[Out]) Err() error { return f.resolve() }
+func (f *Function0[Out]) Err() error { return f.inner().resolve() }
 
 // Call is [Function.Call].
 func (f *Function0[Out]) Call(ctx context.Context) (out Out, err error) {
-	err = f.invoke(ctx, &out)
+	err = f.inner().invoke(ctx, &out)
 	return out, err
 }
 
 // Spawn is [Function.Spawn].
-func (f *Function0[Out]) Spawn(ctx context.Context) *Call[Out] { return spawn[Out](ctx, f.function) }
+func (f *Function0[Out]) Spawn(ctx context.Context) *Call[Out] { return spawn[Out](ctx, f.inner()) }
 
 // Local is [Function.Local].
 func (f *Function0[Out]) Local(ctx context.Context) (out Out, err error) {
-	if f.local == nil {
-		return out, f.misuse
+	if f == nil || f.local == nil {
+		return out, f.inner().misuse
 	}
 	return f.local(ctx)
 }
@@ -206,34 +240,44 @@ func (s *Session) Function2[A, B, Out any](fn func(context.Context, A, B) (Out, 
 
 // In is [Function.In].
 func (f *Function2[A, B, Out]) In(sb *Sandbox) *Function2[A, B, Out] {
-	return &Function2[A, B, Out]{f.in(sb), f.local}
+	if f == nil {
+		f = new(Function2[A, B, Out])
+	}
+	return &Function2[A, B, Out]{f.inner().in(sb), f.local}
+}
+
+func (f *Function2[A, B, Out]) inner() *function {
+	if f == nil {
+		return notWrapped
+	}
+	return f.made()
 }
 
 // Err is [Function.Err].
-func (f *Function2[A, B, Out]) Err() error { return f.resolve() }
+func (f *Function2[A, B, Out]) Err() error { return f.inner().resolve() }
 
 // Call is [Function.Call].
 func (f *Function2[A, B, Out]) Call(ctx context.Context, a A, b B) (out Out, err error) {
-	err = f.invoke(ctx, &out, &a, &b)
+	err = f.inner().invoke(ctx, &out, &a, &b)
 	return out, err
 }
 
 // Spawn is [Function.Spawn].
 func (f *Function2[A, B, Out]) Spawn(ctx context.Context, a A, b B) *Call[Out] {
-	return spawn[Out](ctx, f.function, &a, &b)
+	return spawn[Out](ctx, f.inner(), &a, &b)
 }
 
 // Local is [Function.Local].
 func (f *Function2[A, B, Out]) Local(ctx context.Context, a A, b B) (out Out, err error) {
-	if f.local == nil {
-		return out, f.misuse
+	if f == nil || f.local == nil {
+		return out, f.inner().misuse
 	}
 	return f.local(ctx, a, b)
 }
 
 // Map is [Function.Map] over pairs of arguments.
 func (f *Function2[A, B, Out]) Map(ctx context.Context, inputs iter.Seq2[A, B], opts ...MapOption) iter.Seq2[Out, error] {
-	results := mapped[pair[A, B], Out](ctx, f.function, pairs(inputs), two, true, opts)
+	results := mapped[pair[A, B], Out](ctx, f.inner(), pairs(inputs), two, true, opts)
 	return func(yield func(Out, error) bool) {
 		for result := range results {
 			if !yield(result.Output, result.Err) {
@@ -258,7 +302,7 @@ type Result2[A, B, Out any] struct {
 
 // MapUnordered is [Function.MapUnordered] over pairs of arguments.
 func (f *Function2[A, B, Out]) MapUnordered(ctx context.Context, inputs iter.Seq2[A, B], opts ...MapOption) iter.Seq[Result2[A, B, Out]] {
-	results := mapped[pair[A, B], Out](ctx, f.function, pairs(inputs), two, false, opts)
+	results := mapped[pair[A, B], Out](ctx, f.inner(), pairs(inputs), two, false, opts)
 	return func(yield func(Result2[A, B, Out]) bool) {
 		for r := range results {
 			if !yield(Result2[A, B, Out]{Index: r.Index, A: r.Input.a, B: r.Input.b, Output: r.Output, Err: r.Err}) {

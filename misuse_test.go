@@ -6,6 +6,8 @@ package sbx_test
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -85,5 +87,66 @@ func TestASessionThatWasNotOpened(t *testing.T) {
 			require.ErrorAs(t, err, &option)
 			assert.ErrorContains(t, err, "the session was not opened")
 		}
+	}
+}
+
+// A field that was not set, say.
+func TestAFunctionThatWasNotWrapped(t *testing.T) {
+	var option *sbx.OptionError
+	refused := func(err error) {
+		t.Helper()
+		require.ErrorAs(t, err, &option)
+		assert.ErrorContains(t, err, "was not wrapped")
+	}
+	for _, f := range []*sbx.Function[int, int]{nil, {}} {
+		for _, remote := range []*sbx.Function[int, int]{f, f.In(nil)} {
+			refused(remote.Err())
+			_, err := remote.Call(t.Context(), 1)
+			refused(err)
+			_, err = remote.Local(t.Context(), 1)
+			refused(err)
+			_, err = remote.Spawn(t.Context(), 1).Result(t.Context())
+			refused(err)
+			_, err = remote.MapSlice(t.Context(), []int{1})
+			refused(err)
+		}
+	}
+	for _, f := range []*sbx.Action[int]{nil, {}} {
+		refused(f.In(nil).Call(t.Context(), 1))
+		refused(f.Local(t.Context(), 1))
+		_, err := f.Spawn(t.Context(), 1).Result(t.Context())
+		refused(err)
+		for err := range f.Map(t.Context(), slices.Values([]int{1})) {
+			refused(err)
+		}
+	}
+	for _, f := range []*sbx.Function0[int]{nil, {}} {
+		refused(f.In(nil).Err())
+		_, err := f.Call(t.Context())
+		refused(err)
+		_, err = f.Local(t.Context())
+		refused(err)
+		_, err = f.Spawn(t.Context()).Result(t.Context())
+		refused(err)
+	}
+	for _, f := range []*sbx.Function2[int, int, int]{nil, {}} {
+		refused(f.In(nil).Err())
+		_, err := f.Call(t.Context(), 1, 2)
+		refused(err)
+		_, err = f.Local(t.Context(), 1, 2)
+		refused(err)
+		for _, err := range f.Map(t.Context(), maps.All(map[int]int{1: 2})) {
+			refused(err)
+		}
+	}
+	for _, call := range []*sbx.Call[int]{nil, {}} {
+		_, err := call.Result(t.Context())
+		require.ErrorContains(t, err, "use what Spawn returned")
+		_, err = call.Stacks(t.Context())
+		require.ErrorContains(t, err, "use what Spawn returned")
+	}
+	for _, screen := range []*sbx.Screen{nil, {}, sbx.NewScreen(nil)} {
+		_, err := screen.Write([]byte("text"))
+		require.ErrorContains(t, err, "the screen has no writer")
 	}
 }

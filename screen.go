@@ -2,6 +2,7 @@ package sbx
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"sync"
@@ -34,12 +35,17 @@ type Screen struct {
 	partial []byte        // the begin of a line that was written while bars are shown
 }
 
+var errNoScreen = errors.New("sbx: the screen has no writer; use what NewScreen returned for one")
+
 // NewScreen returns a Screen on w. Only an [os.File] can be a terminal; on other writers a Screen does no more than order what is written.
 func NewScreen(w io.Writer) *Screen { return &Screen{w: w} }
 
 // Write writes to the screen. While bars are shown, a line's begin waits for its end, and lines for the next time that the bars are drawn. A line
 // of which more than 64 KiB wait is broken there.
 func (s *Screen) Write(p []byte) (int, error) {
+	if s == nil || s.w == nil {
+		return 0, errNoScreen
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.bars == nil {

@@ -8,7 +8,10 @@ import (
 	"github.com/sandboxfn/sbx/internal/wire/launch"
 )
 
-var errNotSent = errors.New("it waits for a sandbox")
+var (
+	errNotSent    = errors.New("it waits for a sandbox")
+	errNotSpawned = errors.New("sbx: the call was not made; use what Spawn returned")
+)
 
 // Call is the handle of a call that runs. Its methods may be called at the same time.
 type Call[Out any] struct {
@@ -74,6 +77,9 @@ func (c *Call[Out]) Sandbox() string {
 // Stacks returns the stacks of all goroutines of the sandbox that the call was sent to, as the runtime prints them, while the
 // call goes on: it shows what a call does that has not returned. It fails if the call was not sent yet, or the sandbox is gone.
 func (c *Call[Out]) Stacks(ctx context.Context) ([]byte, error) {
+	if c == nil || c.where == nil {
+		return nil, errNotSpawned
+	}
 	sb := c.where()
 	if sb == nil {
 		return nil, fmt.Errorf("sbx: stacks of call %s: %w", c.id, errNotSent)
@@ -90,7 +96,10 @@ func (c *Call[Out]) Cancel() { c.cancel() }
 // Result waits for the call's end and returns its result. When ctx ends first Result returns ctx's error, and the call
 // runs on.
 func (c *Call[Out]) Result(ctx context.Context) (out Out, err error) {
-	if ctx == nil {
+	switch {
+	case c == nil || c.done == nil:
+		return out, errNotSpawned
+	case ctx == nil:
 		return out, errNilContext
 	}
 	select {
