@@ -94,7 +94,7 @@ func newStreams(over io.ReadWriteCloser, token string) (*streams, error) {
 	if _, err := io.WriteString(over, Hello(token)); err != nil {
 		return nil, err
 	}
-	session, err := yamux.Server(over, Multiplexing())
+	session, err := yamux.Server(Joined(over), Multiplexing())
 	if err != nil {
 		return nil, err
 	}

@@ -5,14 +5,14 @@ import (
 	"errors"
 	"io"
 	"time"
+
+	"github.com/sandboxfn/sbx/internal/agent"
 )
 
-// What yamux's frames begin with: a version, a type, two bytes of flags, the stream, and a length or another number.
+// More of yamux's frames than package agent has.
 const (
-	muxHeader = 12
-	muxData   = 0
-	muxPing   = 2
-	muxSYN    = 1 // the flag of a first frame; of a ping, that it wants to be answered
+	muxPing = 2 // a type
+	muxSYN  = 1 // the flag of a first frame; of a ping, that it wants to be answered
 )
 
 // An agent's signs of life come a few times a minute. These many more at a time do no harm.
@@ -32,7 +32,7 @@ type guard struct {
 	io.ReadWriteCloser
 	began  time.Time
 	pings  int
-	header [muxHeader]byte
+	header [agent.MuxHeader]byte
 	has    int    // bytes of the header that have come
 	shown  int    // bytes of the whole header that were handed on
 	left   uint32 // data of the frame that is still to come
@@ -51,7 +51,7 @@ func (g *guard) Read(p []byte) (int, error) {
 		g.left -= uint32(n)
 		return n, err
 	}
-	if g.has < muxHeader {
+	if g.has < agent.MuxHeader {
 		n, err := io.ReadFull(g.ReadWriteCloser, g.header[g.has:])
 		g.has += n
 		if err != nil {
@@ -63,9 +63,9 @@ func (g *guard) Read(p []byte) (int, error) {
 		g.shown = 0
 	}
 	n := copy(p, g.header[g.shown:])
-	if g.shown += n; g.shown == muxHeader {
+	if g.shown += n; g.shown == agent.MuxHeader {
 		g.has = 0
-		if g.header[1] == muxData {
+		if g.header[1] == agent.MuxData {
 			g.left = binary.BigEndian.Uint32(g.header[8:])
 		}
 	}

@@ -70,7 +70,7 @@ func Over(ctx context.Context, stream io.ReadWriteCloser, token string) (*Agent,
 	if err := awaitHello(stream, token); err != nil {
 		return fail(err)
 	}
-	session, err := yamux.Client(newGuard(stream), agent.Multiplexing())
+	session, err := yamux.Client(newGuard(agent.Joined(stream)), agent.Multiplexing())
 	if err != nil {
 		return fail(err)
 	}
