@@ -262,23 +262,27 @@ func (p *Pool[C, M]) waitElsewhere(g *group[C, M]) {
 		p.later(wait)
 		return
 	}
+	p.undrain(last)
+	p.reckon(g)
 	var other *place[C, M]
 	for _, from := range p.several.h.items {
+		if from == g {
+			continue
+		}
 		for _, m := range from.load.h.items {
-			if from != g && (other == nil || m.drained.Before(other.drained)) {
+			if m != last && (other == nil || m.drained.Before(other.drained)) && p.claim(m) == g {
 				other = m
 			}
 		}
 	}
-	if other == nil {
-		return
+	switch {
+	case other == nil: // for as long again
+		p.drain(last, g)
+	case other.empty():
+		p.makeRoom(other, g)
+	default:
+		p.drain(other, g)
 	}
-	p.undrain(last)
-	p.reckon(g)
-	if p.claim(other) != g {
-		other = last
-	}
-	p.drain(other, g)
 }
 
 // next is the group that is to have the next place that is free; nil if there is none. A place whose leases a group waits for does not count: they may last.
@@ -322,7 +326,7 @@ func (p *Pool[C, M]) claimable(g *group[C, M]) *place[C, M] {
 // to come at once. One that waits for the leases of a member takes another one's place that is free earlier.
 func (p *Pool[C, M]) claim(place *place[C, M]) *group[C, M] {
 	has, wants, holds := place.group, p.wanting.first(), (*group[C, M]).holding
-	if place.empty() {
+	if place.empty() || has.limits.Concurrency == 1 { // which is empty soon, if it gets no leases ahead
 		wants, holds = p.next(), (*group[C, M]).serving
 	}
 	if wants == nil || wants == has {

@@ -497,6 +497,44 @@ func TestNobodyWaitsForALeaseThatLastsAmongOthers(t *testing.T) {
 	})
 }
 
+// A member that runs one lease at a time, and always has one, makes room for who waits for leases that last.
+func TestNobodyWaitsForALeaseThatLastsBesideShortOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{}
+		p := New(2, Backend[string, *box]{Open: y.open, Stop: func(b *box) error { return y.stop(b) }, Limits: func(class string) Limits {
+			if class == "lasting" {
+				return Limits{Concurrency: 2}
+			}
+			return Limits{Concurrency: 1, Ahead: 8}
+		}})
+		lasting := lease(t, p, "lasting")
+		ctx, stop := context.WithCancel(t.Context())
+		var crowd sync.WaitGroup
+		for range 4 {
+			crowd.Go(func() {
+				for {
+					l, err := running(ctx, p.Queue("short", nil, true))
+					if err != nil {
+						return
+					}
+					time.Sleep(100 * time.Millisecond)
+					l.Release(true)
+				}
+			})
+		}
+		time.Sleep(10 * time.Second)
+		began := time.Now()
+		l, err := running(ctx, p.Queue("other", nil, true))
+		require.NoError(t, err)
+		assert.Less(t, time.Since(began), 3*patience)
+		assert.NotSame(t, lasting.box, l.Member())
+		l.Release(true)
+		stop()
+		crowd.Wait()
+		require.NoError(t, p.Close())
+	})
+}
+
 // Where a busy member was to end because there were too many, it serves on if another one ends first.
 func TestAnotherEndsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

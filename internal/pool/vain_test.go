@@ -183,6 +183,9 @@ func (v *vain) checkOrder() {
 	} {
 		assert.True(v.t, ok, name)
 	}
+	for _, m := range p.places {
+		assert.False(v.t, m.state == open && m.draining && m.empty(), "a member has nothing to do, and its leases are waited for")
+	}
 	for _, g := range p.groups {
 		assert.True(v.t, inOrder(g.waiting) && inOrder(g.free) && inOrder(g.roomy) && inOrder(g.loaded) && inOrder(g.load), "a group's")
 	}
