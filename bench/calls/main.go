@@ -48,7 +48,7 @@ func main() {
 		exit(servePeers(folder))
 	}
 	only := flag.String("run", "", "a regular expression of the parts that run; empty is all")
-	rounds := flag.Int("rounds", 9, "how often each measure.Contender runs")
+	rounds := flag.Int("rounds", 9, "how often each contender runs")
 	calls := flag.Int("growth", 1_000_000, "after how many calls memory is looked at again")
 	inputs := flag.Int("inputs", 1_000_000, "how many inputs the long map has whose memory is looked at")
 	write := flag.Bool("write", false, "write the tables into "+measure.PerformanceFile+", and the ratios into "+measure.RatiosFile)

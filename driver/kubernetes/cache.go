@@ -22,7 +22,9 @@ const (
 // keep puts a worker that has arrived into the folder: whole, or not at all, whatever becomes of the node meanwhile. Its name there is the pod's, so
 // that what another one left is in nobody's way. Its argument is the hash.
 const keep = `part=` + cacheDir + `/part.${HOSTNAME:-$$}
-cp ` + workerPath + ` $part && sum=$(sha256sum <$part) && [ "${sum%% *}" = "$1" ] && chmod 555 $part && sync && mv $part ` + cachedPath
+if cp ` + workerPath + ` $part && sum=$(sha256sum <$part) && [ "${sum%% *}" = "$1" ] && chmod 555 $part && sync && mv $part ` + cachedPath + `; then exit 0; fi
+rm -f $part
+exit 1`
 
 // cacheVolume is the node's folder for the session's worker. Whoever comes first has the kubelet make it, for root.
 func (s *session) cacheVolume() corev1.Volume {

@@ -76,14 +76,14 @@ wait $! 2>/dev/null
 }
 
 // upload is the program that takes the worker. Its argument is the hash of what must have arrived: an upload can be cut off without any
-// error. One whose answer was lost has done all.
+// error. One whose answer was lost has done all, and who would read from the pipe may have: to write there must not wait for that.
 var upload = fmt.Sprintf(`if [ -x %[2]s ]; then
-  [ ! -p %[1]s/go ] || echo go >%[1]s/go
+  [ ! -p %[1]s/go ] || echo go 1<>%[1]s/go
   exit 0
 fi
 rm -f %[1]s/part.*
 part=%[1]s/part.$$
-gzip -dc >$part && sum=$(sha256sum <$part) && [ "${sum%%%% *}" = "$1" ] && chmod 555 $part && mv $part %[2]s && echo go >%[1]s/go`, agentDir, workerPath)
+gzip -dc >$part && sum=$(sha256sum <$part) && [ "${sum%%%% *}" = "$1" ] && chmod 555 $part && mv $part %[2]s && echo go 1<>%[1]s/go`, agentDir, workerPath)
 
 // podFor returns the pod of a sandbox. A spec without an ID is of those that wait for their sandbox. workerSize is in bytes.
 func (s *session) podFor(name string, spec driver.Spec, workerSize int64) (*corev1.Pod, error) {

@@ -12,7 +12,6 @@ import (
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/agent"
 	"github.com/sandboxfn/sbx/internal/agent/remote"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -128,12 +127,44 @@ func (s *session) loadWarm(name string, pod *observed) {
 		l.err = sb.prepareWarm(s.running)
 		l.agent = sb.agent
 		close(l.done)
-		_, _, _ = pod.await(s.running, func(_ *corev1.Pod, gone bool) bool { return gone })
-		if s.takeLoad(name) != nil && l.agent != nil {
+		err := l.err
+		if err == nil {
+			err = sb.awaitNoUse(l.agent)
+		}
+		if s.takeLoad(name) == nil {
+			return // a sandbox has it
+		}
+		if l.agent != nil {
 			_ = l.agent.Close()
+		}
+		s.mu.Lock()
+		closed := s.closed
+		s.mu.Unlock()
+		if _, gone, _ := pod.state(); err != nil && !gone && !closed { // who keeps pods ready can't know that it is of no use
+			s.spec.Logger.Warn("a pod that was to be ready is not, and is deleted", "pod", name, "namespace", s.namespace, "err", err)
+			s.removeStray(name)
 		}
 	})
 }
+
+// awaitNoUse waits until a pod is gone, its agent is, or the session ends; only the second is an error.
+func (sb *sandbox) awaitNoUse(agent *remote.Agent) error {
+	for {
+		_, gone, changed := sb.pod.state()
+		if gone {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-agent.Ended():
+			return errAgentGone
+		case <-sb.session.running.Done():
+			return nil
+		}
+	}
+}
+
+var errAgentGone = errors.New("the connection to its agent broke")
 
 // takeLoad returns what was done for a pod, to the first who asks; nil to all others.
 func (s *session) takeLoad(name string) *load {
@@ -145,12 +176,12 @@ func (s *session) takeLoad(name string) *load {
 }
 
 func (sb *sandbox) prepareWarm(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, loadTime)
-	defer cancel()
-	pod, err := sb.awaitRunning(ctx, sandboxName)
+	pod, err := sb.awaitRunning(ctx, sandboxName) // which may take as long as the cluster has no room
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, loadTime, sb.wrong(ReasonSlow, fmt.Sprintf("it has not had the worker within %v", loadTime)))
+	defer cancel()
 	lines, err := sb.follow(ctx, sandboxName)
 	if err != nil {
 		return err

@@ -96,7 +96,8 @@ func (r *Run) Check() error {
 
 // machine says what the numbers are of.
 func (r *Run) machine(command string) string {
-	text := fmt.Sprintf("`%s` on %d processors (%s), Linux %s, %s", command, runtime.NumCPU(), model(), FirstLine("uname", "-r"), runtime.Version())
+	kernel, _, _ := strings.Cut(FirstLine("uname", "-r"), "-") // the rest is the distribution's
+	text := fmt.Sprintf("`%s` on %d processors (%s), Linux %s, %s", command, runtime.NumCPU(), model(), kernel, runtime.Version())
 	return text + r.With + fmt.Sprintf(". Medians of %d rounds, in which what is compared took turns.", r.Rounds)
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/sandboxfn/sbx/driver/kubernetes/internal/forward"
 	"github.com/sandboxfn/sbx/internal/measure"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
@@ -157,7 +158,10 @@ func (c *cluster) discard(ctx context.Context, pod *corev1.Pod) error {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}
-	return ctx.Err()
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
 // dial connects to a port of a pod.

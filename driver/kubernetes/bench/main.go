@@ -3,7 +3,7 @@
 //
 //	CGO_ENABLED=0 SBX_BENCH_KUBERNETES_IMAGE=busybox:stable go run ./driver/kubernetes/bench
 //
-// The image needs what the driver needs, and BusyBox's nc. Where there is no cluster, or no agent-sandbox in it, that is left out.
+// The image needs what the driver needs, and BusyBox's nc. Where kubectl has no context, or the cluster no agent-sandbox, that is left out.
 package main
 
 import (
@@ -29,12 +29,15 @@ func main() {
 	switch err := run(context.Background(), r, *only, *sandboxes); {
 	case errors.Is(err, measure.ErrLeftOut):
 		fmt.Fprintln(os.Stderr, err)
-	case err == nil && *write:
-		exit(r.WriteDown(strings.Join(append([]string{"go run ./driver/kubernetes/bench"}, os.Args[1:]...), " ")))
-	case err == nil && *check:
-		exit(r.Check())
-	default:
+	case err != nil:
 		exit(err)
+	default:
+		if *write {
+			exit(r.WriteDown(strings.Join(append([]string{"go run ./driver/kubernetes/bench"}, os.Args[1:]...), " ")))
+		}
+		if *check {
+			exit(r.Check())
+		}
 	}
 }
 

@@ -32,7 +32,7 @@ func TestKilledTogether(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			ours, theirs := net.Pipe()
-			p := newProcess(&Agent{control: ours}, nil)
+			p := newProcess(&Agent{control: ours, closed: make(chan struct{})}, nil)
 			go p.follow(func(context.Context) (driver.Exit, error) { return driver.Exit{}, nobodyKnows })
 			require.NoError(t, agent.Write(theirs, agent.Event{Exit: &test.exit}))
 			if !test.lives {

@@ -1,7 +1,7 @@
 // Package remote is a driver's side of an agent (package agent), which starts a worker in a container or pod. Its audience is drivers.
 //
 // An [Agent] is reached over a Unix socket ([Accept]), or over one stream of bytes ([Over]). It owns these goroutines, and [Agent.Close]
-// waits for them: one that reads the agent's events, and, over a stream, yamux's own.
+// waits for them: one that reads the agent's events, one that sends the request to kill, and, over a stream, yamux's own.
 // All that an agent says is the sandbox's word: it is bounded, and believed of that sandbox only.
 package remote
 
@@ -157,6 +157,14 @@ func (a *Agent) send(start Start) (*streams, error) {
 	}, nil
 }
 
+// Ended is closed when the connection has ended. It is of streams only: of sockets nothing tells before Start.
+func (a *Agent) Ended() <-chan struct{} {
+	if a.session == nil {
+		return nil
+	}
+	return a.session.CloseChan()
+}
+
 // Close hangs up, so that the agent ends, and waits until nothing of it is left here but what the worker's process still has to be read. It may be
 // called again.
 func (a *Agent) Close() error {
@@ -210,7 +218,8 @@ type process struct {
 
 	killing sync.Once
 	kill    chan struct{} // closed when its end is asked for
-	sent    chan struct{} // closed when the agent was told, or is gone
+	sent    chan struct{} // closed when the agent was told, or could not be, as sendErr says
+	sendErr error
 	done    chan struct{}
 	exit    driver.Exit // read after done, as is:
 	err     error
@@ -223,7 +232,6 @@ func newProcess(a *Agent, s *streams) *process {
 // follow reads what the agent says of the worker.
 func (p *process) follow(lost func(context.Context) (driver.Exit, error)) {
 	defer close(p.done)
-events:
 	for {
 		var event agent.Event
 		if err := agent.Read(p.agent.control, agent.MaxEvent, &event); err != nil {
@@ -234,7 +242,7 @@ events:
 			if p.exit.Signal != syscall.SIGKILL || p.exit.OutOfMemory || p.killed() || p.agentLives() {
 				return
 			}
-			break events // the sandbox was killed as a whole, and the worker died first
+			break // the sandbox was killed as a whole, and the worker died first
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lostTime)
@@ -263,7 +271,7 @@ func (p *process) Kill() error {
 	p.killing.Do(func() { close(p.kill) })
 	select {
 	case <-p.sent:
-		return nil
+		return p.sendErr
 	case <-p.done:
 		return nil
 	case <-time.After(sendTime):
@@ -276,16 +284,20 @@ func (p *process) sendKill() {
 	defer close(p.sent)
 	select {
 	case <-p.kill:
-		_ = agent.Write(p.agent.control, agent.Request{Kill: true}) // else it is gone, and so are all
+		if err := agent.Write(p.agent.control, agent.Request{Kill: true}); errors.Is(err, yamux.ErrConnectionWriteTimeout) { // else it is gone, and so are all
+			p.sendErr = fmt.Errorf("tell the agent to kill the worker: %w", err)
+		}
 	case <-p.done:
 	case <-p.agent.closed:
 	}
 }
 
-// killed tells whether the worker's end was asked for.
+// killed tells whether the worker's end was asked for, if only by hanging up.
 func (p *process) killed() bool {
 	select {
 	case <-p.kill:
+		return true
+	case <-p.agent.closed:
 		return true
 	default:
 		return false
