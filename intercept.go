@@ -144,6 +144,7 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 	r.cut = r.cut || outcome == nil
 	if own := (*CallError)(nil); err != nil && (!errors.As(err, &own) || own.Call != r.id) { // it may be another call's
 		err = f.fail(r, "", err)
+		r.cut = true // it is not the function's, whatever that has done
 	}
 	return data, err
 }

@@ -386,6 +386,7 @@ func TestJournalDoesNotKeepWhatIsNotTheFunctions(t *testing.T) {
 		start     func(sandbox string) error
 		intercept sbx.Interceptor
 		want      error
+		again     error // of the next run
 	}{
 		"a start": {order: "fail ok", want: errQuota, start: func(sandbox string) error {
 			if strings.HasSuffix(sandbox, "-1") {
@@ -395,6 +396,10 @@ func TestJournalDoesNotKeepWhatIsNotTheFunctions(t *testing.T) {
 		}},
 		"an interceptor's error": {order: "ok", want: errMetrics, intercept: func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
 			return errors.Join(next(ctx), errMetrics)
+		}},
+		"an interceptor's error instead of the function's": {order: "fail", want: errMetrics, again: ErrOdd, intercept: func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
+			_ = next(ctx)
+			return errMetrics
 		}},
 		"an interceptor's deadline": {order: "500ms:ok", want: context.DeadlineExceeded, intercept: func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
 			ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
@@ -426,7 +431,7 @@ func TestJournalDoesNotKeepWhatIsNotTheFunctions(t *testing.T) {
 				wait = 1000 * time.Hour
 			}
 			require.ErrorIs(t, run(wait, opts...), c.want)
-			require.NoError(t, run(0))
+			require.ErrorIs(t, run(0), c.again)
 		})
 	}
 }

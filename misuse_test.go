@@ -144,6 +144,10 @@ func TestAFunctionThatWasNotWrapped(t *testing.T) {
 		require.ErrorContains(t, err, "use what Spawn returned")
 		_, err = call.Stacks(t.Context())
 		require.ErrorContains(t, err, "use what Spawn returned")
+		call.Cancel()
+		<-call.Done()
+		require.Empty(t, call.ID()+call.Sandbox())
+		require.Zero(t, call.Progress())
 	}
 	for _, screen := range []*sbx.Screen{nil, {}, sbx.NewScreen(nil)} {
 		_, err := screen.Write([]byte("text"))

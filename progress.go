@@ -52,4 +52,9 @@ func newCallProgress(told *launch.Progress) CallProgress {
 }
 
 // Progress is the latest that the function has told by [Progress], in the call's latest attempt; zero if it has told nothing.
-func (c *Call[Out]) Progress() CallProgress { return newCallProgress(c.told()) }
+func (c *Call[Out]) Progress() CallProgress {
+	if c == nil || c.told == nil {
+		return newCallProgress(nil)
+	}
+	return newCallProgress(c.told())
+}

@@ -13,6 +13,13 @@ var (
 	errNotSpawned = errors.New("sbx: the call was not made; use what Spawn returned")
 )
 
+// ended is of calls that were not made, for which nobody is to wait.
+var ended = func() chan struct{} {
+	done := make(chan struct{})
+	close(done)
+	return done
+}()
+
 // Call is the handle of a call that runs. Its methods may be called at the same time.
 type Call[Out any] struct {
 	id     string
@@ -63,11 +70,19 @@ func spawn[Out any](ctx context.Context, f *function, args ...any) *Call[Out] {
 }
 
 // ID is the call's id, as [Info] shows it to the function and [CallError] to the caller.
-func (c *Call[Out]) ID() string { return c.id }
+func (c *Call[Out]) ID() string {
+	if c == nil {
+		return ""
+	}
+	return c.id
+}
 
 // Sandbox is the id of the sandbox that the call was sent to last; empty if it was not sent yet. It is what [Session.Profile]
 // takes.
 func (c *Call[Out]) Sandbox() string {
+	if c == nil || c.where == nil {
+		return ""
+	}
 	if sb := c.where(); sb != nil {
 		return sb.id
 	}
@@ -88,10 +103,19 @@ func (c *Call[Out]) Stacks(ctx context.Context) ([]byte, error) {
 }
 
 // Done is closed when the call has ended.
-func (c *Call[Out]) Done() <-chan struct{} { return c.done }
+func (c *Call[Out]) Done() <-chan struct{} {
+	if c == nil || c.done == nil {
+		return ended
+	}
+	return c.done
+}
 
 // Cancel ends the call's context, and with it the call. Cancelling a call that has ended does nothing.
-func (c *Call[Out]) Cancel() { c.cancel() }
+func (c *Call[Out]) Cancel() {
+	if c != nil && c.cancel != nil {
+		c.cancel()
+	}
+}
 
 // Result waits for the call's end and returns its result. When ctx ends first Result returns ctx's error, and the call
 // runs on.

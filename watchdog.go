@@ -113,17 +113,17 @@ func (w *watchdog) look(ctx context.Context) {
 func crowds(looks []look, since time.Time) []look {
 	slices.SortStableFunc(looks, func(a, b look) int { return a.from().Compare(b.from()) })
 	var crowds []look
-	first := map[*function]int{}
+	first := map[crowd]int{}
 	for _, l := range looks {
 		if l.from().After(since) {
 			break
 		}
 		if l.waits() {
-			if i, ok := first[l.underway.f]; ok {
+			if i, ok := first[l.crowd()]; ok {
 				crowds[i].others++
 				continue
 			}
-			first[l.underway.f] = len(crowds)
+			first[l.crowd()] = len(crowds)
 		}
 		crowds = append(crowds, l)
 	}
@@ -144,9 +144,21 @@ func (l *look) from() time.Time {
 // subject is what is warned of: a call, or that calls of a function wait.
 func (l *look) subject() any {
 	if l.waits() {
-		return l.underway.f
+		return l.crowd()
 	}
 	return l.request
+}
+
+// A crowd is of calls that wait for the same: of one function, however often it was wrapped, in sandboxes of one class, or in one of the program's own.
+type crowd struct {
+	function string
+	class    class
+	where    *Sandbox
+}
+
+func (l *look) crowd() crowd {
+	f := l.underway.f
+	return crowd{f.name(), f.class, f.where}
 }
 
 // goesOn says that a warning was of the same thing. The calls that wait may be others.
