@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"runtime"
 	"strings"
 	"time"
 
 	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/internal/measure"
 )
 
 const (
@@ -45,16 +45,6 @@ func memory(ctx context.Context, b *bench, w *strings.Builder) error {
 	return nil
 }
 
-// inUse returns the bytes of heap that are in use, and of stacks.
-func inUse() (heap, stacks float64) {
-	var stats runtime.MemStats
-	for range 3 { // what finalizers keep takes more than one
-		runtime.GC()
-	}
-	runtime.ReadMemStats(&stats)
-	return float64(stats.HeapAlloc), float64(stats.StackInuse)
-}
-
 // pending measures inputs of a map that wait for a sandbox.
 func pending(ctx context.Context) (heap, stacks float64, err error) {
 	session, err := variants[0].open(ctx, sbx.MaxSandboxes(1))
@@ -67,7 +57,7 @@ func pending(ctx context.Context) (heap, stacks float64, err error) {
 	if _, err := sleep.Call(ctx, 0); err != nil {
 		return 0, 0, err
 	}
-	heapBefore, stacksBefore := inUse()
+	heapBefore, stacksBefore := measure.InUse()
 	all := make(chan struct{})
 	var inputs iter.Seq[time.Duration] = func(yield func(time.Duration) bool) {
 		for range pendingInputs {
@@ -80,7 +70,7 @@ func pending(ctx context.Context) (heap, stacks float64, err error) {
 	go func() {
 		<-all
 		time.Sleep(10 * time.Millisecond) // the last goroutines come to where they wait
-		heap, stacks = inUse()
+		heap, stacks = measure.InUse()
 		cancel()
 	}()
 	for range sleep.MapUnordered(ctx, inputs, sbx.Ahead(pendingInputs+1)) {
@@ -98,11 +88,11 @@ func idle(ctx context.Context, v variant) (heap, stacks, resident float64, err e
 	if _, err := call.Call(ctx, struct{}{}); err != nil { // what there is once, and the first sandbox
 		return 0, 0, 0, err
 	}
-	heapBefore, stacksBefore := inUse()
+	heapBefore, stacksBefore := measure.InUse()
 	if err := session.Prewarm(ctx, idleSandboxes+1); err != nil {
 		return 0, 0, 0, err
 	}
-	heap, stacks = inUse()
+	heap, stacks = measure.InUse()
 	bytes, err := call.Call(ctx, struct{}{})
 	if err != nil {
 		return 0, 0, 0, err
@@ -124,7 +114,7 @@ func growth(ctx context.Context, calls int) (before, after [2]float64, err error
 	})
 	look := func() (both [2]float64, err error) {
 		bytes, err := resident.Call(ctx, struct{}{})
-		both[0], _ = inUse()
+		both[0], _ = measure.InUse()
 		both[1] = float64(bytes)
 		return both, err
 	}

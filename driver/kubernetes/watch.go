@@ -104,6 +104,11 @@ func withoutFields(object any) (any, error) {
 func (w *watch) expect(name string) *observed {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.add(name)
+}
+
+// add is called with mu held.
+func (w *watch) add(name string) *observed {
 	o := &observed{changed: make(chan struct{})}
 	w.pods[name] = o
 	return o
@@ -115,8 +120,7 @@ func (w *watch) known(name string) *observed {
 	defer w.mu.Unlock()
 	o := w.pods[name]
 	if o == nil {
-		o = &observed{changed: make(chan struct{})}
-		w.pods[name] = o
+		o = w.add(name)
 	}
 	return o
 }
@@ -148,8 +152,7 @@ func (w *watch) observe(object any, gone bool) {
 		delete(w.pods, pod.Name)
 		w.last = time.Now()
 	case o == nil:
-		o = &observed{changed: make(chan struct{})}
-		w.pods[pod.Name] = o
+		o = w.add(pod.Name)
 		if pod.Labels[warmLabel] == "" {
 			w.stray(pod.Name)
 		}

@@ -20,14 +20,16 @@ func (b *bench) many(ctx context.Context, w *strings.Builder) error {
 	if err := session.Prewarm(ctx, 1); err != nil { // what there is once
 		return err
 	}
-	heapBefore, stacksBefore, before := inUse(), stacks(), runtime.NumGoroutine()
+	heapBefore, stacksBefore := measure.InUse()
+	before := runtime.NumGoroutine()
 	began := time.Now()
 	if err := session.Prewarm(ctx, b.sandboxes+1); err != nil {
 		return err
 	}
 	started := time.Since(began)
 	n := float64(b.sandboxes)
-	heap, stack, goroutines := (inUse()-heapBefore)/n, (stacks()-stacksBefore)/n, float64(runtime.NumGoroutine()-before)/n
+	heap, stacks := measure.InUse()
+	goroutines := float64(runtime.NumGoroutine()-before) / n
 	began = time.Now()
 	if err := session.Close(); err != nil {
 		return err
@@ -42,23 +44,6 @@ func (b *bench) many(ctx context.Context, w *strings.Builder) error {
 | stacks | %s KiB |
 | goroutines | %s |
 `, b.sandboxes, measure.Short(float64(started.Milliseconds())/n), measure.Short(float64(time.Since(began).Milliseconds())/n),
-		measure.Short(heap/1024), measure.Short(stack/1024), measure.Short(goroutines))
+		measure.Short((heap-heapBefore)/n/1024), measure.Short((stacks-stacksBefore)/n/1024), measure.Short(goroutines))
 	return nil
-}
-
-// inUse is the heap that is in use, in bytes.
-func inUse() float64 {
-	for range 3 { // what finalizers keep takes more than one
-		runtime.GC()
-	}
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return float64(stats.HeapAlloc)
-}
-
-// stacks are those of all goroutines, in bytes.
-func stacks() float64 {
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return float64(stats.StackInuse)
 }
