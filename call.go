@@ -564,7 +564,9 @@ func (f *function) lost(r *request, sb *sandbox, pending *launch.Pending, killed
 	e := lostError(lost, f.config.retries > 0)
 	e.memory = r.class.must.MemoryMiB
 	if e.ending.cause == ErrOutOfMemory { //nolint:errorlint // it is this or another one
-		e.ending.itself = f.memoryIsHeld(r.class) // else it may be for what others use
+		if f.memoryIsHeld(r.class) { // else it may be for what others use
+			e.ending.itself, e.ending.advice = true, moreLimit
+		}
 	}
 	switch {
 	case f.where != nil && f.where.wasStopped():

@@ -180,6 +180,7 @@ func TestOutOfItsMemory(t *testing.T) {
 	var call *sbx.CallError
 	require.ErrorAs(t, err, &call)
 	assert.Equal(t, 1, call.Index)
+	assert.ErrorContains(t, err, "MemoryMiB of sbx.Limit", "the limit was its own")
 	n, err := session.Function(Allocate).Call(t.Context(), 600)
 	require.NoError(t, err, "the control")
 	assert.Equal(t, 600, n)

@@ -109,6 +109,13 @@ type ending struct {
 	itself bool
 }
 
+// endedError is an ending as the reason why a sandbox is of no use.
+type endedError struct{ ending }
+
+func (e *endedError) Error() string { return e.what }
+
+func (e *endedError) Unwrap() error { return e.cause }
+
 const (
 	// maxHeadline bounds a text of the sandbox's in an error's first line.
 	maxHeadline = 1 << 10
@@ -116,6 +123,7 @@ const (
 	maxShownStack = 8 << 10
 
 	moreMemory = "give the function smaller inputs, or let fewer calls run at a time"
+	moreLimit  = "allow the sandbox more by MemoryMiB of sbx.Limit (sbx.RetryMemory does so for the calls that need it), " + moreMemory
 )
 
 func endingOf(lost *launch.LostError) ending {

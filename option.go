@@ -358,8 +358,9 @@ func Concurrency(n int) SandboxOption {
 	})
 }
 
-// MaxUses stops a sandbox after n calls, at least 1; the next call gets another one. MaxUses(1) gives every call a sandbox
-// of its own. Without it sandboxes are used again.
+// MaxUses stops a sandbox after n calls, at least 1; the next call gets another one. MaxUses(1) gives every call a sandbox of its own.
+// Without it sandboxes are used again. No call is cut short: if [MaxSandboxes] leaves no room for another sandbox, the next call
+// waits until all calls of this one have ended, as with [MaxAge].
 func MaxUses(n int) SandboxOption {
 	return sandboxOption(func(s *spec) error {
 		if n < 1 {

@@ -337,12 +337,7 @@ func (sb *Sandbox) watch(running *sandbox) {
 	if status != Running {
 		return // it is being stopped
 	}
-	lost := endingOf(running.worker.Lost())
-	cause := errors.New(lost.what)
-	if lost.cause != nil {
-		cause = fmt.Errorf("%s: %w", lost.what, lost.cause)
-	}
-	_ = sb.stop(context.Background(), Lost, cause) // what is left of it; Close tries again
+	_ = sb.stop(context.Background(), Lost, &endedError{endingOf(running.worker.Lost())}) // what is left of it; Close tries again
 }
 
 // discard stops a sandbox in which a function did not obey.
@@ -537,7 +532,7 @@ func (sb *Sandbox) remoteError(ctx context.Context, running *sandbox, err error)
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
 	if sb.cause == nil { // it ended a moment ago
-		return fmt.Errorf("%w: %s", ErrNotRunning, endingOf(running.worker.Lost()).what)
+		return fmt.Errorf("%w: %w", ErrNotRunning, &endedError{endingOf(running.worker.Lost())})
 	}
 	return sb.notRunning()
 }
