@@ -55,6 +55,7 @@ type File struct {
 	written int64  // in order from the begin
 	hole    int    // at the end of that, which the sandbox does not know of yet
 	sum     uint32 // of that
+	lent    lent
 }
 
 // Open opens a file or folder for reading. The path is a path of the sandbox; a relative one is relative to its work folder. Only regular files and folders can be opened:
@@ -308,7 +309,7 @@ func (f *File) protocol(what string) error {
 	return f.broken
 }
 
-// drop forgets what was read ahead.
+// drop forgets what was read ahead, and waits for what is being written from windows.
 func (f *File) drop() error {
 	for f.coming {
 		piece, err := f.piece()
@@ -316,6 +317,11 @@ func (f *File) drop() error {
 			return err
 		}
 		f.coming = piece.GetMore()
+	}
+	for f.lent.count > 0 {
+		if err := f.settle(); err != nil {
+			return err
+		}
 	}
 	f.ahead, f.atEnd = nil, false
 	return nil
@@ -414,7 +420,7 @@ func (f *File) write(p []byte, offset int64) (n int, err error) {
 // maxHole is how much of a hole waits to be told: the sandbox sums up its zeros, too, and is to hear of an end meanwhile.
 const maxHole = 64 << 20
 
-// extend appends to a file that is written whole. Zeros become a hole, which is told as a whole.
+// extend appends to a file that is written whole what the caller has put into space. Zeros become a hole, which is told as a whole.
 func (f *File) extend(data []byte) error {
 	if isZero(data) {
 		f.written += int64(len(data))
@@ -426,6 +432,9 @@ func (f *File) extend(data []byte) error {
 	}
 	if err := f.endHole(); err != nil {
 		return err
+	}
+	if len(f.lent.windows) > 0 {
+		return f.writeWindow(len(data))
 	}
 	_, err := f.write(data, f.written)
 	return err

@@ -526,6 +526,8 @@ func (sb *Sandbox) remoteError(ctx context.Context, running *sandbox, err error)
 	defer timer.Stop()
 	select {
 	case <-running.Done():
+	case <-ctx.Done(): // the worker may have noticed first that the deadline has passed
+		return contextError(ctx)
 	case <-timer.C:
 		return err
 	}

@@ -180,8 +180,13 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 		return err
 	}
 	defer f.end()
-	buffer := make([]byte, filePiece)
+	f.takeWindows(info.Size())
+	defer f.lent.free()
 	for {
+		buffer, err := f.space()
+		if err != nil {
+			return err
+		}
 		n, err := io.ReadFull(from, buffer)
 		if n > 0 {
 			if err := f.extend(buffer[:n]); err != nil {
@@ -403,6 +408,8 @@ func (d *download) file(ctx context.Context, source, name string) (err error) {
 			_, _ = to.Close(), d.root.Remove(temporary)
 		}
 	}()
+	f.takeWindows(info.GetSize())
+	defer f.lent.free()
 	if err := d.content(f, to, name); err != nil {
 		return err
 	}
@@ -435,10 +442,10 @@ func (d *download) here(name string, err error) error {
 func (d *download) content(from *File, to *os.File, name string) error {
 	size, sum := int64(0), uint32(0)
 	for !from.atEnd || from.coming {
-		if err := from.fill(copyAhead); err != nil {
+		data, err := from.next()
+		if err != nil {
 			return err
 		}
-		data := from.ahead
 		if d.rest -= int64(len(data)); d.rest < 0 {
 			return errCopyTooLong
 		}
@@ -448,7 +455,6 @@ func (d *download) content(from *File, to *os.File, name string) error {
 			}
 		}
 		size += int64(len(data))
-		from.offset = size
 		sum = crc32.Update(sum, castagnoli, data)
 	}
 	closed, err := from.commit(false)

@@ -118,8 +118,8 @@ const (
 	// HandshakeFD is the write end of a pipe. The worker writes one line there when it is ready, keeps it open, and has the
 	// Go runtime print a crash there, whatever user code did to standard error.
 	HandshakeFD = 4
-	// LedgerFD is a file of LedgerSize zero bytes that both sides map, and in which they agree on which calls have begun. A
-	// driver that can't share memory with its workers leaves it closed.
+	// LedgerFD is a file of LedgerSize zero bytes that both sides map, and in which they agree on which calls have begun and hand
+	// each other the contents of long files. It should take no memory before it is written to. A driver that can't share memory with its workers leaves it closed.
 	LedgerFD = 5
 	// DirectFD is a connected byte stream for the protocol's frames, without what is below them on ConnFD, so that calls cost less. It
 	// must be a socket of the system. A driver that has none leaves it closed.
@@ -127,7 +127,7 @@ const (
 )
 
 // LedgerSize is the length of a ledger in bytes.
-const LedgerSize = 8 * 2050
+const LedgerSize = 32<<10 + 8*256<<10
 
 // A Process is a running worker. Its streams have one reader each, which closes them.
 type Process interface {

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/sandboxfn/sbx/internal/ledger"
 	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
@@ -28,17 +29,18 @@ type attendant struct {
 	// folder and env are the worker's as it began. Functions may change theirs.
 	folder string
 	env    []string
+	ledger *ledger.Ledger // whose windows contents of files pass through; nil if there is none
 
 	mu       sync.Mutex
 	commands map[uint64]*command
 }
 
-func newAttendant() (*attendant, error) {
+func newAttendant(l *ledger.Ledger) (*attendant, error) {
 	folder, err := os.Getwd()
 	if err != nil {
 		return nil, err
 	}
-	return &attendant{folder: folder, env: os.Environ(), commands: map[uint64]*command{}}, nil
+	return &attendant{folder: folder, env: os.Environ(), ledger: l, commands: map[uint64]*command{}}, nil
 }
 
 // path is a path of the sandbox as the session means it.

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/sandboxfn/sbx/internal/ledger"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
 
@@ -84,6 +85,7 @@ type handle struct {
 	// target is the path that an atomic file takes when it is whole; empty for others.
 	target string
 	buffer []byte
+	ledger *ledger.Ledger
 
 	// size and sum are of what was read, or written, in order from the begin.
 	size int64
@@ -99,7 +101,7 @@ func (a *attendant) File(stream grpc.BidiStreamingServer[wirepb.FileRequest, wir
 	if first.GetOpen() == nil {
 		return status.Error(codes.InvalidArgument, "the first message of a file opens it")
 	}
-	h := &handle{stream: stream}
+	h := &handle{stream: stream, ledger: a.ledger}
 	info, err := h.open(a.path(first.GetOpen().GetPath()), first.GetOpen())
 	if err != nil {
 		return h.fail(err)
@@ -270,6 +272,9 @@ func (h *handle) read(request *wirepb.Read) error {
 	if request.GetLength() < 0 || request.GetOffset() < 0 {
 		return refused("read", h.path, "a negative length or offset")
 	}
+	if request.GetWindow() != nil {
+		return h.readInto(request)
+	}
 	if h.buffer == nil {
 		h.buffer = make([]byte, filePiece)
 	}
@@ -290,6 +295,31 @@ func (h *handle) read(request *wirepb.Read) error {
 	}
 }
 
+// readInto reads into a window that the session lends.
+func (h *handle) readInto(request *wirepb.Read) error {
+	memory, giveBack, err := h.borrow(request.GetWindow(), request.GetLength())
+	if err != nil {
+		return err
+	}
+	n, err := h.file.ReadAt(memory, request.GetOffset())
+	h.count(memory[:n], request.GetOffset())
+	giveBack()
+	end := errors.Is(err, io.EOF)
+	if err != nil && !end {
+		return err
+	}
+	return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Data{Data: &wirepb.Piece{Length: int64(n), End: end}}})
+}
+
+// borrow returns the first length bytes of a window.
+func (h *handle) borrow(window *wirepb.Window, length int64) (memory []byte, giveBack func(), err error) {
+	memory, giveBack = h.ledger.Borrow(int(window.GetNumber()), window.GetLoan())
+	if length < 0 || length > int64(len(memory)) {
+		return nil, nil, status.Error(codes.InvalidArgument, "a window that was not lent, or is not that long")
+	}
+	return memory[:length], giveBack, nil
+}
+
 // count adds to the checksum what is next in order.
 func (h *handle) count(data []byte, offset int64) {
 	if offset == h.size {
@@ -298,13 +328,29 @@ func (h *handle) count(data []byte, offset int64) {
 	}
 }
 
-func (h *handle) write(request *wirepb.Write) (err error) {
-	if h.append {
-		_, err = h.file.Write(request.GetData())
-	} else {
-		_, err = h.file.WriteAt(request.GetData(), request.GetOffset())
+func (h *handle) write(request *wirepb.Write) error {
+	if request.GetWindow() == nil {
+		return h.writeData(request.GetData(), request.GetOffset())
 	}
-	h.count(request.GetData(), request.GetOffset())
+	memory, giveBack, err := h.borrow(request.GetWindow(), request.GetLength())
+	if err != nil {
+		return err
+	}
+	err = h.writeData(memory, request.GetOffset())
+	giveBack()
+	if err != nil {
+		return err
+	}
+	return h.done()
+}
+
+func (h *handle) writeData(data []byte, offset int64) (err error) {
+	if h.append {
+		_, err = h.file.Write(data)
+	} else {
+		_, err = h.file.WriteAt(data, offset)
+	}
+	h.count(data, offset)
 	return err
 }
 

@@ -120,11 +120,12 @@ func serveProcess(boot wire.Boot) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	attendant, err := newAttendant() // before go-plugin's variables are in the environment
+	notes := openLedger()
+	attendant, err := newAttendant(notes) // before go-plugin's variables are in the environment
 	if err != nil {
 		return err
 	}
-	server := &server{ledger: openLedger(), direct: openDirect(), attendant: attendant, exit: func(why string) {
+	server := &server{ledger: notes, direct: openDirect(), attendant: attendant, exit: func(why string) {
 		_, _ = io.WriteString(handshake, why)
 		os.Exit(1)
 	}}

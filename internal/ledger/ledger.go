@@ -9,6 +9,8 @@
 // the session drains) or a message that must arrive before the call may begin (grants), and neither lets the session take
 // back at once what waits in a worker.
 //
+// The contents of long files pass through [Window]s of the same memory, which spares them two ways through a socket.
+//
 // Both sides also count there while they are crowded: when user code keeps thousands of goroutines busy, those that send and
 // read messages wait minutes for their turn, and silence says nothing.
 package ledger
@@ -21,8 +23,11 @@ import (
 // Slots is how many calls can be on their way to one worker at a time.
 const Slots = 2048
 
+// words is how many numbers the file begins with: the slots, the two counts of being crowded, and the loans of the windows.
+const words = Slots + 2 + Windows
+
 // Size is the length of the file in bytes.
-const Size = 8 * (Slots + 2)
+const Size = windowsAt + Windows*WindowSize
 
 // The states of a slot, in its lowest bits; above them is the call's id.
 const (
@@ -40,6 +45,8 @@ type Ledger struct {
 	slots           []atomic.Uint64
 	session, worker *atomic.Uint64 // counts of being crowded
 	memory          []byte         // what all of them lie in
+
+	windows windows
 }
 
 // Queue notes that a call is sent. The session calls it, for a slot that no other call has.
@@ -88,15 +95,17 @@ func crowded(own, other *atomic.Uint64, is bool) uint64 {
 	return other.Load()
 }
 
-// Close unmaps the memory. No other method may be called any more.
+// Close unmaps the memory, when no window is in use any more. No other method may be called any more.
 func (l *Ledger) Close() {
-	if l != nil {
+	if l != nil && l.windows.close() {
 		unmap(l.memory)
 	}
 }
 
 // over returns the ledger in memory, which is Size bytes long and mapped at a page's begin.
 func over(memory []byte) *Ledger {
-	words := unsafe.Slice((*atomic.Uint64)(unsafe.Pointer(unsafe.SliceData(memory))), Slots+2)
-	return &Ledger{words[:Slots], &words[Slots], &words[Slots+1], memory}
+	all := unsafe.Slice((*atomic.Uint64)(unsafe.Pointer(unsafe.SliceData(memory))), words)
+	l := &Ledger{slots: all[:Slots], session: &all[Slots], worker: &all[Slots+1], memory: memory}
+	l.windows.loans = all[Slots+2:]
+	return l
 }

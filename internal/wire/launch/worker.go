@@ -381,6 +381,13 @@ func (w *Worker) receive() {
 	close(w.done)
 }
 
+// Window returns memory that is shared with the worker and that nobody uses; nil if there is none.
+func (w *Worker) Window() *ledger.Window {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ledger.Take()
+}
+
 // returned notes that a call's function has returned, when its result begins to arrive in chunks. A worker has to have a call for every
 // value that it sends, or it could fill this side's memory with a thousand of them.
 func (w *Worker) returned(message *wirepb.Message) error {

@@ -1113,9 +1113,11 @@ func (x *Open) GetRegular() bool {
 
 // Read asks for the bytes from offset on: length of them, or fewer where the file ends.
 type Read struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Length        int64                  `protobuf:"varint,1,opt,name=length,proto3" json:"length,omitempty"`
-	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Length int64                  `protobuf:"varint,1,opt,name=length,proto3" json:"length,omitempty"`
+	Offset int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// window is where the bytes are to go, in one piece; none if they are to come with the answer.
+	Window        *Window `protobuf:"bytes,3,opt,name=window,proto3" json:"window,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1164,11 +1166,21 @@ func (x *Read) GetOffset() int64 {
 	return 0
 }
 
+func (x *Read) GetWindow() *Window {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
 // Write writes at offset; in a file that was opened to append, at its end.
 type Write struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
-	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Data   []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	Offset int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// window is where the bytes are, length of them, instead of in data. Such a Write is answered with done.
+	Window        *Window `protobuf:"bytes,3,opt,name=window,proto3" json:"window,omitempty"`
+	Length        int64   `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1217,6 +1229,73 @@ func (x *Write) GetOffset() int64 {
 	return 0
 }
 
+func (x *Write) GetWindow() *Window {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *Write) GetLength() int64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+// Window names memory that session and worker share, and the loan by which the worker may use it.
+type Window struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Loan          uint64                 `protobuf:"varint,2,opt,name=loan,proto3" json:"loan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Window) Reset() {
+	*x = Window{}
+	mi := &file_sandbox_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Window) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Window) ProtoMessage() {}
+
+func (x *Window) ProtoReflect() protoreflect.Message {
+	mi := &file_sandbox_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Window.ProtoReflect.Descriptor instead.
+func (*Window) Descriptor() ([]byte, []int) {
+	return file_sandbox_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Window) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Window) GetLoan() uint64 {
+	if x != nil {
+		return x.Loan
+	}
+	return 0
+}
+
 // Commit closes the file. Of an atomic one it says what must have arrived.
 type Commit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1230,7 +1309,7 @@ type Commit struct {
 
 func (x *Commit) Reset() {
 	*x = Commit{}
-	mi := &file_sandbox_proto_msgTypes[13]
+	mi := &file_sandbox_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1321,7 @@ func (x *Commit) String() string {
 func (*Commit) ProtoMessage() {}
 
 func (x *Commit) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[13]
+	mi := &file_sandbox_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1334,7 @@ func (x *Commit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Commit.ProtoReflect.Descriptor instead.
 func (*Commit) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{13}
+	return file_sandbox_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Commit) GetCheck() bool {
@@ -1295,7 +1374,7 @@ type FileReply struct {
 
 func (x *FileReply) Reset() {
 	*x = FileReply{}
-	mi := &file_sandbox_proto_msgTypes[14]
+	mi := &file_sandbox_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1386,7 @@ func (x *FileReply) String() string {
 func (*FileReply) ProtoMessage() {}
 
 func (x *FileReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[14]
+	mi := &file_sandbox_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1399,7 @@ func (x *FileReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileReply.ProtoReflect.Descriptor instead.
 func (*FileReply) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{14}
+	return file_sandbox_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FileReply) GetKind() isFileReply_Kind {
@@ -1415,14 +1494,16 @@ type Piece struct {
 	Data  []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	More  bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	// end says that the file ends here.
-	End           bool `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
+	End bool `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
+	// length is how many bytes are in the window that the Read named.
+	Length        int64 `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Piece) Reset() {
 	*x = Piece{}
-	mi := &file_sandbox_proto_msgTypes[15]
+	mi := &file_sandbox_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1515,7 @@ func (x *Piece) String() string {
 func (*Piece) ProtoMessage() {}
 
 func (x *Piece) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[15]
+	mi := &file_sandbox_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1528,7 @@ func (x *Piece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Piece.ProtoReflect.Descriptor instead.
 func (*Piece) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{15}
+	return file_sandbox_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Piece) GetData() []byte {
@@ -1471,6 +1552,13 @@ func (x *Piece) GetEnd() bool {
 	return false
 }
 
+func (x *Piece) GetLength() int64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
 // Closed is the answer to a Commit.
 type Closed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1483,7 +1571,7 @@ type Closed struct {
 
 func (x *Closed) Reset() {
 	*x = Closed{}
-	mi := &file_sandbox_proto_msgTypes[16]
+	mi := &file_sandbox_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1495,7 +1583,7 @@ func (x *Closed) String() string {
 func (*Closed) ProtoMessage() {}
 
 func (x *Closed) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[16]
+	mi := &file_sandbox_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1508,7 +1596,7 @@ func (x *Closed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Closed.ProtoReflect.Descriptor instead.
 func (*Closed) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{16}
+	return file_sandbox_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Closed) GetSize() int64 {
@@ -1538,7 +1626,7 @@ type Info struct {
 
 func (x *Info) Reset() {
 	*x = Info{}
-	mi := &file_sandbox_proto_msgTypes[17]
+	mi := &file_sandbox_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1550,7 +1638,7 @@ func (x *Info) String() string {
 func (*Info) ProtoMessage() {}
 
 func (x *Info) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[17]
+	mi := &file_sandbox_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1563,7 +1651,7 @@ func (x *Info) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Info.ProtoReflect.Descriptor instead.
 func (*Info) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{17}
+	return file_sandbox_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Info) GetName() []byte {
@@ -1614,7 +1702,7 @@ type PathRequest struct {
 
 func (x *PathRequest) Reset() {
 	*x = PathRequest{}
-	mi := &file_sandbox_proto_msgTypes[18]
+	mi := &file_sandbox_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1714,7 @@ func (x *PathRequest) String() string {
 func (*PathRequest) ProtoMessage() {}
 
 func (x *PathRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[18]
+	mi := &file_sandbox_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1727,7 @@ func (x *PathRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathRequest.ProtoReflect.Descriptor instead.
 func (*PathRequest) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{18}
+	return file_sandbox_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PathRequest) GetKind() isPathRequest_Kind {
@@ -1799,7 +1887,7 @@ type MakeDir struct {
 
 func (x *MakeDir) Reset() {
 	*x = MakeDir{}
-	mi := &file_sandbox_proto_msgTypes[19]
+	mi := &file_sandbox_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1899,7 @@ func (x *MakeDir) String() string {
 func (*MakeDir) ProtoMessage() {}
 
 func (x *MakeDir) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[19]
+	mi := &file_sandbox_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +1912,7 @@ func (x *MakeDir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeDir.ProtoReflect.Descriptor instead.
 func (*MakeDir) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{19}
+	return file_sandbox_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MakeDir) GetPath() []byte {
@@ -1858,7 +1946,7 @@ type Remove struct {
 
 func (x *Remove) Reset() {
 	*x = Remove{}
-	mi := &file_sandbox_proto_msgTypes[20]
+	mi := &file_sandbox_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1870,7 +1958,7 @@ func (x *Remove) String() string {
 func (*Remove) ProtoMessage() {}
 
 func (x *Remove) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[20]
+	mi := &file_sandbox_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1883,7 +1971,7 @@ func (x *Remove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remove.ProtoReflect.Descriptor instead.
 func (*Remove) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{20}
+	return file_sandbox_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Remove) GetPath() []byte {
@@ -1910,7 +1998,7 @@ type Rename struct {
 
 func (x *Rename) Reset() {
 	*x = Rename{}
-	mi := &file_sandbox_proto_msgTypes[21]
+	mi := &file_sandbox_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1922,7 +2010,7 @@ func (x *Rename) String() string {
 func (*Rename) ProtoMessage() {}
 
 func (x *Rename) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[21]
+	mi := &file_sandbox_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1935,7 +2023,7 @@ func (x *Rename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rename.ProtoReflect.Descriptor instead.
 func (*Rename) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{21}
+	return file_sandbox_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Rename) GetFrom() []byte {
@@ -1962,7 +2050,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_sandbox_proto_msgTypes[22]
+	mi := &file_sandbox_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2062,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[22]
+	mi := &file_sandbox_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2075,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{22}
+	return file_sandbox_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Link) GetTarget() []byte {
@@ -2014,7 +2102,7 @@ type Chmod struct {
 
 func (x *Chmod) Reset() {
 	*x = Chmod{}
-	mi := &file_sandbox_proto_msgTypes[23]
+	mi := &file_sandbox_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2026,7 +2114,7 @@ func (x *Chmod) String() string {
 func (*Chmod) ProtoMessage() {}
 
 func (x *Chmod) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[23]
+	mi := &file_sandbox_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2039,7 +2127,7 @@ func (x *Chmod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chmod.ProtoReflect.Descriptor instead.
 func (*Chmod) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{23}
+	return file_sandbox_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Chmod) GetPath() []byte {
@@ -2067,7 +2155,7 @@ type PathReply struct {
 
 func (x *PathReply) Reset() {
 	*x = PathReply{}
-	mi := &file_sandbox_proto_msgTypes[24]
+	mi := &file_sandbox_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2167,7 @@ func (x *PathReply) String() string {
 func (*PathReply) ProtoMessage() {}
 
 func (x *PathReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[24]
+	mi := &file_sandbox_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2180,7 @@ func (x *PathReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathReply.ProtoReflect.Descriptor instead.
 func (*PathReply) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{24}
+	return file_sandbox_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PathReply) GetFailure() *Failure {
@@ -2126,7 +2214,7 @@ type Listing struct {
 
 func (x *Listing) Reset() {
 	*x = Listing{}
-	mi := &file_sandbox_proto_msgTypes[25]
+	mi := &file_sandbox_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2226,7 @@ func (x *Listing) String() string {
 func (*Listing) ProtoMessage() {}
 
 func (x *Listing) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[25]
+	mi := &file_sandbox_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2239,7 @@ func (x *Listing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listing.ProtoReflect.Descriptor instead.
 func (*Listing) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{25}
+	return file_sandbox_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Listing) GetEntries() []*Info {
@@ -2249,13 +2337,19 @@ const file_sandbox_proto_rawDesc = "" +
 	"\x04mode\x18\b \x01(\rR\x04mode\x12\x16\n" +
 	"\x06atomic\x18\t \x01(\bR\x06atomic\x12\x18\n" +
 	"\aregular\x18\n" +
-	" \x01(\bR\aregular\"6\n" +
+	" \x01(\bR\aregular\"c\n" +
 	"\x04Read\x12\x16\n" +
 	"\x06length\x18\x01 \x01(\x03R\x06length\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x03R\x06offset\"3\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12+\n" +
+	"\x06window\x18\x03 \x01(\v2\x13.sbx.wire.v1.WindowR\x06window\"x\n" +
 	"\x05Write\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x03R\x06offset\"J\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12+\n" +
+	"\x06window\x18\x03 \x01(\v2\x13.sbx.wire.v1.WindowR\x06window\x12\x16\n" +
+	"\x06length\x18\x04 \x01(\x03R\x06length\"4\n" +
+	"\x06Window\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
+	"\x04loan\x18\x02 \x01(\x04R\x04loan\"J\n" +
 	"\x06Commit\x12\x14\n" +
 	"\x05check\x18\x01 \x01(\bR\x05check\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
@@ -2266,11 +2360,12 @@ const file_sandbox_proto_rawDesc = "" +
 	"\afailure\x18\x03 \x01(\v2\x14.sbx.wire.v1.FailureH\x00R\afailure\x12-\n" +
 	"\x06closed\x18\x04 \x01(\v2\x13.sbx.wire.v1.ClosedH\x00R\x06closed\x12\x14\n" +
 	"\x04done\x18\x05 \x01(\bH\x00R\x04doneB\x06\n" +
-	"\x04kind\"A\n" +
+	"\x04kind\"Y\n" +
 	"\x05Piece\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x10\n" +
-	"\x03end\x18\x03 \x01(\bR\x03end\"4\n" +
+	"\x03end\x18\x03 \x01(\bR\x03end\x12\x16\n" +
+	"\x06length\x18\x04 \x01(\x03R\x06length\"4\n" +
 	"\x06Closed\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x16\n" +
 	"\x06crc32c\x18\x02 \x01(\rR\x06crc32c\"a\n" +
@@ -2334,7 +2429,7 @@ func file_sandbox_proto_rawDescGZIP() []byte {
 }
 
 var file_sandbox_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sandbox_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_sandbox_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_sandbox_proto_goTypes = []any{
 	(Failure_Kind)(0),     // 0: sbx.wire.v1.Failure.Kind
 	(*Failure)(nil),       // 1: sbx.wire.v1.Failure
@@ -2350,19 +2445,20 @@ var file_sandbox_proto_goTypes = []any{
 	(*Open)(nil),          // 11: sbx.wire.v1.Open
 	(*Read)(nil),          // 12: sbx.wire.v1.Read
 	(*Write)(nil),         // 13: sbx.wire.v1.Write
-	(*Commit)(nil),        // 14: sbx.wire.v1.Commit
-	(*FileReply)(nil),     // 15: sbx.wire.v1.FileReply
-	(*Piece)(nil),         // 16: sbx.wire.v1.Piece
-	(*Closed)(nil),        // 17: sbx.wire.v1.Closed
-	(*Info)(nil),          // 18: sbx.wire.v1.Info
-	(*PathRequest)(nil),   // 19: sbx.wire.v1.PathRequest
-	(*MakeDir)(nil),       // 20: sbx.wire.v1.MakeDir
-	(*Remove)(nil),        // 21: sbx.wire.v1.Remove
-	(*Rename)(nil),        // 22: sbx.wire.v1.Rename
-	(*Link)(nil),          // 23: sbx.wire.v1.Link
-	(*Chmod)(nil),         // 24: sbx.wire.v1.Chmod
-	(*PathReply)(nil),     // 25: sbx.wire.v1.PathReply
-	(*Listing)(nil),       // 26: sbx.wire.v1.Listing
+	(*Window)(nil),        // 14: sbx.wire.v1.Window
+	(*Commit)(nil),        // 15: sbx.wire.v1.Commit
+	(*FileReply)(nil),     // 16: sbx.wire.v1.FileReply
+	(*Piece)(nil),         // 17: sbx.wire.v1.Piece
+	(*Closed)(nil),        // 18: sbx.wire.v1.Closed
+	(*Info)(nil),          // 19: sbx.wire.v1.Info
+	(*PathRequest)(nil),   // 20: sbx.wire.v1.PathRequest
+	(*MakeDir)(nil),       // 21: sbx.wire.v1.MakeDir
+	(*Remove)(nil),        // 22: sbx.wire.v1.Remove
+	(*Rename)(nil),        // 23: sbx.wire.v1.Rename
+	(*Link)(nil),          // 24: sbx.wire.v1.Link
+	(*Chmod)(nil),         // 25: sbx.wire.v1.Chmod
+	(*PathReply)(nil),     // 26: sbx.wire.v1.PathReply
+	(*Listing)(nil),       // 27: sbx.wire.v1.Listing
 }
 var file_sandbox_proto_depIdxs = []int32{
 	0,  // 0: sbx.wire.v1.Failure.kind:type_name -> sbx.wire.v1.Failure.Kind
@@ -2376,35 +2472,37 @@ var file_sandbox_proto_depIdxs = []int32{
 	11, // 8: sbx.wire.v1.FileRequest.open:type_name -> sbx.wire.v1.Open
 	12, // 9: sbx.wire.v1.FileRequest.read:type_name -> sbx.wire.v1.Read
 	13, // 10: sbx.wire.v1.FileRequest.write:type_name -> sbx.wire.v1.Write
-	14, // 11: sbx.wire.v1.FileRequest.close:type_name -> sbx.wire.v1.Commit
-	18, // 12: sbx.wire.v1.FileReply.info:type_name -> sbx.wire.v1.Info
-	16, // 13: sbx.wire.v1.FileReply.data:type_name -> sbx.wire.v1.Piece
-	1,  // 14: sbx.wire.v1.FileReply.failure:type_name -> sbx.wire.v1.Failure
-	17, // 15: sbx.wire.v1.FileReply.closed:type_name -> sbx.wire.v1.Closed
-	20, // 16: sbx.wire.v1.PathRequest.make_dir:type_name -> sbx.wire.v1.MakeDir
-	21, // 17: sbx.wire.v1.PathRequest.remove:type_name -> sbx.wire.v1.Remove
-	22, // 18: sbx.wire.v1.PathRequest.rename:type_name -> sbx.wire.v1.Rename
-	23, // 19: sbx.wire.v1.PathRequest.link:type_name -> sbx.wire.v1.Link
-	24, // 20: sbx.wire.v1.PathRequest.chmod:type_name -> sbx.wire.v1.Chmod
-	1,  // 21: sbx.wire.v1.PathReply.failure:type_name -> sbx.wire.v1.Failure
-	18, // 22: sbx.wire.v1.PathReply.info:type_name -> sbx.wire.v1.Info
-	18, // 23: sbx.wire.v1.Listing.entries:type_name -> sbx.wire.v1.Info
-	1,  // 24: sbx.wire.v1.Listing.failure:type_name -> sbx.wire.v1.Failure
-	3,  // 25: sbx.wire.v1.Sandbox.Run:input_type -> sbx.wire.v1.CommandInput
-	9,  // 26: sbx.wire.v1.Sandbox.Signal:input_type -> sbx.wire.v1.CommandSignal
-	10, // 27: sbx.wire.v1.Sandbox.File:input_type -> sbx.wire.v1.FileRequest
-	19, // 28: sbx.wire.v1.Sandbox.Path:input_type -> sbx.wire.v1.PathRequest
-	19, // 29: sbx.wire.v1.Sandbox.List:input_type -> sbx.wire.v1.PathRequest
-	6,  // 30: sbx.wire.v1.Sandbox.Run:output_type -> sbx.wire.v1.CommandOutput
-	2,  // 31: sbx.wire.v1.Sandbox.Signal:output_type -> sbx.wire.v1.Done
-	15, // 32: sbx.wire.v1.Sandbox.File:output_type -> sbx.wire.v1.FileReply
-	25, // 33: sbx.wire.v1.Sandbox.Path:output_type -> sbx.wire.v1.PathReply
-	26, // 34: sbx.wire.v1.Sandbox.List:output_type -> sbx.wire.v1.Listing
-	30, // [30:35] is the sub-list for method output_type
-	25, // [25:30] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	15, // 11: sbx.wire.v1.FileRequest.close:type_name -> sbx.wire.v1.Commit
+	14, // 12: sbx.wire.v1.Read.window:type_name -> sbx.wire.v1.Window
+	14, // 13: sbx.wire.v1.Write.window:type_name -> sbx.wire.v1.Window
+	19, // 14: sbx.wire.v1.FileReply.info:type_name -> sbx.wire.v1.Info
+	17, // 15: sbx.wire.v1.FileReply.data:type_name -> sbx.wire.v1.Piece
+	1,  // 16: sbx.wire.v1.FileReply.failure:type_name -> sbx.wire.v1.Failure
+	18, // 17: sbx.wire.v1.FileReply.closed:type_name -> sbx.wire.v1.Closed
+	21, // 18: sbx.wire.v1.PathRequest.make_dir:type_name -> sbx.wire.v1.MakeDir
+	22, // 19: sbx.wire.v1.PathRequest.remove:type_name -> sbx.wire.v1.Remove
+	23, // 20: sbx.wire.v1.PathRequest.rename:type_name -> sbx.wire.v1.Rename
+	24, // 21: sbx.wire.v1.PathRequest.link:type_name -> sbx.wire.v1.Link
+	25, // 22: sbx.wire.v1.PathRequest.chmod:type_name -> sbx.wire.v1.Chmod
+	1,  // 23: sbx.wire.v1.PathReply.failure:type_name -> sbx.wire.v1.Failure
+	19, // 24: sbx.wire.v1.PathReply.info:type_name -> sbx.wire.v1.Info
+	19, // 25: sbx.wire.v1.Listing.entries:type_name -> sbx.wire.v1.Info
+	1,  // 26: sbx.wire.v1.Listing.failure:type_name -> sbx.wire.v1.Failure
+	3,  // 27: sbx.wire.v1.Sandbox.Run:input_type -> sbx.wire.v1.CommandInput
+	9,  // 28: sbx.wire.v1.Sandbox.Signal:input_type -> sbx.wire.v1.CommandSignal
+	10, // 29: sbx.wire.v1.Sandbox.File:input_type -> sbx.wire.v1.FileRequest
+	20, // 30: sbx.wire.v1.Sandbox.Path:input_type -> sbx.wire.v1.PathRequest
+	20, // 31: sbx.wire.v1.Sandbox.List:input_type -> sbx.wire.v1.PathRequest
+	6,  // 32: sbx.wire.v1.Sandbox.Run:output_type -> sbx.wire.v1.CommandOutput
+	2,  // 33: sbx.wire.v1.Sandbox.Signal:output_type -> sbx.wire.v1.Done
+	16, // 34: sbx.wire.v1.Sandbox.File:output_type -> sbx.wire.v1.FileReply
+	26, // 35: sbx.wire.v1.Sandbox.Path:output_type -> sbx.wire.v1.PathReply
+	27, // 36: sbx.wire.v1.Sandbox.List:output_type -> sbx.wire.v1.Listing
+	32, // [32:37] is the sub-list for method output_type
+	27, // [27:32] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_sandbox_proto_init() }
@@ -2438,14 +2536,14 @@ func file_sandbox_proto_init() {
 		(*FileRequest_Sync)(nil),
 		(*FileRequest_Close)(nil),
 	}
-	file_sandbox_proto_msgTypes[14].OneofWrappers = []any{
+	file_sandbox_proto_msgTypes[15].OneofWrappers = []any{
 		(*FileReply_Info)(nil),
 		(*FileReply_Data)(nil),
 		(*FileReply_Failure)(nil),
 		(*FileReply_Closed)(nil),
 		(*FileReply_Done)(nil),
 	}
-	file_sandbox_proto_msgTypes[18].OneofWrappers = []any{
+	file_sandbox_proto_msgTypes[19].OneofWrappers = []any{
 		(*PathRequest_Stat)(nil),
 		(*PathRequest_Lstat)(nil),
 		(*PathRequest_MakeDir)(nil),
@@ -2462,7 +2560,7 @@ func file_sandbox_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sandbox_proto_rawDesc), len(file_sandbox_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
