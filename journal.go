@@ -1,6 +1,7 @@
 package sbx
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/sandboxfn/sbx/internal/artifact"
 	"github.com/sandboxfn/sbx/internal/journal"
+	"github.com/sandboxfn/sbx/registry"
 	"github.com/sandboxfn/sbx/worker"
 )
 
@@ -87,6 +89,17 @@ func openJournal(path string, f *function) (mapJournal, error) {
 	}
 	entry := f.entry.Load()
 	group := journal.Group{Function: entry.Name(), Types: entry.Fingerprint(), Version: version}
+	if result := entry.Result(); result != nil {
+		codec, err := registry.CodecOf(result)
+		if err != nil {
+			return nil, err // as calls would fail
+		}
+		if shape := codec.Shape(); shape != nil {
+			if group.Shape, err = json.Marshal(shape); err != nil {
+				return nil, err
+			}
+		}
+	}
 	file, err := journal.Open(path)
 	if err != nil {
 		return nil, err

@@ -15,6 +15,11 @@ type Codec struct {
 	// Both get the address of a value of typ, which is faster than a reflect.Value of it by more than half.
 	encode func(*encoder, unsafe.Pointer) error
 	decode func(*decoder, unsafe.Pointer) error
+
+	// What its values consist of, for Shape; empty where nothing needs to be told.
+	fields []string
+	of     []*Codec
+	same   bool // they are encoded as those of the one in of are
 }
 
 // valueAt is the value of type t at p.

@@ -25,6 +25,7 @@ func (c *compiler) pointer(codec *Codec) error {
 		return err
 	}
 	wrapped := nilable(t.Elem())
+	codec.of, codec.same = []*Codec{elem}, !wrapped
 	codec.encode = func(e *encoder, p unsafe.Pointer) error {
 		to := *(*unsafe.Pointer)(p)
 		if to == nil {
@@ -92,6 +93,7 @@ func (c *compiler) slice(codec *Codec) error {
 		complete(codec)
 		return nil
 	}
+	codec.of = []*Codec{elem}
 	size := t.Elem().Size()
 	codec.encode = func(e *encoder, p unsafe.Pointer) error {
 		s := *(*sliceHeader)(p)
@@ -197,6 +199,7 @@ func (c *compiler) array(codec *Codec) error {
 		}
 		return nil
 	}
+	codec.of = []*Codec{elem}
 	size := t.Elem().Size()
 	codec.min = limit(headerSize(uint64(n), 16) + uint64(n)*uint64(elem.min))
 	codec.encode = func(e *encoder, p unsafe.Pointer) error {
@@ -262,6 +265,7 @@ func (c *compiler) mapping(codec *Codec) error {
 		complete(codec)
 		return nil
 	}
+	codec.of = []*Codec{value}
 	codec.encode = func(e *encoder, p unsafe.Pointer) error {
 		v := valueAt(t, p)
 		if v.IsNil() {

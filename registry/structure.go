@@ -55,6 +55,7 @@ func (c *compiler) structure(codec *Codec) error {
 			return err
 		}
 		parts = append(parts, part{field.Offset, segment, fieldCodec})
+		codec.fields, codec.of = append(codec.fields, field.Name), append(codec.of, fieldCodec)
 		least += uint64(fieldCodec.min)
 	}
 	claims := limit(least)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx/internal/journal"
+	"github.com/sandboxfn/sbx/registry"
 )
 
 // read opens a journal, which the caller closes.
@@ -97,6 +98,13 @@ func export(path string, w io.Writer) error {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
+	shapes := map[uint32]registry.Shape{}
+	for number, g := range groups {
+		var shape registry.Shape
+		if json.Unmarshal(g.Shape, &shape) == nil { // else results are shown as they are
+			shapes[number] = shape
+		}
+	}
 	for r, err := range view.Records() {
 		if err != nil {
 			return err
@@ -107,7 +115,7 @@ func export(path string, w io.Writer) error {
 		}
 		line := exported{Function: g.Function, Version: g.Version, Index: r.Index, Input: hex.EncodeToString(r.Key[:]), Time: r.Time.UTC(), Error: r.Text}
 		if !r.Failed {
-			line.Result = readable(r.Data)
+			line.Result = readable(r.Data, shapes[r.Group])
 		}
 		text.Reset()
 		if err := encoder.Encode(line); err != nil {

@@ -6,11 +6,13 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sandboxfn/sbx/internal/journal"
+	"github.com/sandboxfn/sbx/registry"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/vmihailenco/msgpack/v5"
@@ -33,7 +35,7 @@ func example(t *testing.T) string {
 	j, err := journal.Open(path)
 	require.NoError(t, err)
 	for _, version := range []string{"v1", "v2"} {
-		group, err := j.Group(journal.Group{Function: "example.com/m.Train", Types: "t", Version: version})
+		group, err := j.Group(journal.Group{Function: "example.com/m.Train", Types: "t", Version: version, Shape: json.RawMessage(`[{"fields":["Name","Loss","Of"],"of":[-1,-1,-1]}]`)})
 		require.NoError(t, err)
 		at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 		for i, data := range [][]byte{encoded(t, []any{"a", 1.5, map[int]string{2: "b"}}), encoded(t, []byte{1, 2}), {0xc1}, nil} {
@@ -61,7 +63,7 @@ func TestExport(t *testing.T) {
 	lines := strings.Split(out, "\n")
 	require.Len(t, lines, 11)
 	const head = `{"function":"example.com/m.Train","version":"v1","index":`
-	assert.JSONEq(t, head+`0,"input":"00000000000000000000000000000000","time":"2026-01-02T03:04:05Z","result":["a",1.5,{"2":"b"}]}`, lines[0])
+	assert.JSONEq(t, head+`0,"input":"00000000000000000000000000000000","time":"2026-01-02T03:04:05Z","result":{"Name":"a","Loss":1.5,"Of":{"2":"b"}}}`, lines[0])
 	assert.Contains(t, lines[1], `"result":"AQI="`)
 	assert.Contains(t, lines[2], `"result":"wQ=="`)
 	assert.NotContains(t, lines[3], `"result"`)
@@ -126,7 +128,7 @@ func TestCompactOneFunction(t *testing.T) {
 // Whatever a sandbox has sent as a result: it is shown, or its bytes are.
 func TestReadable(t *testing.T) {
 	show := func(data []byte) string {
-		text, err := json.Marshal(readable(data))
+		text, err := json.Marshal(readable(data, nil))
 		require.NoError(t, err)
 		return string(text)
 	}
@@ -151,14 +153,56 @@ func TestReadable(t *testing.T) {
 		{0xc1}, {0xdd, 0xff, 0xff, 0xff, 0xff}, {0xdf, 0xff, 0xff, 0xff, 0xff}, {0xc6, 0xff, 0xff, 0xff, 0xff, 1}, {0xdb, 0xff, 0xff, 0xff, 0xff},
 		bytes.Repeat([]byte{0x91}, 1<<20), bytes.Repeat([]byte{0x81}, 1<<20), {0xc9, 0xff, 0xff, 0xff, 0xff, 0}, {1, 2}, {0xcf, 1},
 	} {
-		assert.Equal(t, hostile, readable(hostile))
+		assert.Equal(t, hostile, readable(hostile, nil))
+	}
+}
+
+type node struct {
+	Name string
+	At   time.Time
+	Next *node
+	Of   map[string][]node
+	Deep **int
+	_    int
+	Left int `msgpack:"-"`
+	Raw  []byte
+}
+
+// Results of a function are shown with the names of their fields.
+func TestReadableHasNames(t *testing.T) {
+	codec, err := registry.CodecOf(reflect.TypeFor[[]node]())
+	require.NoError(t, err)
+	text, err := json.Marshal(codec.Shape())
+	require.NoError(t, err)
+	var shape registry.Shape
+	require.NoError(t, json.Unmarshal(text, &shape))
+	at, deep := time.Date(2026, 1, 2, 3, 4, 5, 6, time.FixedZone("", 3600)), new(3)
+	data, err := codec.Append(nil, reflect.ValueOf([]node{{
+		Name: "<a>", At: at, Next: &node{Name: "b"}, Of: map[string][]node{"c": {{Name: "d", Deep: &deep}}}, Left: 1, Raw: []byte{1},
+	}}))
+	require.NoError(t, err)
+	var shown bytes.Buffer
+	encoder := json.NewEncoder(&shown)
+	encoder.SetEscapeHTML(false)
+	require.NoError(t, encoder.Encode(readable(data, shape)))
+	//nolint:testifylint // the order of the fields counts
+	assert.Equal(t, `[{"Name":"<a>","At":"2026-01-02T03:04:05.000000006+01:00",`+
+		`"Next":{"Name":"b","At":"0001-01-01T00:00:00Z","Next":null,"Of":null,"Deep":null,"Raw":null},`+
+		`"Of":{"c":[{"Name":"d","At":"0001-01-01T00:00:00Z","Next":null,"Of":null,"Deep":[3],"Raw":null}]},"Deep":null,"Raw":"AQ=="}]`+"\n", shown.String())
+
+	for _, odd := range []registry.Shape{{{Fields: []string{"a"}}}, {{Of: []int{7}}}, {{Of: []int{-2, 0}}}, {{Time: true}}, {{Fields: []string{"a", "b"}, Of: []int{0, 0}}}} {
+		text, err := json.Marshal(readable(encoded(t, []any{1, "x"}), odd))
+		require.NoError(t, err)
+		assert.Contains(t, string(text), `"x"`, "a journal that says something else of it")
 	}
 }
 
 func FuzzReadable(f *testing.F) {
 	f.Add([]byte{0x82, 0xa1, 'a', 1, 0x92, 2, 3, 0xc0})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		_, err := json.Marshal(readable(data))
+		_, err := json.Marshal(readable(data, nil))
+		require.NoError(t, err)
+		_, err = json.Marshal(readable(data, registry.Shape{{Of: []int{1}}, {Fields: []string{"a", "b"}, Of: []int{2, 0}}, {Time: true}}))
 		require.NoError(t, err)
 	})
 }

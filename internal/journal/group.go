@@ -21,6 +21,8 @@ type Group struct {
 	Types    string `json:"types"`
 	// Version is that of its code.
 	Version string `json:"version"`
+	// Shape tells who reads results without the function's types what is in them. A Shape of package registry; nil where there is nothing to tell.
+	Shape json.RawMessage `json:"shape,omitempty"`
 }
 
 // Group returns the number of a group, which is a new one if the journal did not have it.
