@@ -122,7 +122,7 @@ const (
 	// each other the contents of long files. It should take no memory before it is written to. A driver that can't share memory with its workers leaves it closed.
 	LedgerFD = 5
 	// DirectFD is a connected byte stream for the protocol's frames, without what is below them on ConnFD, so that calls cost less. It
-	// must be a socket of the system. A driver that has none leaves it closed.
+	// must be a socket of the system for the worker; what is behind it is the driver's to choose. A driver that has none leaves it closed.
 	DirectFD = 6
 )
 

@@ -82,6 +82,7 @@ const (
 	HandshakeStream
 	StdoutStream
 	StderrStream
+	DirectStream
 	Streams
 )
 

@@ -18,7 +18,7 @@ const dialTime = 5 * time.Second
 
 // link is how this process talks with the driver. One goroutine receives, and one sends.
 type link interface {
-	// receive returns the next request, and the worker's ends of its streams if it is to start: in the order of ConnFile and so on. An
+	// receive returns the next request, and the worker's ends of its streams if it is to start: in the order of ConnFile and so on, nil for what there is none of. An
 	// error means that the driver is gone.
 	receive() (Request, []*os.File, error)
 	send(event Event) error
@@ -120,19 +120,22 @@ func (s *streams) receive() (request Request, files []*os.File, err error) {
 
 // relay makes the worker's streams and joins them with those of the driver. The goroutines end with the process.
 func (s *streams) relay() ([]*os.File, error) {
-	ours, theirs, err := socketPair()
-	if err != nil {
-		return nil, err
+	files := make([]*os.File, Files)
+	for file, stream := range map[int]int{ConnFile: ConnStream, DirectFile: DirectStream} {
+		ours, theirs, err := socketPair()
+		if err != nil {
+			return nil, err
+		}
+		relayConn(ours, s.others[stream])
+		files[file] = theirs
 	}
-	relayConn(ours, s.others[ConnStream])
-	files := []*os.File{ConnFile: theirs}
-	for _, to := range []net.Conn{s.others[HandshakeStream], s.others[StdoutStream], s.others[StderrStream]} {
+	for file, stream := range map[int]int{HandshakeFile: HandshakeStream, StdoutFile: StdoutStream, StderrFile: StderrStream} {
 		r, w, err := os.Pipe()
 		if err != nil {
 			return nil, err
 		}
-		relayOutput(r, to)
-		files = append(files, w)
+		relayOutput(r, s.others[stream])
+		files[file] = w
 	}
 	return files, nil
 }

@@ -155,9 +155,13 @@ func (a *agent) start(start *Start, files []*os.File) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	descriptors := []uintptr{null.Fd(), files[StdoutFile].Fd(), files[StderrFile].Fd(), files[ConnFile].Fd(), files[HandshakeFile].Fd()}
-	if len(files) == Files {
-		descriptors = append(descriptors, files[LedgerFile].Fd(), files[DirectFile].Fd())
+	descriptors := []uintptr{null.Fd()}
+	for _, file := range []int{StdoutFile, StderrFile, ConnFile, HandshakeFile, LedgerFile, DirectFile} {
+		descriptor := ^uintptr(0) // which is closed there
+		if files[file] != nil {
+			descriptor = files[file].Fd()
+		}
+		descriptors = append(descriptors, descriptor)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

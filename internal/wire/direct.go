@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -14,14 +13,14 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Direct is a stream over a socket of its own, without gRPC between. What Send has returned from is in the socket, and arrives even if
-// this process ends at once.
+// Direct is a stream over a connection of its own, without gRPC between. If that is a socket of the system, what Send has returned from is in the
+// socket, and arrives even if this process ends at once.
 //
 // A frame is four bytes of length, and so many bytes that are encoded as gRPC would have them. A frame of one chunk, marked by the
 // length's highest bit, is the frame's number and the stream's, eight bytes each, and the data: so many bytes.
 type Direct struct {
 	conn net.Conn
-	raw  syscall.RawConn
+	raw  syscall.RawConn // nil if it is no socket of the system
 
 	in   *bufio.Reader
 	body []byte // kept for frames of some length
@@ -43,17 +42,15 @@ const (
 	directBuffer = 8 << 10
 )
 
-// NewDirect returns the stream over conn, which must be a socket of the system. Closing conn ends it.
+// NewDirect returns the stream over conn. Closing conn ends it.
 func NewDirect(conn net.Conn) (*Direct, error) {
-	socket, ok := conn.(syscall.Conn)
-	if !ok {
-		return nil, fmt.Errorf("a %T has no descriptor", conn)
+	d := &Direct{conn: conn, in: bufio.NewReaderSize(conn, directBuffer), place: nowhere}
+	if socket, ok := conn.(syscall.Conn); ok {
+		var err error
+		if d.raw, err = socket.SyscallConn(); err != nil {
+			return nil, err
+		}
 	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	d := &Direct{conn: conn, raw: raw, in: bufio.NewReaderSize(conn, directBuffer), place: nowhere}
 	d.write = func(fd uintptr) bool {
 		n, err := writeOnce(fd, d.rest)
 		d.rest, d.err = d.rest[max(n, 0):], err
@@ -82,6 +79,9 @@ func (d *Direct) Send(frame *wirepb.Frame) error {
 func (d *Direct) Try(frame *wirepb.Frame) (whole bool, err error) {
 	if err := d.encode(frame); err != nil {
 		return false, err
+	}
+	if d.raw == nil { // nobody knows whether a write would wait
+		return false, nil
 	}
 	if err := d.raw.Write(d.write); err != nil {
 		return false, err
@@ -155,6 +155,9 @@ func (d *Direct) Recv() (*wirepb.Frame, error) {
 
 // Unread reports whether bytes have arrived that Recv has not read; false where that can't be known.
 func (d *Direct) Unread() (unread bool) {
+	if d.raw == nil {
+		return false
+	}
 	err := d.raw.Control(func(fd uintptr) { unread = hasUnread(fd) })
 	return err == nil && unread
 }

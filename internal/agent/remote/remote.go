@@ -153,7 +153,7 @@ func (a *Agent) send(start Start) (*streams, error) {
 		return nil, fmt.Errorf("tell the agent to start the worker: %w", err)
 	}
 	return &streams{
-		conn: a.conns[agent.ConnStream], handshake: a.conns[agent.HandshakeStream], stdout: a.conns[agent.StdoutStream], stderr: a.conns[agent.StderrStream],
+		conn: a.conns[agent.ConnStream], direct: a.conns[agent.DirectStream], handshake: a.conns[agent.HandshakeStream], stdout: a.conns[agent.StdoutStream], stderr: a.conns[agent.StderrStream],
 	}, nil
 }
 

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// work is a worker. It answers on the connection what it reads there, in capitals, until that ends.
+// work is a worker. It answers on its connections what it reads there, in capitals, until the first one ends.
 func work(role string) {
 	conn, handshake := os.NewFile(driver.ConnFD, "conn"), os.NewFile(driver.HandshakeFD, "handshake")
 	fmt.Fprintln(handshake, "ready", strings.Join(os.Environ(), " "))
@@ -63,6 +63,11 @@ func work(role string) {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
 	}
+	go answer(os.NewFile(driver.DirectFD, "direct"))
+	answer(conn)
+}
+
+func answer(conn io.ReadWriter) {
 	lines := bufio.NewScanner(conn)
 	for lines.Scan() {
 		fmt.Fprintln(conn, strings.ToUpper(lines.Text()))
@@ -219,13 +224,15 @@ func TestWorkerHasItsStreams(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, want, line)
 		}
-		conn := bufio.NewReader(p.Conn())
-		for range 3 {
-			_, err := io.WriteString(p.Conn(), "hello\n")
-			require.NoError(t, err)
-			line, err := conn.ReadString('\n')
-			require.NoError(t, err)
-			assert.Equal(t, "HELLO\n", line)
+		for _, stream := range []net.Conn{p.Conn(), p.Direct()} {
+			conn := bufio.NewReader(stream)
+			for range 3 {
+				_, err := io.WriteString(stream, "hello\n")
+				require.NoError(t, err)
+				line, err := conn.ReadString('\n')
+				require.NoError(t, err)
+				assert.Equal(t, "HELLO\n", line)
+			}
 		}
 		require.NoError(t, p.Conn().Close())
 		exit, err := ends(t, p)
