@@ -147,13 +147,16 @@ func (m *mute) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driver.
 
 func (p muteProcess) Conn() net.Conn { return muteConn{p.Process.Conn(), p.mute} }
 
-// Direct is there only if it can be muted.
 func (p muteProcess) Direct() net.Conn {
-	socket, ok := p.Process.Direct().(syscall.Conn)
-	if !ok {
+	direct := p.Process.Direct()
+	if direct == nil {
 		return nil
 	}
-	return muteSocket{muteConn{p.Process.Direct(), p.mute}, socket}
+	conn := muteConn{direct, p.mute}
+	if socket, ok := direct.(syscall.Conn); ok {
+		return muteSocket{conn, socket}
+	}
+	return conn
 }
 
 // muteSocket has the descriptor of a connection, too, which the session may write to while it is not silent.

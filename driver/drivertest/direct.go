@@ -25,8 +25,13 @@ type countedProcess struct {
 
 type countedConn struct {
 	net.Conn
-	socket  syscall.Conn
 	arrived *atomic.Int64
+}
+
+// countedSocket has the descriptor of a connection, too.
+type countedSocket struct {
+	countedConn
+	socket syscall.Conn
 }
 
 func (c *counted) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driver.Process, error) {
@@ -39,15 +44,18 @@ func (c *counted) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 }
 
 func (p countedProcess) Direct() net.Conn {
-	conn := p.Process.Direct()
-	socket, ok := conn.(syscall.Conn)
-	if !ok {
-		return conn
+	direct := p.Process.Direct()
+	if direct == nil {
+		return nil
 	}
-	return countedConn{conn, socket, &p.sandbox.arrived}
+	conn := countedConn{direct, &p.sandbox.arrived}
+	if socket, ok := direct.(syscall.Conn); ok {
+		return countedSocket{conn, socket}
+	}
+	return conn
 }
 
-func (c countedConn) SyscallConn() (syscall.RawConn, error) { return c.socket.SyscallConn() }
+func (c countedSocket) SyscallConn() (syscall.RawConn, error) { return c.socket.SyscallConn() }
 
 func (c countedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
