@@ -153,7 +153,7 @@ func (a *Agent) send(start Start) (*streams, error) {
 		return nil, fmt.Errorf("tell the agent to start the worker: %w", err)
 	}
 	return &streams{
-		conn: a.conns[agent.ConnStream], direct: a.conns[agent.DirectStream], handshake: a.conns[agent.HandshakeStream], stdout: a.conns[agent.StdoutStream], stderr: a.conns[agent.StderrStream],
+		conn: a.conns[agent.ConnStream], direct: &cutStream{Conn: a.conns[agent.DirectStream]}, handshake: a.conns[agent.HandshakeStream], stdout: a.conns[agent.StdoutStream], stderr: a.conns[agent.StderrStream],
 	}, nil
 }
 
@@ -210,6 +210,20 @@ func (s *streams) Handshake() io.ReadCloser { return s.handshake }
 func (s *streams) Stdout() io.ReadCloser    { return s.stdout }
 func (s *streams) Stderr() io.ReadCloser    { return s.stderr }
 func (s *streams) Ledger() *os.File         { return s.ledger }
+
+// cutStream ends at once when it is closed, for whoever reads or writes it. One of yamux's ends only when the agent agrees, and waits until it can be told.
+type cutStream struct {
+	net.Conn
+	closing sync.Once
+}
+
+func (s *cutStream) Close() (err error) {
+	s.closing.Do(func() {
+		err = s.SetDeadline(time.Unix(1, 0))
+		go func() { _ = s.Conn.Close() }() // it ends with the agent's connection, at the latest
+	})
+	return err
+}
 
 // process is the worker's. Its end is the agent's word, or else what the driver finds out.
 type process struct {

@@ -241,6 +241,30 @@ func TestWorkerHasItsStreams(t *testing.T) {
 	})
 }
 
+// A session gives up a worker that nothing is heard of: reads of its direct connection end then, whatever the agent does.
+func TestADirectStreamEndsAtOnce(t *testing.T) {
+	each(t, func(t *testing.T, a *remote.Agent, process *exec.Cmd) {
+		p := start(t, a, "echo")
+		require.NoError(t, process.Process.Signal(syscall.SIGSTOP))
+		defer func() { _ = process.Process.Signal(syscall.SIGCONT) }()
+		read := make(chan error, 1)
+		go func() {
+			_, err := p.Direct().Read(make([]byte, 1))
+			read <- err
+		}()
+		time.Sleep(10 * time.Millisecond) // it waits, as a rule
+		began := time.Now()
+		require.NoError(t, p.Direct().Close())
+		select {
+		case err := <-read:
+			require.Error(t, err)
+		case <-time.After(10 * time.Second):
+			t.Error("it waits on")
+		}
+		assert.Less(t, time.Since(began), 10*time.Second)
+	})
+}
+
 func TestExitIsReported(t *testing.T) {
 	for role, want := range map[string]driver.Exit{"exit": {Code: 7}, "signal": {Code: -1, Signal: syscall.SIGKILL}, "orphan": {}} {
 		each(t, func(t *testing.T, a *remote.Agent, _ *exec.Cmd) {
