@@ -61,7 +61,7 @@ var (
 type CallError struct {
 	// Function is the function's name, such as "example.com/train.Train".
 	Function string
-	// Index is the input's place in a map, from 0; -1 for a single call.
+	// Index is the input's place in a map, from 0; -1 for a single call, and for what ended a whole map.
 	Index int
 	// Call is the call's id, as [Info] shows it to the function.
 	Call string

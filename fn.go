@@ -60,10 +60,10 @@ func (f *Function[In, Out]) Local(ctx context.Context, in In) (out Out, err erro
 // Map runs the function on every input and yields the results in the order of the inputs.
 //
 // The input is taken on a goroutine of its own, and only as far ahead as [Ahead] allows. A call's error is yielded in its
-// result's place, and the iteration goes on, unless [FailFast] is given. When ctx ends, or the session is closed, one
-// last error is yielded. Leaving the loop early cancels the calls that run and waits for them, and for the input as well
-// unless that takes longer than a second; so does a panic in the loop's body. A panic in the input is raised in the loop.
-// The results can be ranged over once.
+// result's place, and the iteration goes on, unless [FailFast] is given. When ctx ends, the session is closed, or a
+// [Journal] can't be written, one last error is yielded that belongs to no input: a [*CallError] whose Index is -1. Leaving
+// the loop early cancels the calls that run and waits for them, and for the input as well unless that takes longer than a
+// second; so does a panic in the loop's body. A panic in the input is raised in the loop. The results can be ranged over once.
 func (f *Function[In, Out]) Map(ctx context.Context, inputs iter.Seq[In], opts ...MapOption) iter.Seq2[Out, error] {
 	results := mapped[In, Out](ctx, f.inner(), inputs, one, true, opts)
 	return func(yield func(Out, error) bool) {

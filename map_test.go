@@ -232,6 +232,9 @@ func TestTheContextsEndIsOneError(t *testing.T) {
 	}
 	require.Len(t, errs, 1)
 	require.ErrorIs(t, errs[0], context.Canceled)
+	var call *sbx.CallError
+	require.ErrorAs(t, errs[0], &call)
+	assert.Equal(t, -1, call.Index, "it is no input's")
 	for r := range session.Function(Double).MapUnordered(ctx, endless) {
 		assert.Equal(t, -1, r.Index)
 		require.ErrorIs(t, r.Err, context.Canceled)
