@@ -30,6 +30,7 @@ type hostile struct {
 	wirepb.UnimplementedSandboxServer
 	run    func(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput]) error
 	signal func(ctx context.Context, message *wirepb.CommandSignal) (*wirepb.Done, error)
+	path   func(ctx context.Context, request *wirepb.PathRequest) (*wirepb.PathReply, error)
 }
 
 func (*hostile) Name() string { return "hostile" }
@@ -169,6 +170,10 @@ func (h *hostile) Signal(ctx context.Context, message *wirepb.CommandSignal) (*w
 	return h.signal(ctx, message)
 }
 
+func (h *hostile) Path(ctx context.Context, request *wirepb.PathRequest) (*wirepb.PathReply, error) {
+	return h.path(ctx, request)
+}
+
 var (
 	hasStarted = &wirepb.CommandOutput{Kind: &wirepb.CommandOutput_Started{Started: &wirepb.Started{Pid: 7}}}
 	hasExited  = &wirepb.CommandOutput{Kind: &wirepb.CommandOutput_Exited{Exited: &wirepb.Exited{}}}
@@ -267,4 +272,18 @@ func TestAWorkerThatSaysNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The worker knows the caller's deadline, and may say that it has passed before the caller's own clock does.
+func TestAWorkerWhoseDeadlineIsEarlier(t *testing.T) {
+	sandbox := openHostile(t, &hostile{path: func(context.Context, *wirepb.PathRequest) (*wirepb.PathReply, error) {
+		return nil, grpcstatus.Error(codes.DeadlineExceeded, "context deadline exceeded")
+	}})
+	require.NoError(t, sandbox.Start(t.Context()))
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err := sandbox.Stat(ctx, "file")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.Less(t, time.Since(began), 4*time.Second, "nothing waits on for the end of a sandbox")
 }
