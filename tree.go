@@ -33,7 +33,8 @@ var errCopyTooLong = fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooL
 // kept, and files in them replaced if they have the same name, each as a whole, as [Sandbox.WriteFile] does; nothing is removed. Permissions are copied, owners and times are not.
 //
 // Symbolic links within a folder are made again as they are and never followed, so nothing from outside of the folder gets into the sandbox; source itself may be one.
-// Devices, sockets and pipes are refused: the rest is copied, and the error wraps [ErrRefused] for each.
+// Devices, sockets and pipes are refused: the rest is copied, and the error wraps [ErrRefused] for each. What is removed from the folder meanwhile
+// is left out.
 func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
 	fail := func(err error) error { return sb.fail("copy to the sandbox", err) }
 	info, err := os.Stat(source)
@@ -210,7 +211,7 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 // is written is checked against size and checksum, and takes its place only when it is whole. Runs of zeros become holes.
 //
 // Nothing is written outside of target, whatever the sandbox says: a link that leads out of the tree, or could, is refused, as devices, sockets and pipes
-// are. The rest is copied then, and the error wraps [ErrRefused] for each. At most [MaxCopy] bytes are copied. A program that is killed meanwhile leaves a file whose name begins
+// are. The rest is copied then, and the error wraps [ErrRefused] for each. What is removed from the folder meanwhile is left out. At most [MaxCopy] bytes are copied. A program that is killed meanwhile leaves a file whose name begins
 // with .sbx- beside the target, or in it. Use what comes from untrusted code as such: the copy may hold any names and contents.
 func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 	fail := func(err error) error { return sb.fail("copy from the sandbox", err) }
@@ -287,7 +288,10 @@ func (d *download) folder(ctx context.Context, name string, depth int) error {
 		return &fs.PathError{Op: "copy", Path: name, Err: fmt.Errorf("more than %d folders deep", maxDepth)}
 	}
 	entries, err := d.sb.ReadDir(ctx, path.Join(d.source, name))
-	if err != nil {
+	switch {
+	case depth > 0 && errors.Is(err, fs.ErrNotExist):
+		return nil // it is gone
+	case err != nil:
 		return err
 	}
 	if d.entries += len(entries); d.entries > maxEntries {
@@ -319,7 +323,10 @@ func (d *download) entry(ctx context.Context, name string, entry fs.DirEntry, de
 		return d.folder(ctx, name, depth+1)
 	case fs.ModeSymlink:
 		to, err := d.sb.Readlink(ctx, path.Join(d.source, name))
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil // it is gone
+		case err != nil:
 			return err
 		}
 		if why := leadsOut(name, to); why != "" {
@@ -330,11 +337,12 @@ func (d *download) entry(ctx context.Context, name string, entry fs.DirEntry, de
 		return nil
 	case 0:
 		err := d.file(ctx, path.Join(d.source, name), name)
-		if err != nil && !errors.Is(err, ErrRefused) {
-			return d.sb.fileError("copy", path.Join(d.source, name), err)
-		}
-		if err != nil { // it is another by now
+		switch {
+		case err == nil, errors.As(err, new(*goneError)):
+		case errors.Is(err, ErrRefused): // it is another by now
 			d.refused = append(d.refused, err)
+		default:
+			return d.sb.fileError("copy", path.Join(d.source, name), err)
 		}
 		return nil
 	}
@@ -379,6 +387,11 @@ func (d *download) link(l link) error {
 	return d.root.Symlink(l.to, l.name)
 }
 
+// goneError says that a file is not in the sandbox any more, and not that something is missing here.
+type goneError struct{ error }
+
+func (e *goneError) Unwrap() error { return e.error }
+
 // file copies one file to a name that it takes when it is whole.
 func (d *download) file(ctx context.Context, source, name string) (err error) {
 	// What no file can replace is found before all of it has come.
@@ -386,7 +399,10 @@ func (d *download) file(ctx context.Context, source, name string) (err error) {
 		return d.here(name, syscall.EISDIR)
 	}
 	f, info, err := d.sb.openFile(ctx, &wirepb.Open{Path: []byte(source), Read: true})
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &goneError{err}
+	case err != nil:
 		return err
 	}
 	defer f.end()

@@ -54,6 +54,38 @@ func TestACopyNeedsATarget(t *testing.T) {
 	assert.Empty(t, entries, "the empty path is not this program's folder")
 }
 
+// A folder in which files come and go can be copied all the same.
+func TestWhatIsGoneIsLeftOut(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.MkdirAll(t.Context(), "tree/sub", 0o755))
+	require.NoError(t, sb.WriteFile(t.Context(), "tree/z", []byte("stays"), 0o644))
+	churn := sb.Command("sh", "-c", "while :; do mkdir tree/d; : > tree/d/f; : > tree/sub/f; ln -s f tree/link; rm -r tree/d tree/sub/f tree/link; done")
+	require.NoError(t, churn.Start())
+	for range 50 {
+		target := filepath.Join(t.TempDir(), "copy")
+		require.NoError(t, sb.CopyFrom(t.Context(), "tree", target))
+		data, err := os.ReadFile(filepath.Join(target, "z"))
+		require.NoError(t, err)
+		assert.Equal(t, "stays", string(data))
+	}
+	require.NoError(t, churn.Kill())
+	require.Error(t, churn.Wait())
+
+	// What is gone here is an error.
+	target := filepath.Join(t.TempDir(), "copy")
+	require.NoError(t, sb.Command("sh", "-c", "rm -r tree/sub; truncate -s 200M tree/a").Run())
+	removed := make(chan error, 1)
+	go func() {
+		for entries, _ := os.ReadDir(target); len(entries) == 0 && t.Context().Err() == nil; entries, _ = os.ReadDir(target) {
+			time.Sleep(time.Millisecond)
+		}
+		removed <- os.RemoveAll(target)
+	}()
+	err := sb.CopyFrom(t.Context(), "tree", target)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoError(t, <-removed)
+}
+
 func TestATreeGoesInAndOut(t *testing.T) {
 	sb := openLocal(t, sbx.Limit(sbx.Resources{DiskMiB: 16})).Sandbox()
 	dir := makeTree(t)
