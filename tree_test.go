@@ -3,6 +3,7 @@
 package sbx_test
 
 import (
+	"context"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -84,6 +85,36 @@ func TestWhatIsGoneIsLeftOut(t *testing.T) {
 	err := sb.CopyFrom(t.Context(), "tree", target)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.NoError(t, <-removed)
+}
+
+// A file that is being written is in no listing, and so in no copy, under the name that it has until it is whole.
+func TestUnfinishedFilesAreNotListed(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.Mkdir(t.Context(), "tree", 0o755))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		data := make([]byte, 16<<20)
+		for ctx.Err() == nil {
+			_ = sb.WriteFile(ctx, "tree/file", data, 0o644)
+		}
+	}()
+	for seen := 0; seen < 10; {
+		names, err := sb.Command("ls", "-A", "tree").Output()
+		require.NoError(t, err)
+		if strings.Contains(string(names), ".sbx-") {
+			seen++
+		}
+		entries, err := sb.ReadDir(t.Context(), "tree")
+		require.NoError(t, err)
+		for _, entry := range entries {
+			require.Equal(t, "file", entry.Name())
+		}
+	}
+	cancel()
+	<-done
 }
 
 func TestATreeGoesInAndOut(t *testing.T) {

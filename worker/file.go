@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"google.golang.org/grpc"
@@ -168,6 +170,7 @@ func (h *handle) abandon() {
 	_ = h.file.Close() // again: no harm
 	if h.target != "" {
 		_ = os.Remove(h.path)
+		unfinished.Delete(filepath.Base(h.path))
 	}
 }
 
@@ -221,6 +224,13 @@ func plain(info fs.FileInfo, path string) error {
 	return nil
 }
 
+// unfinished has the names of files that are to take the place of others, from before they are there until they are gone. Listings leave
+// them out: they are nobody's, and a copy of one would be half a file.
+var (
+	unfinished       sync.Map
+	unfinishedSerial atomic.Uint64
+)
+
 // create makes the file that is to take path's place.
 func (h *handle) create(path string, mode fs.FileMode) (fs.FileInfo, error) {
 	// A link stays, and what it leads to is replaced.
@@ -238,9 +248,14 @@ func (h *handle) create(path string, mode fs.FileMode) (fs.FileInfo, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	for serial := 0; ; serial++ {
-		temporary := filepath.Join(filepath.Dir(path), fmt.Sprintf(".sbx-%d-%d", os.Getpid(), serial))
+	for {
+		name := fmt.Sprintf(".sbx-%d-%d", os.Getpid(), unfinishedSerial.Add(1))
+		unfinished.Store(name, true)
+		temporary := filepath.Join(filepath.Dir(path), name)
 		h.file, err = os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+		if err != nil {
+			unfinished.Delete(name)
+		}
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}
@@ -381,6 +396,7 @@ func (h *handle) commit(commit *wirepb.Commit) error {
 			return err
 		}
 		h.target = ""
+		unfinished.Delete(filepath.Base(h.path))
 	}
 	return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Closed{Closed: &wirepb.Closed{Size: h.size, Crc32C: h.sum}}})
 }
@@ -435,6 +451,9 @@ func (a *attendant) List(request *wirepb.PathRequest, stream grpc.ServerStreamin
 	}
 	listing := &wirepb.Listing{}
 	for _, entry := range entries {
+		if _, is := unfinished.Load(entry.Name()); is {
+			continue
+		}
 		info, err := entry.Info()
 		if err != nil {
 			continue // it is gone
