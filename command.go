@@ -307,7 +307,13 @@ func (c *Cmd) Signal(signal os.Signal) error {
 	if !ok {
 		return c.fail(&OptionError{Option: "the signal", Reason: fmt.Sprintf("is %v, which is no signal of the system", signal)})
 	}
-	return c.tell(&wirepb.CommandSignal{Kind: &wirepb.CommandSignal_Signal{Signal: int32(number)}})
+	err := c.tell(&wirepb.CommandSignal{Kind: &wirepb.CommandSignal_Signal{Signal: int32(number)}})
+	if err == nil || errors.Is(err, os.ErrProcessDone) {
+		for _, pipe := range c.pipes {
+			pipe.widen()
+		}
+	}
+	return err
 }
 
 // Kill is Signal with SIGKILL, which no process can ignore.

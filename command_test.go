@@ -366,6 +366,45 @@ func TestAPipeThatIsClosedEarly(t *testing.T) {
 	assert.Equal(t, "whole\n", string(text), "after Wait")
 }
 
+// What a command had written before it was killed waits for its reader, and Wait does not.
+func TestAPipeOfAKilledCommand(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	for name, terminal := range map[string]*sbx.Terminal{"pipes": nil, "terminal": {Rows: 24, Columns: 80}} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			cmd := sb.CommandContext(ctx, "yes")
+			cmd.Terminal = terminal
+			stdout, err := cmd.StdoutPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			// It is blocked when its processor time stands still, with every buffer full.
+			used := func() string {
+				stat, err := sb.ReadFile(ctx, fmt.Sprintf("/proc/%d/stat", cmd.Pid))
+				require.NoError(t, err)
+				return strings.Join(strings.Fields(string(stat))[13:15], " ")
+			}
+			for before := ""; ; {
+				now := used()
+				if now == before {
+					break
+				}
+				before = now
+				time.Sleep(200 * time.Millisecond)
+			}
+			require.NoError(t, cmd.Kill())
+			var exit *sbx.ExitError
+			require.ErrorAs(t, cmd.Wait(), &exit)
+			assert.Equal(t, syscall.SIGKILL, exit.Exit.Signal)
+			require.NoError(t, ctx.Err(), "it was not the context that ended it")
+			text, err := io.ReadAll(stdout)
+			require.NoError(t, err)
+			assert.Greater(t, len(text), 256<<10)
+			assert.Empty(t, strings.Trim(string(text), "y\r\n"))
+		})
+	}
+}
+
 // Acceptance 67 and 73: the process is gone after a cancel, whatever else holds things up.
 func TestACommandEndsWithItsContext(t *testing.T) {
 	apart(t, func(t *testing.T, on sbx.OpenOption) {

@@ -14,13 +14,14 @@ type pipe struct {
 	mu     sync.Mutex
 	change sync.Cond
 	data   []byte
+	most   int   // of data
 	ended  bool  // nothing more comes
 	err    error // at the end; nil for io.EOF
 	closed bool  // nobody reads any more
 }
 
 func newPipe() *pipe {
-	p := &pipe{}
+	p := &pipe{most: maxPipe}
 	p.change.L = &p.mu
 	return p
 }
@@ -28,7 +29,7 @@ func newPipe() *pipe {
 func (p *pipe) Write(data []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.data) > 0 && len(p.data)+len(data) > maxPipe && !p.closed && !p.ended {
+	for len(p.data) > 0 && len(p.data)+len(data) > p.most && !p.closed && !p.ended {
 		p.change.Wait()
 	}
 	switch {
@@ -75,6 +76,14 @@ func (p *pipe) Close() error {
 	return nil
 }
 
+// widen has the pipe take more. What a command that was killed had written is on its way, and how it ended comes behind that: it must not wait for a reader.
+func (p *pipe) widen() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.most = MaxOutput
+	p.change.Broadcast()
+}
+
 // end has the pipe end after what it holds, with err or with io.EOF. The first end counts.
 func (p *pipe) end(err error) {
 	p.mu.Lock()
@@ -86,7 +95,7 @@ func (p *pipe) end(err error) {
 }
 
 // StdoutPipe returns a reader of the command's standard output. Unlike that of os/exec it can be read to its end after Wait, too. Of output that nobody reads
-// 256 KiB are kept; then the command waits. Closing it early has the command killed when it writes again. It ends with io.EOF only if the sandbox said how the command
+// 256 KiB are kept; then the command waits, and Wait with it. When it was sent a signal, [MaxOutput] bytes are kept, so that Wait returns when it is dead. Closing it early has the command killed when it writes again. It ends with io.EOF only if the sandbox said how the command
 // ended, and else with the error of Start or Wait.
 func (c *Cmd) StdoutPipe() (io.ReadCloser, error) {
 	if err := c.made(); err != nil {
