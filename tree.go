@@ -2,7 +2,6 @@ package sbx
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +25,9 @@ const (
 	// copyAhead is how much a copy asks for at a time.
 	copyAhead = 64 << 20
 )
+
+// errInTheWay is about what a copy does not replace.
+var errInTheWay = fmt.Errorf("%w, and is of another kind; remove it, or copy to another place", fs.ErrExist)
 
 var errCopyTooLong = fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooLong, int64(MaxCopy))
 
@@ -311,8 +313,11 @@ func (d *download) entry(ctx context.Context, name string, entry fs.DirEntry, de
 		// A folder here must be one, and no link: what is below it would be elsewhere.
 		if err := d.root.Mkdir(name, 0o700); err != nil {
 			info, statErr := d.root.Lstat(name)
-			if statErr != nil || !info.IsDir() {
-				return cmp.Or(statErr, err)
+			switch {
+			case statErr != nil:
+				return d.here(name, err)
+			case !info.IsDir():
+				return d.here(name, errInTheWay)
 			}
 		}
 		info, err := entry.Info()
@@ -381,10 +386,16 @@ func leadsOut(name, to string) string {
 func (d *download) link(l link) error {
 	if info, err := d.root.Lstat(l.name); err == nil && info.Mode().Type() == fs.ModeSymlink {
 		if err := d.root.Remove(l.name); err != nil {
-			return err
+			return d.here(l.name, err)
 		}
 	}
-	return d.root.Symlink(l.to, l.name)
+	switch err := d.root.Symlink(l.to, l.name); {
+	case errors.Is(err, fs.ErrExist):
+		return d.here(l.name, errInTheWay)
+	case err != nil:
+		return d.here(l.name, err)
+	}
+	return nil
 }
 
 // goneError says that a file is not in the sandbox any more, and not that something is missing here.

@@ -157,7 +157,8 @@ func TestNothingLeavesATree(t *testing.T) {
 	require.NoError(t, sb.Command("sh", "-c", `mkdir tree && cd tree && ln -s /etc/passwd absolute && ln -s ../outside up && mkdir deep &&
 		ln -s ../x/../../outside deep/around && ln -s .. deep/fine && mkfifo pipe && mkdir folder && echo bad > folder/outside && echo bad > file && echo good > good`).Run())
 	err := sb.CopyFrom(t.Context(), "tree", target)
-	require.Error(t, err, "a folder can't be where a link is")
+	require.ErrorIs(t, err, fs.ErrExist, "a folder can't be where a link is")
+	require.ErrorContains(t, err, "write "+filepath.Join(target, "folder")+": file already exists, and is of another kind")
 	data, readErr := os.ReadFile(outside)
 	require.NoError(t, readErr)
 	assert.Equal(t, "before", string(data))
@@ -181,6 +182,11 @@ func TestNothingLeavesATree(t *testing.T) {
 	link, readErr := os.Readlink(filepath.Join(target, "deep/fine"))
 	require.NoError(t, readErr)
 	assert.Equal(t, "..", link)
+
+	require.NoError(t, os.Remove(filepath.Join(target, "deep/fine")))
+	require.NoError(t, os.WriteFile(filepath.Join(target, "deep/fine"), nil, 0o644))
+	err = sb.CopyFrom(t.Context(), "tree", target)
+	require.ErrorContains(t, err, "write "+filepath.Join(target, "deep/fine")+": file already exists, and is of another kind")
 }
 
 func TestNothingFromOutsideOfATreeGoesIn(t *testing.T) {
