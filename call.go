@@ -304,17 +304,17 @@ func (f *function) do(r *request) ([]byte, error) {
 	}
 }
 
-// leaseError tells apart why no sandbox could be had.
+// leaseError tells apart why no sandbox could be had. Where the context has ended, err may be its cause, and that anything.
 func (f *function) leaseError(ctx context.Context, err error) error {
-	switch {
-	case errors.Is(err, pool.ErrClosed) && f.session.ctx.Err() == nil: // it is the sandbox that is closed
+	switch closed := err == pool.ErrClosed; { //nolint:errorlint // see above
+	case closed && f.session.ctx.Err() == nil: // it is the sandbox that is closed
 		return f.where.whyNotRunning()
-	case errors.Is(err, ErrNotRunning):
-		return err
-	case errors.Is(err, pool.ErrClosed):
+	case closed:
 		return ErrClosed
 	case isDone(ctx):
 		return contextError(ctx)
+	case errors.Is(err, ErrNotRunning):
+		return err
 	default:
 		return startError(err)
 	}

@@ -618,3 +618,31 @@ func TestContextsThatAreDoneForNoReason(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	assert.Equal(t, sbx.NotBegun, delivery(t, err))
 }
+
+// liar is an error that says of itself that it is any other one.
+type liar struct{}
+
+func (liar) Error() string { return "a liar" }
+
+func (liar) Is(error) bool { return true }
+
+// The cause of a context that ends while the call waits for a sandbox is the caller's, and not taken for what became of that.
+func TestWhateverTheCauseOfAContext(t *testing.T) {
+	session := sbxtest.Open(t, sbx.MaxSandboxes(1))
+	key := fmt.Sprint(t.Name(), serial.Add(1))
+	busy := session.Function2(Count).Spawn(t.Context(), key, time.Hour)
+	defer func() {
+		busy.Cancel()
+		<-busy.Done()
+	}()
+	assert.Eventually(t, func() bool { return began(key) == 1 }, time.Minute, time.Millisecond)
+	var none *sbx.CallError
+	for name, cause := range map[string]error{"not running": sbx.ErrNotRunning, "closed": sbx.ErrClosed, "nil pointer": none, "anything": liar{}} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		call := session.Function(Double, sbx.Env("KIND", "another")).Spawn(ctx, 1)
+		cancel(cause)
+		_, err := call.Result(t.Context())
+		require.ErrorIs(t, err, context.Canceled, name)
+		assert.Equal(t, sbx.NotBegun, delivery(t, err), name)
+	}
+}

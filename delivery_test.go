@@ -431,6 +431,30 @@ func TestInterceptors(t *testing.T) {
 	assert.Zero(t, session.Stats().Waiting, "who was refused does not wait")
 }
 
+// A variable of type *CallError in which errors.As found nothing is an error that is not nil.
+func TestAnInterceptorThatReturnsANilPointer(t *testing.T) {
+	for _, format := range []string{"", "wrapped: %w"} {
+		session := sbxtest.Open(t, sbx.Intercept(func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
+			var failed *sbx.CallError
+			errors.As(next(ctx), &failed)
+			if format != "" {
+				failed = nil
+				return fmt.Errorf(format, failed)
+			}
+			return failed
+		}))
+		half := session.Function(Half)
+		_, err := half.Call(t.Context(), 2)
+		if format != "" {
+			require.ErrorContains(t, err, "wrapped: ")
+			continue
+		}
+		require.NoError(t, err)
+		_, err = half.Call(t.Context(), 1)
+		require.ErrorIs(t, err, ErrOdd)
+	}
+}
+
 // An interceptor that gives up waits for what it has begun, and can't begin it later.
 func TestAnInterceptorThatReturnsBeforeNext(t *testing.T) {
 	var late func(context.Context) error

@@ -98,7 +98,13 @@ func (e *CallError) Error() string {
 	return text.String()
 }
 
-func (e *CallError) Unwrap() error { return e.Err }
+// Unwrap returns Err. Of a nil pointer that is nil: one that an errors.As left as it was may be the cause of a context.
+func (e *CallError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
 
 // FunctionError is an error that the function returned in the sandbox.
 type FunctionError struct {

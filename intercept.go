@@ -134,6 +134,9 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 		next = func(ctx context.Context) error { return interceptors[i](ctx, info, inner) }
 	}
 	err = next(r.ctx)
+	if own, ok := err.(*CallError); ok && own == nil { //nolint:errorlint // a variable that errors.As found nothing for
+		err = nil
+	}
 	switch called := settle(); {
 	case err != nil:
 	case !called:
@@ -142,7 +145,7 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 		err = outcome // there is no result that an interceptor could give instead
 	}
 	r.cut = r.cut || outcome == nil
-	if own := (*CallError)(nil); err != nil && (!errors.As(err, &own) || own.Call != r.id) { // it may be another call's
+	if own := (*CallError)(nil); err != nil && (!errors.As(err, &own) || own == nil || own.Call != r.id) { // it may be another call's
 		err = f.fail(r, "", err)
 		r.cut = true // it is not the function's, whatever that has done
 	}
