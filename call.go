@@ -261,6 +261,12 @@ func (f *function) run(r *request) ([]byte, error) {
 
 // do runs a queued request to its end and returns the encoded result.
 func (f *function) do(r *request) ([]byte, error) {
+	if f.where != nil && f.where.session != f.session { // Close of this session need not stop that sandbox
+		ctx, cancel := context.WithCancelCause(r.ctx)
+		defer cancel(nil)
+		defer context.AfterFunc(f.session.ctx, func() { cancel(ErrClosed) })()
+		r.ctx = ctx
+	}
 	calls := &f.session.calls
 	calls.enter(f, r)
 	defer calls.leave(r)

@@ -671,3 +671,36 @@ func TestManyHands(t *testing.T) {
 		assert.LessOrEqual(t, stats.Started, stats.Made)
 	}
 }
+
+// Nobody has to adopt a sandbox of another session to call a function in it.
+func TestCloseEndsCallsInSandboxesOfOthers(t *testing.T) {
+	other := sbxtest.Open(t)
+	sb := other.Sandbox()
+	for _, drain := range []bool{false, true} {
+		session := sbxtest.Open(t)
+		key := fmt.Sprint(t.Name(), serial.Add(1))
+		call := session.Function2(Count).In(sb).Spawn(t.Context(), key, time.Hour)
+		queued := session.Function2(Count).In(sb).Spawn(t.Context(), key, time.Hour)
+		require.Eventually(t, func() bool { return began(key) == 1 }, time.Minute, time.Millisecond)
+		if drain {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			require.ErrorIs(t, session.Shutdown(ctx), context.DeadlineExceeded)
+			cancel()
+		} else {
+			require.NoError(t, session.Close())
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		_, err := call.Result(ctx)
+		require.ErrorIs(t, err, sbx.ErrClosed)
+		assert.Equal(t, sbx.MayHaveRun, delivery(t, err))
+		_, err = queued.Result(ctx)
+		require.ErrorIs(t, err, sbx.ErrClosed)
+		assert.Equal(t, sbx.NotBegun, delivery(t, err))
+		cancel()
+		assert.Equal(t, 1, began(key))
+		assert.Equal(t, sbx.Running, sb.Status(), "it is another session's")
+	}
+	n, err := other.Function(Double).In(sb).Call(t.Context(), 2)
+	require.NoError(t, err)
+	assert.Equal(t, 4, n)
+}
