@@ -629,6 +629,27 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// A worker in this process ends with its connection, as others do, and not as if a function had ended it.
+func TestACutConnectionIsNoExit(t *testing.T) {
+	cuts := 0
+	session := sbxtest.Open(t, sbx.MaxSandboxes(1), sbx.Driver(inprocess.New(&inprocess.Options{Fault: func(m inprocess.Message) inprocess.Fault {
+		if cuts < 5 && m.FromWorker && slices.Contains(m.Kinds, "result") {
+			cuts++
+			return inprocess.Cut
+		}
+		return inprocess.Fault{}
+	}})))
+	_, err := session.Function(Double).Call(t.Context(), 1)
+	var lost *sbx.SandboxLostError
+	require.ErrorAs(t, err, &lost)
+	require.NotErrorIs(t, err, sbx.ErrExited)
+	assert.ErrorContains(t, err, "lost its connection")
+	n, err := session.Function(Double, sbx.Retries(4)).Call(t.Context(), 1)
+	require.NoError(t, err, "it is nobody's fault")
+	assert.Equal(t, 2, n)
+	assert.Equal(t, 5, cuts)
+}
+
 // faultyCalls makes calls one after the other, and then some at once, and returns how many failed that should not.
 func faultyCalls(t *testing.T, session *sbx.Session, key string) int {
 	count := session.Function2(Count)

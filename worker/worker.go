@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
@@ -201,10 +202,15 @@ func serve(conn net.Conn, handshake io.Writer, line string, server *server) erro
 
 // Serve serves the functions of this program on conn until conn ends or ctx does. It is for drivers that run a worker
 // in their own process, without isolation; it runs no commands and has no files. notes is the worker's ledger, nil if it has none; wrap may put something around
-// the stream, and is nil otherwise. Serve closes conn and handshake, but not notes, and returns when every call has returned.
+// the stream, and is nil otherwise. Whoever reads the line from handshake reads on: why the worker ends is said there, too. Serve closes conn and handshake, but not notes, and returns when every call has returned.
 func Serve(ctx context.Context, conn net.Conn, handshake io.WriteCloser, notes *os.File, wrap func(wire.Stream) wire.Stream) error {
 	defer func() { _ = handshake.Close() }()
-	server := &server{exit: func(string) { _ = conn.Close() }, wrap: wrap}
+	var once sync.Once // the first reason counts
+	tell := func(why string) { once.Do(func() { _, _ = io.WriteString(handshake, why) }) }
+	server := &server{wrap: wrap, exit: func(why string) {
+		tell(why)
+		_ = conn.Close()
+	}}
 	if notes != nil {
 		var err error
 		if server.ledger, err = ledger.Map(notes); err != nil {
@@ -216,6 +222,7 @@ func Serve(ctx context.Context, conn net.Conn, handshake io.WriteCloser, notes *
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	err := serve(conn, handshake, handshakeLine(wire.Version), server)
+	tell(wire.StreamEnded)
 	server.opened.Do(func() {}) // no handler begins any more
 	server.handlers.Wait()
 	return err
