@@ -150,8 +150,9 @@ func negotiate(ctx context.Context, boot wire.Boot, server *server) (line string
 			defer func() { _ = os.Setenv(name, value) }()
 		}
 	}
-	// What the spec says about TMPDIR is for user code, so it comes last.
-	folder := wire.SocketFolder("/dev/shm", "/tmp", os.TempDir())
+	// The folder that this process starts in is its sandbox's, and gone with it, if this process is killed while the socket is there. What the
+	// spec says about TMPDIR is for user code, so it comes last.
+	folder := wire.SocketFolder(".", "/dev/shm", "/tmp", os.TempDir())
 	for _, variable := range append(boot.Plugin, plugin.EnvUnixSocketDir+"="+folder) {
 		name, value, _ := strings.Cut(variable, "=")
 		if err := os.Setenv(name, value); err != nil {

@@ -7,7 +7,9 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
-	"os"
+	"math/rand/v2"
+	"net"
+	"path/filepath"
 	"reflect"
 	"runtime/debug"
 	"strings"
@@ -106,13 +108,13 @@ func DecodeBoot(value string) (Boot, error) {
 	return b, nil
 }
 
-// SocketFolder returns the first of folders in which a file can be made; the last if there is none. go-plugin insists on
-// a place for sockets in the worker, too, and a full or missing TMPDIR is no reason to fail.
+// SocketFolder returns the first of folders in which a socket can be made; the last if there is none. go-plugin insists on
+// a place for sockets in the worker, too, and a full or missing TMPDIR, or one with a long name, is no reason to fail.
 func SocketFolder(folders ...string) string {
 	for _, folder := range folders {
-		if file, err := os.CreateTemp(folder, "sbx"); err == nil {
-			_ = file.Close()
-			_ = os.Remove(file.Name())
+		path := filepath.Join(folder, fmt.Sprintf("sbx%d", rand.Uint64()))
+		if listener, err := net.Listen("unix", path); err == nil {
+			_ = listener.Close() // which removes it
 			return folder
 		}
 	}
