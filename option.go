@@ -458,7 +458,7 @@ func newOpenConfig(opts []OpenOption) (openConfig, error) {
 	c := openConfig{maxSandboxes: runtime.GOMAXPROCS(0), startsAtOnce: startsPerCore * runtime.GOMAXPROCS(0), lease: defaultLease, logger: slog.Default()}
 	err := apply(opts, func(o OpenOption) { o.applyOpen(&c) })
 	c.errs = append(c.errs, err, c.spec.check())
-	if c.minSandboxes > c.maxSandboxes {
+	if c.maxSandboxes >= 1 && c.minSandboxes > c.maxSandboxes {
 		c.errs = append(c.errs, &OptionError{Option: "MinSandboxes", Reason: fmt.Sprintf("is %d, above the maximum of %d; raise MaxSandboxes", c.minSandboxes, c.maxSandboxes)})
 	}
 	return c, errors.Join(c.errs...)

@@ -68,7 +68,11 @@ func run(ctx context.Context, w io.Writer, root, journal string, sandboxes int) 
 	for result := range compress.MapUnordered(ctx, files(root, journal), sbx.Journal(journal), sbx.Ahead(ahead), sbx.ShowProgress(screen)) {
 		switch {
 		case result.Index < 0: // the whole run's, and not an input's
-			return fmt.Errorf("after %d files: %w; the same command goes on from here", all.files, result.Err)
+			err := fmt.Errorf("after %d files: %w", all.files, result.Err)
+			if ctx.Err() != nil {
+				err = fmt.Errorf("%w; the same command goes on from here", err)
+			}
+			return err
 		case result.Err != nil:
 			log.Printf("%s: %v", result.Input.Path, result.Err)
 			failed++
