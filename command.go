@@ -308,7 +308,7 @@ func (c *Cmd) Signal(signal os.Signal) error {
 		return c.fail(&OptionError{Option: "the signal", Reason: fmt.Sprintf("is %v, which is no signal of the system", signal)})
 	}
 	err := c.tell(&wirepb.CommandSignal{Kind: &wirepb.CommandSignal_Signal{Signal: int32(number)}})
-	if err == nil || errors.Is(err, os.ErrProcessDone) {
+	if ends := number == syscall.SIGKILL || number == syscall.SIGTERM || number == syscall.SIGINT; ends && (err == nil || errors.Is(err, os.ErrProcessDone)) {
 		for _, pipe := range c.pipes {
 			pipe.widen()
 		}

@@ -371,26 +371,24 @@ func TestAPipeOfAKilledCommand(t *testing.T) {
 	sb := openLocal(t).Sandbox()
 	for name, terminal := range map[string]*sbx.Terminal{"pipes": nil, "terminal": {Rows: 24, Columns: 80}} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			cmd := sb.CommandContext(ctx, "yes")
 			cmd.Terminal = terminal
 			stdout, err := cmd.StdoutPipe()
 			require.NoError(t, err)
 			require.NoError(t, cmd.Start())
-			// It is blocked when its processor time stands still, with every buffer full.
+			// It is blocked when its processor time stands still for a while, with every buffer full.
 			used := func() string {
 				stat, err := sb.ReadFile(ctx, fmt.Sprintf("/proc/%d/stat", cmd.Pid))
 				require.NoError(t, err)
 				return strings.Join(strings.Fields(string(stat))[13:15], " ")
 			}
-			for before := ""; ; {
+			for before, same := "", 0; same < 5; time.Sleep(100 * time.Millisecond) {
 				now := used()
-				if now == before {
-					break
+				if same++; now != before {
+					before, same = now, 0
 				}
-				before = now
-				time.Sleep(200 * time.Millisecond)
 			}
 			require.NoError(t, cmd.Kill())
 			var exit *sbx.ExitError

@@ -434,7 +434,14 @@ func TestInterceptors(t *testing.T) {
 // A variable of type *CallError in which errors.As found nothing is an error that is not nil.
 func TestAnInterceptorThatReturnsANilPointer(t *testing.T) {
 	for _, format := range []string{"", "wrapped: %w"} {
-		session := sbxtest.Open(t, sbx.Intercept(func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
+		outer := sbx.Intercept(func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
+			err := next(ctx)
+			if err != nil {
+				assert.NotEmpty(t, err.Error(), "one that is not nil is there")
+			}
+			return err
+		})
+		session := sbxtest.Open(t, outer, sbx.Intercept(func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
 			var failed *sbx.CallError
 			errors.As(next(ctx), &failed)
 			if format != "" {

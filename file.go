@@ -162,11 +162,14 @@ func (f *File) receive() (*wirepb.FileReply, error) {
 
 // send sends a request. If the stream has ended, it is the answer that says why.
 func (f *File) send(request *wirepb.FileRequest) error {
-	if err := f.stream.Send(request); err != nil {
-		_, err = f.receive()
-		return err
+	if f.stream.Send(request) == nil {
+		return nil
 	}
-	return nil
+	for { // answers to earlier requests may come before
+		if _, err := f.receive(); err != nil {
+			return err
+		}
+	}
 }
 
 // ask sends a request and takes its answer.

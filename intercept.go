@@ -131,12 +131,15 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 	interceptors := f.session.config.interceptors
 	for i := len(interceptors) - 1; i >= 0; i-- {
 		inner := next
-		next = func(ctx context.Context) error { return interceptors[i](ctx, info, inner) }
+		next = func(ctx context.Context) error {
+			err := interceptors[i](ctx, info, inner)
+			if own, ok := err.(*CallError); ok && own == nil { //nolint:errorlint // a variable that errors.As found nothing for
+				return nil
+			}
+			return err
+		}
 	}
 	err = next(r.ctx)
-	if own, ok := err.(*CallError); ok && own == nil { //nolint:errorlint // a variable that errors.As found nothing for
-		err = nil
-	}
 	switch called := settle(); {
 	case err != nil:
 	case !called:

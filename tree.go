@@ -99,7 +99,10 @@ func (u *upload) folder(ctx context.Context, name string, depth int) error {
 		return &fs.PathError{Op: "copy", Path: name, Err: fmt.Errorf("more than %d folders deep", maxDepth)}
 	}
 	folder, err := u.root.Open(name)
-	if err != nil {
+	switch {
+	case depth > 0 && errors.Is(err, fs.ErrNotExist):
+		return nil // it is gone
+	case err != nil:
 		return err
 	}
 	defer folder.Close()
@@ -111,7 +114,7 @@ func (u *upload) folder(ctx context.Context, name string, depth int) error {
 			}
 		}
 		switch {
-		case errors.Is(err, io.EOF):
+		case errors.Is(err, io.EOF), depth > 0 && errors.Is(err, fs.ErrNotExist): // or it is gone
 			return nil
 		case err != nil:
 			return err
@@ -139,7 +142,10 @@ func (u *upload) entry(ctx context.Context, name string, depth int) error {
 		return u.sb.Chmod(ctx, target, info.Mode().Perm())
 	case fs.ModeSymlink:
 		link, err := u.root.Readlink(name)
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil // it is gone
+		case err != nil:
 			return err
 		}
 		err = u.sb.Symlink(ctx, filepath.ToSlash(link), target)
@@ -154,7 +160,10 @@ func (u *upload) entry(ctx context.Context, name string, depth int) error {
 	case 0:
 		// Root follows links that stay in it, should it be one by now; and what it opens may be another by now, too.
 		file, err := u.root.OpenFile(name, os.O_RDONLY|nonblock, 0)
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil // it is gone
+		case err != nil:
 			return err
 		}
 		defer file.Close()
@@ -291,8 +300,8 @@ func (d *download) folder(ctx context.Context, name string, depth int) error {
 	}
 	entries, err := d.sb.ReadDir(ctx, path.Join(d.source, name))
 	switch {
-	case depth > 0 && errors.Is(err, fs.ErrNotExist):
-		return nil // it is gone
+	case depth > 0 && gone(ctx, err):
+		return nil
 	case err != nil:
 		return err
 	}
@@ -329,8 +338,8 @@ func (d *download) entry(ctx context.Context, name string, entry fs.DirEntry, de
 	case fs.ModeSymlink:
 		to, err := d.sb.Readlink(ctx, path.Join(d.source, name))
 		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil // it is gone
+		case gone(ctx, err):
+			return nil
 		case err != nil:
 			return err
 		}
@@ -398,6 +407,11 @@ func (d *download) link(l link) error {
 	return nil
 }
 
+// gone reports whether the sandbox says that something is not there. The cause of a caller's context can be anything.
+func gone(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && errors.Is(err, fs.ErrNotExist) && errors.As(err, new(*sandboxFailure))
+}
+
 // goneError says that a file is not in the sandbox any more, and not that something is missing here.
 type goneError struct{ error }
 
@@ -411,7 +425,7 @@ func (d *download) file(ctx context.Context, source, name string) (err error) {
 	}
 	f, info, err := d.sb.openFile(ctx, &wirepb.Open{Path: []byte(source), Read: true})
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case gone(ctx, err):
 		return &goneError{err}
 	case err != nil:
 		return err

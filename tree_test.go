@@ -4,6 +4,8 @@ package sbx_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -72,19 +74,65 @@ func TestWhatIsGoneIsLeftOut(t *testing.T) {
 	require.NoError(t, churn.Kill())
 	require.Error(t, churn.Wait())
 
+	// A caller whose context ends because something else was not there gets no half of a tree.
+	many := "many"
+	require.NoError(t, sb.Command("sh", "-c", "for i in $(seq 300); do mkdir -p many/$i; : > many/$i/f; done").Run())
+	ctx, cancel := context.WithCancelCause(t.Context())
+	copying := filepath.Join(t.TempDir(), "copy")
+	go func() {
+		for entries, _ := os.ReadDir(copying); len(entries) < 10 && t.Context().Err() == nil; entries, _ = os.ReadDir(copying) {
+			time.Sleep(time.Millisecond)
+		}
+		cancel(fs.ErrNotExist)
+	}()
+	if err := sb.CopyFrom(ctx, many, copying); err == nil { // it was faster
+		entries, err := os.ReadDir(copying)
+		require.NoError(t, err)
+		assert.Len(t, entries, 300)
+	}
+
 	// What is gone here is an error.
 	target := filepath.Join(t.TempDir(), "copy")
-	require.NoError(t, sb.Command("sh", "-c", "rm -r tree/sub; truncate -s 200M tree/a").Run())
+	require.NoError(t, sb.Command("sh", "-c", "rm -r tree/sub; truncate -s 2G tree/a").Run())
 	removed := make(chan error, 1)
 	go func() {
 		for entries, _ := os.ReadDir(target); len(entries) == 0 && t.Context().Err() == nil; entries, _ = os.ReadDir(target) {
 			time.Sleep(time.Millisecond)
 		}
-		removed <- os.RemoveAll(target)
+		err := os.RemoveAll(target)
+		for ; errors.Is(err, syscall.ENOTEMPTY); err = os.RemoveAll(target) {
+		}
+		removed <- err
 	}()
 	err := sb.CopyFrom(t.Context(), "tree", target)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.NoError(t, <-removed)
+}
+
+func TestWhatIsGoneHereIsLeftOut(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	tree := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(tree, "z"), []byte("stays"), 0o600))
+	ctx, cancel := context.WithCancel(t.Context())
+	churned := make(chan struct{})
+	go func() {
+		defer close(churned)
+		for sub := filepath.Join(tree, "sub"); ctx.Err() == nil; {
+			_ = os.MkdirAll(filepath.Join(sub, "deep"), 0o700)
+			_ = os.WriteFile(filepath.Join(sub, "deep", "file"), nil, 0o600)
+			_ = os.Symlink("z", filepath.Join(sub, "link"))
+			_ = os.RemoveAll(sub)
+		}
+	}()
+	for i := range 50 {
+		target := fmt.Sprint("copy", i)
+		require.NoError(t, sb.CopyTo(t.Context(), tree, target))
+		data, err := sb.ReadFile(t.Context(), target+"/z")
+		require.NoError(t, err)
+		assert.Equal(t, "stays", string(data))
+	}
+	cancel()
+	<-churned
 }
 
 // A file that is being written is in no listing, and so in no copy, under the name that it has until it is whole.

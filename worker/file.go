@@ -329,8 +329,12 @@ func (h *handle) readInto(request *wirepb.Read) error {
 // borrow returns the first length bytes of a window.
 func (h *handle) borrow(window *wirepb.Window, length int64) (memory []byte, giveBack func(), err error) {
 	memory, giveBack = h.ledger.Borrow(int(window.GetNumber()), window.GetLoan())
-	if length < 0 || length > int64(len(memory)) {
-		return nil, nil, status.Error(codes.InvalidArgument, "a window that was not lent, or is not that long")
+	switch {
+	case giveBack == nil:
+		return nil, nil, status.Error(codes.InvalidArgument, "a window that was not lent")
+	case length < 0 || length > int64(len(memory)):
+		giveBack()
+		return nil, nil, status.Error(codes.InvalidArgument, "a window is not that long")
 	}
 	return memory[:length], giveBack, nil
 }

@@ -47,6 +47,7 @@ type server struct {
 // newGRPC makes the gRPC server, with what go-plugin adds to it.
 func (s *server) newGRPC(opts []grpc.ServerOption) *grpc.Server {
 	s.grpc = grpc.NewServer(append(opts, grpc.MaxRecvMsgSize(wire.MaxFrame), grpc.MaxSendMsgSize(wire.MaxFrame),
+		grpc.StaticStreamWindowSize(wire.Window), grpc.StaticConnWindowSize(wire.Window), // or gRPC measures the way with pings, one for each short command
 		grpc.WriteBufferSize(wire.WriteBuffer), grpc.ForceServerCodecV2(wire.Codec()))...)
 	return s.grpc
 }

@@ -6,7 +6,7 @@
 //
 // Run it with go run github.com/sandboxfn/sbx/cmd/sbx in a module that uses sbx, or make it a tool of the module (go get -tool).
 //
-// Export shows structs with their fields' names; of bytes, of types that have an encoding of their own, and of what it can't read, base64; of maps
+// Export shows structs with their fields' names, but for those within interfaces; of bytes, of types that have an encoding of their own, and of what it can't read, base64; of maps
 // whose keys are neither texts nor numbers, a list of pairs.
 // Compact writes a journal anew, without the room that it does not use; with -failed without errors, too, so that their inputs are computed
 // again; and with -keep without the other versions; with -function that is about one function only. The new file takes the old one's place only when it is whole.

@@ -36,7 +36,8 @@ func (j *Journal) Group(g Group) (n uint32, err error) {
 			groups := tx.Bucket(bucketGroups)
 			c := groups.Cursor()
 			for k, v := c.First(); k != nil; k, v = c.Next() {
-				if string(v) == string(text) {
+				var known Group
+				if json.Unmarshal(v, &known) == nil && known.Function == g.Function && known.Types == g.Types && known.Version == g.Version {
 					n = binary.BigEndian.Uint32(k)
 					return nil
 				}

@@ -3,7 +3,11 @@
 package ledger
 
 import (
+	"fmt"
+	"os"
+	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -67,12 +71,27 @@ func TestAWindowHasOneUser(t *testing.T) {
 }
 
 func TestMemoryStaysUntilNobodyUsesIt(t *testing.T) {
-	session, _ := mapped(t)
+	file, err := New()
+	require.NoError(t, err)
+	defer file.Close()
+	session, err := Map(file)
+	require.NoError(t, err)
+	begin := fmt.Sprintf("%x-", uintptr(unsafe.Pointer(unsafe.SliceData(session.memory))))
+	isMapped := func() bool {
+		maps, err := os.ReadFile("/proc/self/maps")
+		if err != nil {
+			t.Skip(err)
+		}
+		return strings.Contains(string(maps), begin)
+	}
 	first, second := session.Take(), session.Take()
-	session.windows.close()
+	session.Close()
 	assert.Nil(t, session.Take(), "closed")
 	first.Free()
 	second.Memory[0] = 1 // which would end the test's process if it were unmapped
+	assert.True(t, isMapped())
+	second.Free()
+	assert.False(t, isMapped(), "the last user is gone")
 	assert.Nil(t, (*Ledger)(nil).Take())
 	memory, _ := (*Ledger)(nil).Borrow(0, 1)
 	assert.Nil(t, memory)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
@@ -20,7 +21,9 @@ import (
 // length's highest bit, is the frame's number and the stream's, eight bytes each, and the data: so many bytes.
 type Direct struct {
 	conn net.Conn
-	raw  syscall.RawConn // nil if it is no socket of the system
+	raw  syscall.RawConn // nil if it is no socket of the system; then come counts what has arrived, of which seen was known
+	come atomic.Uint64
+	seen uint64
 
 	in   *bufio.Reader
 	body []byte // kept for frames of some length
@@ -44,13 +47,17 @@ const (
 
 // NewDirect returns the stream over conn. Closing conn ends it.
 func NewDirect(conn net.Conn) (*Direct, error) {
-	d := &Direct{conn: conn, in: bufio.NewReaderSize(conn, directBuffer), place: nowhere}
+	d := &Direct{conn: conn, place: nowhere}
+	from := io.Reader(conn)
 	if socket, ok := conn.(syscall.Conn); ok {
 		var err error
 		if d.raw, err = socket.SyscallConn(); err != nil {
 			return nil, err
 		}
+	} else {
+		from = counted{conn, &d.come}
 	}
+	d.in = bufio.NewReaderSize(from, directBuffer)
 	d.write = func(fd uintptr) bool {
 		n, err := writeOnce(fd, d.rest)
 		d.rest, d.err = d.rest[max(n, 0):], err
@@ -153,10 +160,25 @@ func (d *Direct) Recv() (*wirepb.Frame, error) {
 	return decodeFrame(body[:n])
 }
 
-// Unread reports whether bytes have arrived that Recv has not read; false where that can't be known.
+// counted counts what it reads.
+type counted struct {
+	io.Reader
+	n *atomic.Uint64
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(uint64(n))
+	return n, err
+}
+
+// Unread reports whether bytes have arrived that Recv has not read; where that can't be known, whether some have arrived since it was asked last, by the one goroutine
+// that may ask.
 func (d *Direct) Unread() (unread bool) {
 	if d.raw == nil {
-		return false
+		come := d.come.Load()
+		unread, d.seen = come != d.seen, come
+		return unread
 	}
 	err := d.raw.Control(func(fd uintptr) { unread = hasUnread(fd) })
 	return err == nil && unread

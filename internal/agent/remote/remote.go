@@ -1,11 +1,13 @@
 // Package remote is a driver's side of an agent (package agent), which starts a worker in a container or pod. Its audience is drivers.
 //
 // An [Agent] is reached over a Unix socket ([Accept]), or over one stream of bytes ([Over]). It owns these goroutines, and [Agent.Close]
-// waits for them: one that reads the agent's events, one that sends the request to kill, and, over a stream, yamux's own.
+// waits for them: one that reads the agent's events, one that sends the request to kill, and, over a stream, yamux's own. Those that write to the direct stream, or
+// close it, end with the connection, at the latest.
 // All that an agent says is the sandbox's word: it is bounded, and believed of that sandbox only.
 package remote
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -153,7 +155,7 @@ func (a *Agent) send(start Start) (*streams, error) {
 		return nil, fmt.Errorf("tell the agent to start the worker: %w", err)
 	}
 	return &streams{
-		conn: a.conns[agent.ConnStream], direct: &cutStream{Conn: a.conns[agent.DirectStream]}, handshake: a.conns[agent.HandshakeStream], stdout: a.conns[agent.StdoutStream], stderr: a.conns[agent.StderrStream],
+		conn: a.conns[agent.ConnStream], direct: &cutStream{Conn: a.conns[agent.DirectStream], cut: make(chan struct{})}, handshake: a.conns[agent.HandshakeStream], stdout: a.conns[agent.StdoutStream], stderr: a.conns[agent.StderrStream],
 	}, nil
 }
 
@@ -215,10 +217,30 @@ func (s *streams) Ledger() *os.File         { return s.ledger }
 type cutStream struct {
 	net.Conn
 	closing sync.Once
+	cut     chan struct{}
+}
+
+// Write waits on another goroutine: no deadline reaches one that waits for the connection below.
+func (s *cutStream) Write(p []byte) (int, error) {
+	data, written := bytes.Clone(p), make(chan error, 1)
+	go func() {
+		_, err := s.Conn.Write(data)
+		written <- err
+	}()
+	select {
+	case err := <-written:
+		if err != nil {
+			return 0, err
+		}
+		return len(p), nil
+	case <-s.cut:
+		return 0, net.ErrClosed
+	}
 }
 
 func (s *cutStream) Close() (err error) {
 	s.closing.Do(func() {
+		close(s.cut)
 		err = s.SetDeadline(time.Unix(1, 0))
 		go func() { _ = s.Conn.Close() }() // it ends with the agent's connection, at the latest
 	})

@@ -241,7 +241,7 @@ func TestWorkerHasItsStreams(t *testing.T) {
 	})
 }
 
-// A session gives up a worker that nothing is heard of: reads of its direct connection end then, whatever the agent does.
+// A session gives up a worker that nothing is heard of: reads and writes of its direct connection end then, whatever the agent does.
 func TestADirectStreamEndsAtOnce(t *testing.T) {
 	each(t, func(t *testing.T, a *remote.Agent, process *exec.Cmd) {
 		p := start(t, a, "echo")
@@ -252,16 +252,22 @@ func TestADirectStreamEndsAtOnce(t *testing.T) {
 			_, err := p.Direct().Read(make([]byte, 1))
 			read <- err
 		}()
-		time.Sleep(10 * time.Millisecond) // it waits, as a rule
-		began := time.Now()
+		written := make(chan error, 1)
+		go func() {
+			_, err := p.Direct().Write(make([]byte, 8<<20))
+			written <- err
+		}()
+		time.Sleep(100 * time.Millisecond) // they wait, as a rule
 		require.NoError(t, p.Direct().Close())
-		select {
-		case err := <-read:
-			require.Error(t, err)
-		case <-time.After(10 * time.Second):
-			t.Error("it waits on")
+		late := time.After(10 * time.Second)
+		for what, end := range map[string]chan error{"read": read, "write": written} {
+			select {
+			case err := <-end:
+				require.Error(t, err, what)
+			case <-late:
+				t.Error("waits on: " + what)
+			}
 		}
-		assert.Less(t, time.Since(began), 10*time.Second)
 	})
 }
 
