@@ -144,6 +144,16 @@ func unschedulable(pod *corev1.Pod) *PodError {
 	return wrong
 }
 
+// runtimeFailure explains a warning about a pod for which its node has no runtime, in the words of containerd or of CRI-O; nil if it is about something else.
+func runtimeFailure(namespace, pod string, event corev1.Event) error {
+	if event.Reason != "FailedCreatePodSandBox" || !strings.Contains(event.Message, "no runtime for") && !strings.Contains(event.Message, "runtime handler") {
+		return nil
+	}
+	return &PodError{Namespace: namespace, Pod: pod, Reason: event.Reason, Message: event.Message, Remedies: []string{
+		"name a runtime class whose handler the nodes have (Options.RuntimeClass)", "choose nodes that have it (Options.NodeSelector)",
+	}}
+}
+
 // createFailure explains why the API server refused a pod.
 func createFailure(namespace, pod string, err error) error {
 	wrong := &PodError{Namespace: namespace, Pod: pod, Reason: string(apierrors.ReasonForError(err)), Err: err}
@@ -156,6 +166,8 @@ func createFailure(namespace, pod string, err error) error {
 		wrong.Remedies = []string{"give sandboxes limits (sbx.Limit with CPUs and MemoryMiB): the quota of the namespace wants all pods to have some"}
 	case apierrors.IsForbidden(err) && strings.Contains(text, "PodSecurity"):
 		wrong.Remedies = []string{"leave out of Options what the namespace's Pod Security level forbids"}
+	case apierrors.IsForbidden(err) && strings.Contains(text, "RuntimeClass"):
+		wrong.Remedies = []string{"name a runtime class that kubectl get runtimeclasses lists (Options.RuntimeClass)"}
 	case apierrors.IsForbidden(err) && strings.Contains(text, "cannot create resource"):
 		wrong.Remedies = []string{"have the Role of driver/kubernetes/rbac.yaml bound to this user"}
 	case apierrors.IsNotFound(err):

@@ -76,6 +76,23 @@ func TestFailureOfImages(t *testing.T) {
 	}
 }
 
+func TestRuntimeFailure(t *testing.T) {
+	warns := func(reason, message string) error {
+		return runtimeFailure("jobs", "sbx-1", corev1.Event{Reason: reason, Message: message})
+	}
+	for _, message := range []string{
+		`Failed to create pod sandbox: rpc error: code = Unknown desc = failed to get sandbox runtime: no runtime for "kata" is configured`,
+		`Failed to create pod sandbox: rpc error: code = Unknown desc = failed to find runtime handler kata from runtime list map[runc:0xc000]`,
+	} {
+		wrong, ok := errors.AsType[*PodError](warns("FailedCreatePodSandBox", message))
+		require.True(t, ok, message)
+		assert.Equal(t, message, wrong.Message)
+		assert.ErrorContains(t, wrong, "Options.RuntimeClass")
+	}
+	assert.NoError(t, warns("FailedCreatePodSandBox", "failed to setup network for sandbox"), "that may pass")
+	assert.NoError(t, warns("FailedMount", "no runtime for"))
+}
+
 func TestTransient(t *testing.T) {
 	pods := schema.GroupResource{Resource: "pods"}
 	assert.True(t, transient(errors.New("connection refused")), "nobody answered")

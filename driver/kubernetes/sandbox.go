@@ -26,6 +26,8 @@ import (
 const (
 	// startTime is how long a pod may take that has a node: large images are pulled meanwhile.
 	startTime = 10 * time.Minute
+	// runtimePause is until a pod with a runtime class is looked at, which starts no sooner than others do; each pause after that is twice as long.
+	runtimePause = time.Second
 	// loadedTime is how long the cluster may take to tell that a loader has ended.
 	loadedTime = 5 * time.Second
 	// quotaTime is how long a quota may take to count a pod that is gone no more, and quotaPause is between two tries.
@@ -168,6 +170,9 @@ func (s *session) createPod(ctx context.Context, pod *corev1.Pod) error {
 func (sb *sandbox) cancelOnFailure(ctx context.Context, cancel context.CancelCauseFunc, done <-chan struct{}) {
 	late := time.NewTimer(sb.session.options.MaxPending)
 	defer late.Stop()
+	pause := runtimePause
+	look := time.NewTimer(pause) // counts from when there is a node
+	defer look.Stop()
 	scheduled := false
 	for {
 		pod, gone, changed := sb.pod.state()
@@ -179,6 +184,7 @@ func (sb *sandbox) cancelOnFailure(ctx context.Context, cancel context.CancelCau
 			if !scheduled && pod.Spec.NodeName != "" {
 				scheduled = true
 				late.Reset(startTime)
+				look.Reset(pause)
 			}
 		}
 		if gone {
@@ -191,11 +197,30 @@ func (sb *sandbox) cancelOnFailure(ctx context.Context, cancel context.CancelCau
 		case <-ctx.Done():
 			return
 		case <-changed:
+		case <-look.C:
+			if scheduled && pod.Status.Phase == corev1.PodPending && pod.Spec.RuntimeClassName != nil {
+				if err := sb.noRuntime(ctx); err != nil {
+					cancel(err)
+					return
+				}
+				pause *= 2
+				look.Reset(pause)
+			}
 		case <-late.C:
 			cancel(sb.tooLate(ctx, pod))
 			return
 		}
 	}
+}
+
+// noRuntime says that the pod's node has no handler of its runtime class, for which the kubelet tries again and again. Only events tell of that.
+func (sb *sandbox) noRuntime(ctx context.Context) error {
+	for _, event := range sb.session.events(ctx, sb.name) {
+		if err := runtimeFailure(sb.session.namespace, sb.name, event); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tooLate says why a pod has not started in time.
@@ -207,8 +232,8 @@ func (sb *sandbox) tooLate(ctx context.Context, pod *corev1.Pod) error {
 		return err
 	}
 	wrong := sb.wrong(ReasonSlow, fmt.Sprintf("it has not started within %v", startTime))
-	if told := sb.session.events(ctx, sb.name); told != "" {
-		wrong.Message += ": " + told
+	for _, event := range sb.session.events(ctx, sb.name) {
+		wrong.Message += "; " + event.Reason + ": " + event.Message
 	}
 	return wrong
 }

@@ -242,17 +242,13 @@ func (s *session) removeStray(name string) {
 	})
 }
 
-// events returns the warnings about a pod, the last first, for errors.
-func (s *session) events(ctx context.Context, pod string) string {
+// events returns the warnings about a pod; none if this user may not see them.
+func (s *session) events(ctx context.Context, pod string) []corev1.Event {
 	list, err := s.client.CoreV1().Events(s.namespace).List(ctx, metav1.ListOptions{
 		FieldSelector: "involvedObject.kind=Pod,involvedObject.name=" + pod + ",type=" + corev1.EventTypeWarning,
 	})
 	if err != nil {
-		return ""
+		return nil
 	}
-	var texts []string
-	for _, event := range list.Items {
-		texts = append(texts, event.Reason+": "+event.Message)
-	}
-	return strings.Join(texts, "; ")
+	return list.Items
 }
