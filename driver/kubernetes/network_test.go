@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +16,8 @@ import (
 	"github.com/sandboxfn/sbx/driver/kubernetes"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 )
 
@@ -206,9 +209,7 @@ func TestKubeletRestarts(t *testing.T) {
 
 func TestWithinTheClusterCallsGoOn(t *testing.T) {
 	needControl(t)
-	if !within() {
-		t.Skip("needs a program that reaches pods by their addresses: " + withinVariable + "=1")
-	}
+	needWithin(t)
 	session := openSession(t, onCluster(nil))
 	call := session.Function(wait).Spawn(t.Context(), 20*time.Second)
 	_, _ = session.Function(echo).Call(t.Context(), "") // both sandboxes are there
@@ -222,4 +223,32 @@ func TestWithinTheClusterCallsGoOn(t *testing.T) {
 	answer, err := call.Result(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, "waited", answer)
+}
+
+// needWithin skips tests for which pods must be reached at their addresses.
+func needWithin(t *testing.T) {
+	needCluster(t)
+	if !within() {
+		t.Skip("needs a program that reaches pods by their addresses: " + withinVariable + "=1")
+	}
+}
+
+func TestWithinTheClusterNothingIsForwarded(t *testing.T) {
+	needWithin(t)
+	role, err := admin.RbacV1().Roles(namespace).Get(t.Context(), "sbx", metav1.GetOptions{})
+	require.NoError(t, err)
+	for i, rule := range role.Rules {
+		role.Rules[i].Resources = slices.DeleteFunc(rule.Resources, func(resource string) bool { return resource == "pods/portforward" })
+	}
+	_, err = admin.RbacV1().Roles(namespace).Create(t.Context(), &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "direct"}, Rules: role.Rules}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	config, err := makeAccount(t.Context(), account, "direct", "direct")
+	require.NoError(t, err)
+	session := openSession(t, onCluster(func(o *kubernetes.Options) { o.Config = config }))
+	answer, err := session.Function(echo).Call(t.Context(), "direct")
+	require.NoError(t, err)
+	assert.Equal(t, "direct", answer)
+
+	_, err = sbx.Open(t.Context(), sbx.Driver(onCluster(func(o *kubernetes.Options) { o.Config, o.Reach = config, kubernetes.PortForward })))
+	assert.ErrorContains(t, err, "it lacks create pods/portforward, get pods/portforward", "who may not forward can't")
 }
