@@ -17,8 +17,12 @@ import (
 	"github.com/sandboxfn/sbx/worker"
 )
 
-// stopTime bounds the stop of a sandbox, and of what the driver keeps, in Close.
-const stopTime = 10 * time.Second
+// stopTime bounds the stop of a sandbox, and of what the driver keeps, in Close. The latter has eachTime more for each sandbox: what they were in an engine or a
+// cluster goes one after the other.
+const (
+	stopTime = 10 * time.Second
+	eachTime = 250 * time.Millisecond
+)
 
 // Session keeps sandboxes, and wraps the functions that run in them. Its methods may be called at the same time.
 //
@@ -136,7 +140,8 @@ func (s *Session) SandboxCount() int {
 }
 
 // Close ends the session: new calls fail with [ErrClosed], calls that run are cancelled, and every sandbox is stopped, at
-// the same time and within ten seconds each. It returns when that is done, and the [Logger] has what was logged. A second caller waits for the first; calling
+// the same time and within ten seconds each; what the driver has to tidy up after them has ten seconds and a quarter of a second for each. It returns when that
+// is done, and the [Logger] has what was logged. A second caller waits for the first; calling
 // Close again is safe, and tries again what failed.
 func (s *Session) Close() error {
 	if !s.opened() {
@@ -151,12 +156,13 @@ func (s *Session) Close() error {
 	s.closed = true
 	s.mu.Unlock()
 	s.cancel(ErrClosed)
+	sandboxes := s.SandboxCount()
 	var own error
 	s.tasks.Go(func() { own = s.stopOwn() })
 	err := s.pool.Close()
 	s.tasks.Wait()
 	err = errors.Join(own, err)
-	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime+time.Duration(sandboxes)*eachTime)
 	defer cancel()
 	err = errors.Join(err, s.backend.Close(ctx), s.workers.Close())
 	s.logs.Close()

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sandboxfn/sbx"
@@ -255,6 +256,48 @@ func TestCloseBoundsItsTime(t *testing.T) {
 	require.NoError(t, session.Close())
 	assert.Less(t, time.Since(begin), 10*time.Second)
 	<-call.Done()
+}
+
+// slowClose is a driver whose sessions take a time to close, at the first try.
+type slowClose struct {
+	driver.Driver
+	takes time.Duration
+}
+
+type slowCloseSession struct {
+	driver.Session
+	takes time.Duration
+}
+
+func (d slowClose) Open(ctx context.Context, spec driver.SessionSpec) (driver.Session, error) {
+	session, err := d.Driver.Open(ctx, spec)
+	return &slowCloseSession{session, d.takes}, err
+}
+
+func (s *slowCloseSession) Close(ctx context.Context) error {
+	takes := s.takes
+	s.takes = 0
+	select {
+	case <-time.After(takes):
+		return s.Session.Close(ctx)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func TestCloseGivesTheDriverTimeForEachSandbox(t *testing.T) {
+	for sandboxes, want := range map[int]error{0: context.DeadlineExceeded, 10: nil} {
+		synctest.Test(t, func(t *testing.T) {
+			d := slowClose{inprocess.New(nil), 12 * time.Second}
+			session, err := sbx.Open(t.Context(), sbx.Driver(d), sbx.MaxSandboxes(10), sbx.Logger(slog.New(slog.DiscardHandler)))
+			require.NoError(t, err)
+			if sandboxes > 0 {
+				require.NoError(t, session.Prewarm(t.Context(), sandboxes))
+			}
+			require.ErrorIs(t, session.Close(), want)
+			require.NoError(t, session.Close())
+		})
+	}
 }
 
 // blocked is a handler that takes records until it is let.
