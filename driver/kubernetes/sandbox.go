@@ -117,15 +117,12 @@ func (sb *sandbox) makePod(ctx context.Context) error {
 
 // delete has the cluster delete the pod.
 func (sb *sandbox) delete(ctx context.Context) error {
-	var err error
-	if sb.claim != "" {
-		sb.session.pods.markDeleted(sb.name)
-		err = sb.session.deleteWarm(ctx, claims, sb.claim)
-	} else {
-		err = sb.session.deletePod(ctx, sb.name)
+	if sb.claim == "" {
+		return sb.session.deletePod(ctx, sb.name)
 	}
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete pod %s/%s: %w", sb.session.namespace, sb.name, err)
+	sb.session.pods.markDeleted(sb.name)
+	if err := sb.session.deleteWarm(ctx, claims, sb.claim); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete the claim %s of pod %s/%s: %w", sb.claim, sb.session.namespace, sb.name, err)
 	}
 	return nil
 }
@@ -466,7 +463,7 @@ func wrongReason(err error) string {
 	return ""
 }
 
-// Stop has the agent kill all, and the cluster delete the pod. It returns when all is dead, whether or not the cluster has done with the pod.
+// Stop has the agent kill all, and the cluster delete the pod. It returns when all is dead, whether or not the cluster has begun with the pod.
 func (sb *sandbox) Stop(ctx context.Context) error {
 	sb.mu.Lock()
 	sb.stopped = true
@@ -483,7 +480,9 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 		return nil
 	}
 	dead := sb.kill(ctx, process)
-	if err := sb.delete(ctx); err != nil {
+	if dead && sb.claim == "" { // nobody needs to wait for the API server
+		sb.session.discard(sb.name)
+	} else if err := sb.delete(ctx); err != nil {
 		return fmt.Errorf("kubernetes: stop sandbox %s: %w", sb.spec.ID, err)
 	}
 	if !dead {

@@ -114,7 +114,7 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 
 // prepare watches the session's pods, and does what needs the lease.
 func (s *session) prepare(ctx context.Context) error {
-	s.pods = newWatch(s.removeStray, s.loadWarm)
+	s.pods = newWatch(s.discard, s.loadWarm)
 	list := cache.NewFilteredListWatchFromClient(s.client.CoreV1().RESTClient(), "pods", s.namespace, func(o *metav1.ListOptions) {
 		o.LabelSelector = leaseLabel + "=" + s.name
 	})
@@ -204,10 +204,8 @@ func (s *session) Close(ctx context.Context) error {
 	if err := s.endWarm(ctx); err != nil {
 		return fmt.Errorf("kubernetes: close session %s: %w", s.spec.ID, err)
 	}
-	for name := range s.pods.left() { // whose end failed before, or that waited for a sandbox
-		if err := s.deletePod(ctx, name); err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("kubernetes: close session %s: delete pod %s/%s: %w", s.spec.ID, s.namespace, name, err)
-		}
+	if err := s.deleteLeft(ctx); err != nil {
+		return fmt.Errorf("kubernetes: close session %s: %w", s.spec.ID, err)
 	}
 	if names, err := s.pods.awaitNone(ctx); err != nil {
 		return fmt.Errorf("kubernetes: close session %s: the pods %s in %s are still there: %w", s.spec.ID, strings.Join(names, ", "), s.namespace, err)
@@ -226,18 +224,40 @@ func (s *session) Close(ctx context.Context) error {
 // deletePod has the cluster end a pod.
 func (s *session) deletePod(ctx context.Context, name string) error {
 	s.pods.markDeleted(name)
-	return retry(ctx, func() error {
+	s.pods.noteAsked(name, true)
+	err := retry(ctx, func() error {
 		return s.client.CoreV1().Pods(s.namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))})
 	})
+	if err == nil || apierrors.IsNotFound(err) {
+		return nil
+	}
+	s.pods.noteAsked(name, false)
+	return fmt.Errorf("delete pod %s/%s: %w", s.namespace, name, err)
 }
 
-// removeStray deletes a pod of the session's that nobody waits for: its Create was given up before the answer came.
-func (s *session) removeStray(name string) {
+// deleteLeft has the cluster end all pods of which it was not asked that yet: whose end failed before, or that waited for a sandbox.
+func (s *session) deleteLeft(ctx context.Context) error {
+	var requests sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	for _, name := range s.pods.unasked() {
+		requests.Go(func() {
+			if err := s.deletePod(ctx, name); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+		})
+	}
+	requests.Wait()
+	return errors.Join(errs...)
+}
+
+// discard has the cluster end a pod that nobody waits for. What fails is tried again by Close.
+func (s *session) discard(name string) {
 	s.tasks.Go(func() {
-		ctx, cancel := context.WithTimeout(s.running, requestTime)
-		defer cancel()
-		if err := s.deletePod(ctx, name); err != nil && !apierrors.IsNotFound(err) {
-			s.spec.Logger.Warn("a pod that nobody waits for could not be deleted", "pod", name, "namespace", s.namespace, "err", err)
+		if err := s.deletePod(s.running, name); err != nil && s.running.Err() == nil {
+			s.spec.Logger.Warn("a pod that nobody needs could not be deleted", "err", err)
 		}
 	})
 }

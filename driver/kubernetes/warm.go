@@ -142,7 +142,7 @@ func (s *session) loadWarm(name string, pod *observed) {
 		s.mu.Unlock()
 		if _, gone, _ := pod.state(); err != nil && !gone && !closed { // who keeps pods ready can't know that it is of no use
 			s.spec.Logger.Warn("a pod that was to be ready is not, and is deleted", "pod", name, "namespace", s.namespace, "err", err)
-			s.removeStray(name)
+			s.discard(name)
 		}
 	})
 }

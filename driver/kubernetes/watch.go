@@ -31,6 +31,7 @@ type observed struct {
 	pod     *corev1.Pod   // the last state; nil before the first
 	gone    bool          // it was deleted, and is no more
 	deleted bool          // this session has it deleted
+	asked   bool          // it has asked the API server for that, or does
 	changed chan struct{} // closed by the next change
 }
 
@@ -187,6 +188,29 @@ func (w *watch) markDeleted(name string) {
 		defer o.mu.Unlock()
 		o.deleted = true
 	}
+}
+
+// noteAsked notes whether the API server has been asked to delete a pod.
+func (w *watch) noteAsked(name string, asked bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o := w.pods[name]; o != nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.asked = asked
+	}
+}
+
+// unasked are the pods that are there or expected, and of which the API server has not been asked that it delete them, by name.
+func (w *watch) unasked() (names []string) {
+	for name, o := range w.left() {
+		o.mu.Lock()
+		if !o.asked {
+			names = append(names, name)
+		}
+		o.mu.Unlock()
+	}
+	return names
 }
 
 // ending are the pods that this session has deleted and that are still there, and when the last one went.
