@@ -47,7 +47,8 @@ type cluster struct {
 	worker    func() (string, error) // the path of the worker that the last session has opened with
 }
 
-func findCluster(ctx context.Context) (*cluster, error) {
+// connect finds the cluster, and makes nothing there.
+func connect() (*cluster, error) {
 	c := &cluster{image: os.Getenv(imageVariable)}
 	if c.image == "" {
 		c.image = kubernetes.DefaultImage
@@ -61,7 +62,14 @@ func findCluster(ctx context.Context) (*cluster, error) {
 	if c.client, err = kubeclient.NewForConfig(c.config); err != nil {
 		return nil, err
 	}
-	if c.dynamic, err = dynamic.NewForConfig(c.config); err != nil {
+	c.dynamic, err = dynamic.NewForConfig(c.config)
+	return c, err
+}
+
+// findCluster also makes a namespace.
+func findCluster(ctx context.Context) (*cluster, error) {
+	c, err := connect()
+	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, podTime)

@@ -3,6 +3,10 @@
 //
 //	CGO_ENABLED=0 SBX_BENCH_KUBERNETES_IMAGE=busybox:stable go run ./driver/kubernetes/bench
 //
+// The part simulated has nodes and pods played, so that there can be thousands. It needs an address and a certificate that the API server takes for a kubelet's:
+//
+//	go run ./driver/kubernetes/bench -run simulated -sandboxes 1000 -kubelet-address 192.0.2.1 -kubelet-certificate kubelet.crt -kubelet-key kubelet.key
+//
 // The image needs what the driver needs, and BusyBox's nc. Where kubectl has no context, or the cluster no agent-sandbox, that is left out.
 package main
 
@@ -22,11 +26,26 @@ func main() {
 	only := flag.String("run", "", "a regular expression of the parts that run; empty is all")
 	rounds := flag.Int("rounds", 9, "how often each contender runs")
 	sandboxes := flag.Int("sandboxes", 50, "how many there are at the same time, where that is measured")
+	var at kubelets
+	flag.StringVar(&at.address, "kubelet-address", "", "the address of this machine at which the API server reaches kubelets that are played")
+	flag.StringVar(&at.certificate, "kubelet-certificate", "", "the file of a certificate for that address, which the API server takes, and")
+	flag.StringVar(&at.key, "kubelet-key", "", "of its key")
+	playing := flag.Int("play", 0, "play nodes for so many pods in the namespace; the part simulated starts this program so")
+	namespace := flag.String("namespace", "", "where they are")
 	write := flag.Bool("write", false, "write the tables into "+measure.PerformanceFile+", and the ratios into "+measure.RatiosFile)
 	check := flag.Bool("check", false, "compare the ratios with those in "+measure.RatiosFile)
 	flag.Parse()
+	if *playing > 0 {
+		c, err := connect()
+		if err == nil {
+			c.namespace = *namespace
+			err = play(context.Background(), c, *playing, at)
+		}
+		exit(err)
+		return
+	}
 	r := &measure.Run{Program: "driver/kubernetes/bench", Rounds: *rounds}
-	switch err := run(context.Background(), r, *only, *sandboxes); {
+	switch err := run(context.Background(), r, *only, *sandboxes, at); {
 	case errors.Is(err, measure.ErrLeftOut):
 		fmt.Fprintln(os.Stderr, err)
 	case err != nil:
@@ -48,7 +67,7 @@ func exit(err error) {
 	}
 }
 
-func run(ctx context.Context, r *measure.Run, only string, sandboxes int) error {
+func run(ctx context.Context, r *measure.Run, only string, sandboxes int, at kubelets) error {
 	chosen, err := regexp.Compile(only)
 	if err != nil {
 		return err
@@ -58,8 +77,8 @@ func run(ctx context.Context, r *measure.Run, only string, sandboxes int) error 
 		return err
 	}
 	defer c.remove()
-	b := &bench{r, c, sandboxes}
+	b := &bench{r, c, sandboxes, at}
 	return r.All(ctx, chosen, []measure.Part{
-		{Name: "calls", Run: b.calls}, {Name: "starts", Run: b.starts}, {Name: "claims", Run: b.claims}, {Name: "many", Run: b.many},
+		{Name: "calls", Run: b.calls}, {Name: "starts", Run: b.starts}, {Name: "claims", Run: b.claims}, {Name: "many", Run: b.many}, {Name: "simulated", Run: b.simulated},
 	})
 }

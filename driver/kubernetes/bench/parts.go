@@ -29,7 +29,8 @@ const (
 type bench struct {
 	*measure.Run
 	*cluster
-	sandboxes int // of the part with many
+	sandboxes int // of the parts with many
+	kubelets  kubelets
 }
 
 func (b *bench) open(ctx context.Context, d driver.Driver, most int) (*sbx.Session, error) {
