@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -46,6 +47,10 @@ func findCluster(o Options, logger *slog.Logger) (*cluster, error) {
 	}
 	if c.config.UserAgent == "" {
 		c.config.UserAgent = "sbx"
+	}
+	if c.config.ContentType == "" { // it is a third less than JSON
+		c.config.ContentType = runtime.ContentTypeProtobuf
+		c.config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	}
 	// With it client-go makes a transport that is this session's alone, and whose connections end with it.
 	if c.config.Proxy == nil {

@@ -465,6 +465,7 @@ func wrongReason(err error) string {
 
 // Stop has the agent kill all, and the cluster delete the pod. It returns when all is dead, whether or not the cluster has begun with the pod.
 func (sb *sandbox) Stop(ctx context.Context) error {
+	ctx = sb.session.logged(ctx)
 	sb.mu.Lock()
 	sb.stopped = true
 	process := sb.process
@@ -480,7 +481,7 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 		return nil
 	}
 	dead := sb.kill(ctx, process)
-	if dead && sb.claim == "" { // nobody needs to wait for the API server
+	if sb.claim == "" { // nobody needs to wait for the API server, and what ends too soon is not asked for in vain
 		sb.session.discard(sb.name)
 	} else if err := sb.delete(ctx); err != nil {
 		return fmt.Errorf("kubernetes: stop sandbox %s: %w", sb.spec.ID, err)

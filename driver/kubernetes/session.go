@@ -33,6 +33,7 @@ type session struct {
 	identity agent.Identity // that agents know
 	report   driver.Report
 
+	logger  klog.Logger // of client-go: see logged
 	client  kubeclient.Interface
 	dynamic dynamic.Interface
 	worker  *workerFile
@@ -71,6 +72,8 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 		return nil, unavailable(err, "name a kubeconfig file in KUBECONFIG or Options.Kubeconfig, and a context in Options.Context")
 	}
 	s := &session{cluster: cluster, options: options, spec: spec, sandboxes: map[*sandbox]struct{}{}, filled: map[string]bool{}, loads: map[string]*load{}, cancel: func() {}}
+	s.logger = logr.FromSlogHandler(spec.Logger.Handler())
+	ctx = s.logged(ctx)
 	s.ending, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
@@ -102,7 +105,7 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 	if err := s.makeLease(ctx); err != nil {
 		return nil, unavailable(err, "see whether kubectl get leases -n "+s.namespace+" answers", "have the Role of driver/kubernetes/rbac.yaml bound to this user")
 	}
-	running, cancel := context.WithCancel(klog.NewContext(context.WithoutCancel(ctx), logr.FromSlogHandler(spec.Logger.Handler())))
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.running, s.cancel = running, cancel
 	s.tasks.Go(func() { s.renew(running) })
 	if err := s.prepare(ctx); err != nil {
@@ -147,6 +150,9 @@ func (s *session) removeLease() error {
 	return s.deleteLease(ctx, s.name, metav1.Preconditions{UID: &s.lease})
 }
 
+// logged returns a context with which client-go logs what it has to say to the session's logger, and not to standard error.
+func (s *session) logged(ctx context.Context) context.Context { return klog.NewContext(ctx, s.logger) }
+
 func (s *session) Report() driver.Report { return s.report }
 
 func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, error) {
@@ -173,7 +179,7 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	s.mu.Unlock()
 	defer s.creating.Done()
 
-	sb, err := s.newSandbox(ctx, name, spec)
+	sb, err := s.newSandbox(s.logged(ctx), name, spec)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -185,6 +191,7 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 
 // Close stops the sandboxes, joins Creates that have begun, and waits until the cluster has nothing of the session any more.
 func (s *session) Close(ctx context.Context) error {
+	ctx = s.logged(ctx)
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()

@@ -3,6 +3,7 @@ package kubernetes_test
 import (
 	"io"
 	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -126,6 +127,19 @@ func TestThrottledStorm(t *testing.T) {
 		assert.NotZero(t, p.refused[what], what)
 	}
 	assert.GreaterOrEqual(t, p.asked["POST pods"]-p.refused["POST pods"], sandboxes)
+}
+
+// What client-go says of its own limit goes where the session's log does, and not to the program's standard error.
+func TestLimitOfRequestsIsLogged(t *testing.T) {
+	needCluster(t)
+	config := rest.CopyConfig(account)
+	config.QPS, config.Burst = 0.5, 1
+	var log strings.Builder
+	session := openSession(t, onCluster(func(o *kubernetes.Options) { o.Config = config }), sbx.Logger(slog.New(slog.NewTextHandler(&log, nil))))
+	_, err := session.Function(echo).Call(t.Context(), "")
+	require.NoError(t, err)
+	require.NoError(t, session.Close())
+	assert.Contains(t, log.String(), "client-side throttling")
 }
 
 func TestNoWebsockets(t *testing.T) {
