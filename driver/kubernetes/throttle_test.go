@@ -135,7 +135,7 @@ func TestLimitOfRequestsIsLogged(t *testing.T) {
 	config := rest.CopyConfig(account)
 	config.QPS, config.Burst = 0.5, 1
 	var log strings.Builder
-	session := openSession(t, onCluster(func(o *kubernetes.Options) { o.Config = config }), sbx.Logger(slog.New(slog.NewTextHandler(&log, nil))))
+	session := openSession(t, onCluster(func(o *kubernetes.Options) { o.Config = config }), sbx.Logger(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))))
 	_, err := session.Function(echo).Call(t.Context(), "")
 	require.NoError(t, err)
 	require.NoError(t, session.Close())
