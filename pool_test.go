@@ -179,6 +179,20 @@ func TestQuarantine(t *testing.T) {
 	assert.EqualValues(t, 2, session.Stats().Quarantined)
 }
 
+// The program's own sandbox has what the program put there: it is not replaced.
+func TestNoQuarantineOfTheProgramsOwn(t *testing.T) {
+	sb := sbxtest.Open(t).Sandbox()
+	session := sbxtest.Open(t)
+	for range 4 {
+		_, err := session.Function(Wait, sbx.Timeout(10*time.Millisecond)).In(sb).Call(t.Context(), false)
+		require.ErrorIs(t, err, sbx.ErrTimeout)
+	}
+	n, err := session.Function(Double).In(sb).Call(t.Context(), 1)
+	require.NoError(t, err)
+	assert.Equal(t, 2, n)
+	assert.Equal(t, sbx.Running, sb.Status())
+}
+
 // A function with a long queue does not keep another one waiting.
 func TestFunctionsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -111,7 +111,7 @@ func (s *Session) Sandbox(opts ...SandboxOption) *Sandbox {
 	// What bounds a sandbox of the pool, from which calls get another one, has no meaning here.
 	wanted.fresh = false
 	sb.misuse, sb.tags, sb.class = err, wanted.tags, wanted.class()
-	sb.class.limits.Uses, sb.class.limits.Age, sb.class.limits.Idle = 0, 0, 0
+	sb.class.limits.Uses, sb.class.limits.Age, sb.class.limits.Idle, sb.class.limits.Own = 0, 0, 0, true
 	sb.calls = pool.New(1, pool.Backend[class, *sandbox]{
 		Open:   func(ctx context.Context, _ class) (*sandbox, error) { return sb.started(ctx) },
 		Stop:   func(*sandbox) error { return sb.discard() },

@@ -101,7 +101,7 @@ const maxSuspect = 3
 func (l *Lease[C, M]) ReleaseSuspect() {
 	l.pool.mu.Lock()
 	defer l.pool.mu.Unlock()
-	if place := l.place; !l.released && !l.ahead {
+	if place := l.place; !l.released && !l.ahead && !place.group.limits.Own {
 		if place.suspects++; place.suspects >= maxSuspect {
 			place.quarantined = true
 		}

@@ -391,6 +391,26 @@ func TestAMemberThatWasIdleIsCheckedFirst(t *testing.T) {
 	})
 }
 
+// A member that is its user's own is not given up on suspicion: of silence, or of timeouts.
+func TestAnOwnMemberIsNotReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{limits: Limits{Concurrency: 1, Own: true}, checkErr: errors.New("no answer")}
+		p := y.pool(1)
+		a := lease(t, p, "x")
+		for range 2 * maxSuspect {
+			time.Sleep(time.Hour)
+			a.lease.ReleaseSuspect()
+			b := lease(t, p, "x")
+			assert.Same(t, a.box, b.box)
+			a = b
+		}
+		assert.Zero(t, y.checked)
+		a.release(true)
+		require.NoError(t, p.Close())
+		assert.Zero(t, y.alive)
+	})
+}
+
 // Members that end before the last one is there are not made again and again.
 func TestPrewarmOfMembersThatEndSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

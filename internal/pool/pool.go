@@ -66,6 +66,8 @@ type Limits struct {
 	Age, Idle time.Duration
 	// Spare says that a member for the next lease is started for each lease that runs. It is for members that serve once.
 	Spare bool
+	// Own says that whoever uses the pool owns the members, and gets no others for them: none is stopped on suspicion, of timeouts or of silence.
+	Own bool
 }
 
 // Backend makes and ends members.

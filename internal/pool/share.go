@@ -122,7 +122,7 @@ func (p *Pool[C, M]) lease(g *group[C, M]) {
 		switch {
 		case place == nil:
 			return
-		case place.running == 0 && time.Since(place.since) >= checkAfter:
+		case place.running == 0 && !g.limits.Own && time.Since(place.since) >= checkAfter:
 			if g.waiting.len() <= g.limits.Concurrency*g.count[checking] {
 				return
 			}
