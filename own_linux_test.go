@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/driver/process"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -34,6 +35,20 @@ func TestASandboxOverridesByKey(t *testing.T) {
 	other := session.Sandbox(sbx.Env("B", "own"), sbx.Secret("D", constant("own")), sbx.Limit(sbx.Resources{OpenFiles: 200}))
 	assert.Equal(t, "session own session own 200", environ(other))
 	assert.Equal(t, "session session session 100", environ(session.Sandbox()), "and changes no other's")
+}
+
+// Whichever notices the end of a sandbox first, the call that ends it or who watches it, it is told as what it was.
+func TestTheEndOfAnOwnSandboxIsTold(t *testing.T) {
+	session := openLocal(t, sbx.Driver(process.New()))
+	for range 20 {
+		sb := session.Sandbox()
+		_, err := session.Function(Exit).In(sb).Call(t.Context(), 3)
+		require.ErrorIs(t, err, sbx.ErrExited)
+		require.ErrorIs(t, sb.Wait(t.Context()), sbx.ErrExited)
+		_, err = session.Function(Double).In(sb).Call(t.Context(), 1)
+		require.ErrorIs(t, err, sbx.ErrNotRunning)
+		require.ErrorIs(t, err, sbx.ErrExited)
+	}
 }
 
 // Acceptance 57.

@@ -114,7 +114,7 @@ func (s *Session) Sandbox(opts ...SandboxOption) *Sandbox {
 	sb.class.limits.Uses, sb.class.limits.Age, sb.class.limits.Idle, sb.class.limits.Own = 0, 0, 0, true
 	sb.calls = pool.New(1, pool.Backend[class, *sandbox]{
 		Open:   func(ctx context.Context, _ class) (*sandbox, error) { return sb.started(ctx) },
-		Stop:   func(*sandbox) error { return sb.discard() },
+		Stop:   sb.discard,
 		Limits: func(c class) pool.Limits { return c.limits },
 	})
 	s.mu.Lock()
@@ -340,9 +340,16 @@ func (sb *Sandbox) watch(running *sandbox) {
 	_ = sb.stop(context.Background(), Lost, &endedError{endingOf(running.worker.Lost())}) // what is left of it; Close tries again
 }
 
-// discard stops a sandbox in which a function did not obey.
-func (sb *Sandbox) discard() error {
-	return sb.stop(context.Background(), Lost, errors.New("a function in it did not end when its context did"))
+// discard stops a sandbox that has ended, as a call noticed before watch did, or in which a function did not obey.
+func (sb *Sandbox) discard(running *sandbox) error {
+	var cause error
+	select {
+	case <-running.Done():
+		cause = &endedError{endingOf(running.worker.Lost())}
+	default:
+		cause = errors.New("a function in it did not end when its context did")
+	}
+	return sb.stop(context.Background(), Lost, cause)
 }
 
 // Stop kills every process of the sandbox, and frees what it holds, its files included. It returns when that is done. A sandbox that has ended is not an error,
