@@ -319,7 +319,7 @@ func (f *function) leaseError(ctx context.Context, err error) error {
 		return ErrClosed
 	case isDone(ctx):
 		return contextError(ctx)
-	case errors.Is(err, ErrNotRunning):
+	case f.where != nil && errors.Is(err, ErrNotRunning): // else it is what a start failed of: of a secret's source, say
 		return err
 	default:
 		return startError(err)
@@ -337,8 +337,13 @@ func isDone(ctx context.Context) bool {
 
 // contextError is why ctx ended: the context's own error, and the cause if there is one beside it. A context that is done and
 // has no error, against its contract, was cancelled.
-func contextError(ctx context.Context) error {
+func contextError(ctx context.Context) (end error) {
 	err, cause := cmp.Or(ctx.Err(), context.Canceled), context.Cause(ctx)
+	defer func() {
+		if recover() != nil { // in a method of the cause: many panic that are called of a nil pointer
+			end = fmt.Errorf("%w: %v", err, cause)
+		}
+	}()
 	switch {
 	case cause == nil:
 		return err

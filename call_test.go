@@ -637,7 +637,12 @@ func TestWhateverTheCauseOfAContext(t *testing.T) {
 	}()
 	assert.Eventually(t, func() bool { return began(key) == 1 }, time.Minute, time.Millisecond)
 	var none *sbx.CallError
-	for name, cause := range map[string]error{"not running": sbx.ErrNotRunning, "closed": sbx.ErrClosed, "nil pointer": none, "anything": liar{}} {
+	var noPath *fs.PathError
+	var noLoss *sbx.SandboxLostError
+	for name, cause := range map[string]error{
+		"not running": sbx.ErrNotRunning, "closed": sbx.ErrClosed, "nil pointer": none, "nil pointer that panics": noPath,
+		"nil pointer of a tree": noLoss, "anything": liar{},
+	} {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		call := session.Function(Double, sbx.Env("KIND", "another")).Spawn(ctx, 1)
 		cancel(cause)

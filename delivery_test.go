@@ -295,6 +295,24 @@ func TestPrewarmAndStats(t *testing.T) {
 	require.ErrorIs(t, session.Prewarm(t.Context(), 1), sbx.ErrClosed)
 }
 
+func TestPrewarmEndsWithItsContext(t *testing.T) {
+	release := make(chan struct{})
+	session := sbxtest.Open(t, sbx.MaxSandboxes(2), sbx.StartsAtOnce(1), sbx.Driver(watch(func(string) error {
+		<-release
+		return nil
+	}, nil)))
+	defer close(release)
+	for _, n := range []int{1, 2} { // the second one waits for its turn to be started
+		for _, cause := range []error{errors.New("no patience"), sbx.ErrClosed} {
+			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Millisecond, cause)
+			err := session.Prewarm(ctx, n)
+			cancel()
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.ErrorIs(t, err, cause)
+		}
+	}
+}
+
 func TestShutdownDrains(t *testing.T) {
 	session, err := sbx.Open(t.Context(), sbx.Driver(inprocess.New(nil)), sbx.MaxSandboxes(2))
 	require.NoError(t, err)

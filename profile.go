@@ -52,6 +52,9 @@ func profile(ctx context.Context, sb *sandbox, name string, duration time.Durati
 		return nil, fmt.Errorf("sbx: profile: %w", errNilContext)
 	}
 	data, err := sb.worker.Profile(ctx, name, duration, debug)
+	if err != nil && isDone(ctx) {
+		err = contextError(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("sbx: profile %q of sandbox %s: %w", name, sb.id, err)
 	}

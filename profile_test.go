@@ -52,6 +52,9 @@ func TestProfilesOfABusySandbox(t *testing.T) {
 			defer cancel()
 			_, err = session.Profile(ctx, call.Sandbox(), "cpu", 10*time.Minute)
 			require.ErrorContains(t, err, "no patience")
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			_, err = call.Stacks(ctx)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
 			_, err = session.Profile(t.Context(), call.Sandbox(), "heap", 0)
 			require.NoError(t, err)
 			require.Eventually(t, func() bool { // the one that nobody waits for ends

@@ -248,8 +248,11 @@ func (s *Session) Prewarm(ctx context.Context, n int, opts ...SandboxOption) err
 		err = ErrClosed
 	default:
 		defer s.leave()
-		if err = s.pool.Prewarm(ctx, wanted.class(), n); errors.Is(err, pool.ErrClosed) {
+		switch err = s.pool.Prewarm(ctx, wanted.class(), n); {
+		case err == pool.ErrClosed: //nolint:errorlint // what starts failed of may be anything
 			err = ErrClosed
+		case err != nil && isDone(ctx) && errors.Is(err, ctx.Err()):
+			err = contextError(ctx)
 		}
 	}
 	if err != nil {

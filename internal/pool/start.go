@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -131,7 +132,7 @@ func (p *Pool[C, M]) unhold(g *group[C, M]) {
 	p.reckon(g)
 }
 
-// Prewarm makes members of class until there are n, and waits until they are there or ctx ends. What is being made then goes
+// Prewarm makes members of class until there are n, and waits until they are there, or for ctx's end, whose error it returns then. What is being made goes
 // on. It waits for members that are stopping, and makes no room by stopping others.
 func (p *Pool[C, M]) Prewarm(ctx context.Context, class C, n int) error {
 	coming, short, err := p.prewarm(ctx, class, n)
@@ -143,7 +144,7 @@ func (p *Pool[C, M]) Prewarm(ctx context.Context, class C, n int) error {
 		select {
 		case <-place.done:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return cmp.Or(ctx.Err(), context.Canceled)
 		}
 	}
 	p.mu.Lock()
@@ -209,7 +210,7 @@ func (p *Pool[C, M]) prewarm(ctx context.Context, class C, n int) (coming []*pla
 		case <-next:
 		case <-time.After(stopAgain): // it may not stop
 		case <-ctx.Done():
-			return nil, 0, context.Cause(ctx)
+			return nil, 0, cmp.Or(ctx.Err(), context.Canceled)
 		}
 	}
 }
