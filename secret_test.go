@@ -111,6 +111,7 @@ func TestSecretsThatCantBeHad(t *testing.T) {
 		"panic":   {sbx.SecretFunc(func(context.Context) (string, error) { panic("no vault at all") }), "its function panicked: no vault at all", nil},
 		"NUL":     {constant("hunter2\x00"), "give it to the sandbox as a file", nil},
 		"long":    {constant("hunter2" + strings.Repeat("x", 128<<10)), "longer than", nil},
+		"no box":  {sbx.SecretFunc(func(context.Context) (string, error) { return "", sbx.ErrNotRunning }), "no sandbox could be started", sbx.ErrNotRunning},
 		"endless": {sbx.SecretFile("/dev/zero"), "NUL", nil},
 	} {
 		_, err := session.Function0(Where, sbx.Secret("TOKEN", c.source)).Call(t.Context())
