@@ -341,7 +341,7 @@ func contextError(ctx context.Context) (end error) {
 	err, cause := cmp.Or(ctx.Err(), context.Canceled), context.Cause(ctx)
 	defer func() {
 		if recover() != nil { // in a method of the cause: many panic that are called of a nil pointer
-			end = fmt.Errorf("%w: %v", err, cause)
+			end = fmt.Errorf("%w: %v", err, cause) //nolint:errorlint // who looks into it would panic, too
 		}
 	}()
 	switch {
