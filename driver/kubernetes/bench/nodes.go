@@ -284,7 +284,7 @@ func serve(ctx context.Context, conn net.Conn, token string) error {
 		return err
 	}
 	cancel()
-	<-ended // how it ended counts for nothing: it was killed
+	<-ended //nolint:errcheck // it was killed, so how it ended counts for nothing
 	if err := agent.Write(control, agent.Event{Exit: &agent.Exit{Code: -1, Signal: 9}}); err != nil {
 		return err
 	}
