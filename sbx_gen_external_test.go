@@ -87,6 +87,7 @@ func init() {
 	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
 	registry.ErrorType[StageError]()
 	// hiddenError arrives as text: hiddenError.line: the field is unexported, so it would be lost.
+	registry.ErrorType[liar]()
 	registry.ErrorType[lineError]()
 	registry.ErrorType[manyError]()
 	registry.ErrorType[matchError]()

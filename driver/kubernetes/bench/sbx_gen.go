@@ -7,7 +7,10 @@ package main
 
 import (
 	"compress/gzip"
+	"crypto/tls"
 	"net"
+	"net/http"
+	"os/exec"
 
 	"github.com/sandboxfn/sbx/registry"
 )
@@ -19,10 +22,35 @@ func init() {
 	registry.Error("compress/gzip.ErrHeader", gzip.ErrHeader)
 	registry.Error("net.ErrClosed", net.ErrClosed)
 	registry.Error("net.ErrWriteToConnected", net.ErrWriteToConnected)
+	registry.Error("net/http.ErrAbortHandler", http.ErrAbortHandler)
+	registry.Error("net/http.ErrBodyNotAllowed", http.ErrBodyNotAllowed)
+	registry.Error("net/http.ErrBodyReadAfterClose", http.ErrBodyReadAfterClose)
+	registry.Error("net/http.ErrContentLength", http.ErrContentLength)
+	registry.Error("net/http.ErrHandlerTimeout", http.ErrHandlerTimeout)
+	registry.Error("net/http.ErrHijacked", http.ErrHijacked)
+	registry.Error("net/http.ErrLineTooLong", http.ErrLineTooLong)
+	registry.Error("net/http.ErrMissingBoundary", http.ErrMissingBoundary)
+	registry.Error("net/http.ErrMissingFile", http.ErrMissingFile)
+	registry.Error("net/http.ErrNoCookie", http.ErrNoCookie)
+	registry.Error("net/http.ErrNoLocation", http.ErrNoLocation)
+	registry.Error("net/http.ErrNotMultipart", http.ErrNotMultipart)
+	registry.Error("net/http.ErrNotSupported", http.ErrNotSupported)
+	registry.Error("net/http.ErrSchemeMismatch", http.ErrSchemeMismatch)
+	registry.Error("net/http.ErrServerClosed", http.ErrServerClosed)
+	registry.Error("net/http.ErrSkipAltProtocol", http.ErrSkipAltProtocol)
+	registry.Error("net/http.ErrUseLastResponse", http.ErrUseLastResponse)
+	registry.Error("os/exec.ErrDot", exec.ErrDot)
+	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
+	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
+	registry.ErrorType[tls.AlertError]()
+	registry.ErrorType[tls.ECHRejectionError]()
 	registry.ErrorType[net.AddrError]()
 	registry.ErrorType[net.DNSConfigError]()
 	registry.ErrorType[net.DNSError]()
 	registry.ErrorType[net.InvalidAddrError]()
 	registry.ErrorType[net.ParseError]()
 	registry.ErrorType[net.UnknownNetworkError]()
+	registry.ErrorType[http.MaxBytesError]()
+	registry.ErrorType[http.ProtocolError]()
+	registry.ErrorType[exec.Error]()
 }
