@@ -77,9 +77,6 @@ func (w *Window) Lend() (number int, loan uint64) {
 	return w.number, w.loan
 }
 
-// Lent reports whether the worker may be using the window.
-func (w *Window) Lent() bool { return w.loan != 0 }
-
 // Returned notes that the worker has answered, and so does not use the window any more.
 func (w *Window) Returned() { w.loan = 0 }
 
