@@ -382,9 +382,10 @@ func (sb *Sandbox) Close() error {
 
 // stop ends the sandbox, which then has the status and the cause, unless it has ended before.
 func (sb *Sandbox) stop(ctx context.Context, status Status, cause error) error {
-	for {
+	for first := true; ; first = false {
 		sb.mu.Lock()
 		now, change := sb.status, sb.change
+		joined := first && now == Stopping && sb.stopErr == nil
 		switch now {
 		case Unstarted:
 			sb.cause, sb.end = cause, status
@@ -411,7 +412,8 @@ func (sb *Sandbox) stop(ctx context.Context, status Status, cause error) error {
 			return contextError(ctx)
 		}
 		sb.mu.Lock()
-		failed := sb.status == Stopping && now != Starting
+		// A try that was under way before may be one that its own caller has given up: what it failed of is not this caller's end.
+		failed := sb.status == Stopping && now != Starting && !joined
 		err := sb.stopErr
 		sb.mu.Unlock()
 		if failed && err != nil {
