@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
+	"github.com/sandboxfn/sbx/driver/local/internal/setup"
 )
 
 // fetchRequest goes to the fetcher, which answers with an event and, if that is eventFetched, with the mount's descriptor.
@@ -25,10 +27,10 @@ const eventFetched = "fetched"
 
 // runFetcher takes mounts for the client until the client has no more requests. It has mounts of its own, a copy of the program's.
 func runFetcher() error {
-	if err := closeOnExec(); err != nil {
+	if err := control.CloseOnExec(); err != nil {
 		return err
 	}
-	conn, err := asConn(os.NewFile(controlFD, "control"))
+	conn, err := control.Conn(os.NewFile(control.FD, "control"))
 	if err != nil {
 		return err
 	}
@@ -38,8 +40,8 @@ func runFetcher() error {
 	}
 	for {
 		var r fetchRequest
-		files, err := receive(conn, &r, maxMessage)
-		closeAll(files)
+		files, err := control.Receive(conn, &r, control.MaxMessage)
+		control.CloseAll(files)
 		if errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
@@ -47,9 +49,9 @@ func runFetcher() error {
 		}
 		mount, step, err := copyMount(r)
 		if err != nil {
-			err = send(conn, failure("", step, err))
+			err = control.Send(conn, control.Failure("", step, err))
 		} else {
-			err = send(conn, event{Kind: eventFetched}, mount)
+			err = control.Send(conn, control.Event{Kind: eventFetched}, mount)
 			_ = unix.Close(mount)
 		}
 		if err != nil {
@@ -99,7 +101,7 @@ func copyMount(r fetchRequest) (mount int, step string, err error) {
 	if err != nil {
 		return -1, "copy the mount of " + name, err
 	}
-	err = unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: readOnly, Propagation: unix.MS_PRIVATE})
+	err = unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: setup.ReadOnly, Propagation: unix.MS_PRIVATE})
 	if err == nil && r.Writable {
 		err = unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY})
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"unsafe"
 
 	"github.com/elastic/go-seccomp-bpf/arch"
 	profile "github.com/moby/profiles/seccomp"
@@ -233,31 +232,6 @@ func assembleFilter(shares bool) ([]unix.SockFilter, error) {
 	for i, in := range raw {
 		filter[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
 	}
-	return filter, nil
-}
-
-// filterCalls puts the calling thread, and what it starts, under the filter.
-func filterCalls(filter []unix.SockFilter) error {
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
-	if errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-// packFilter returns the bytes of a filter's instructions, which pass through a message faster than these would.
-func packFilter(filter []unix.SockFilter) []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(&filter[0])), len(filter)*unix.SizeofSockFilter)
-}
-
-// unpackFilter is the opposite of packFilter.
-func unpackFilter(packed []byte) ([]unix.SockFilter, error) {
-	if len(packed) == 0 || len(packed)%unix.SizeofSockFilter != 0 {
-		return nil, fmt.Errorf("a filter of system calls of %d bytes", len(packed))
-	}
-	filter := make([]unix.SockFilter, len(packed)/unix.SizeofSockFilter)
-	copy(packFilter(filter), packed)
 	return filter, nil
 }
 

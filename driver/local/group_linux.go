@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
 	"github.com/sandboxfn/sbx/internal/oom"
 )
 
@@ -29,7 +30,7 @@ const groupPrefix = "sbx-"
 // groups makes the cgroups of a session's sandboxes. It is used on the launcher's main thread.
 type groups struct {
 	places  []*place
-	refused map[string]refusal // by the name of a limit
+	refused map[string]control.Refusal // by the name of a limit
 }
 
 // A place is a folder of one hierarchy in which sessions make theirs.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
+	"github.com/sandboxfn/sbx/driver/local/internal/setup"
 )
 
 // With Options.GVisor, process 1 of a sandbox is gVisor's runsc, in the same namespaces: what the worker takes for the kernel is a
@@ -46,32 +47,32 @@ func findRunsc() (string, error) {
 var errNoRunsc = errors.New("gVisor was asked for, and there is no runsc on PATH")
 
 // gvisorStageSteps show runsc, and what it needs to run, beside the root of every sandbox.
-func gvisorStageSteps(base string, runsc *os.File) []step {
-	return []step{
-		makeDir(base + "/tmp"), // where runsc builds a root of its own
-		makeDir(base + gvisorRun),
-		makeLink(stageRoot[1:]+"/dev", base+"/dev"),
-		makeFile(base+runscPath, ""),
-		bind(fmt.Sprintf("/proc/self/fd/%d", runsc.Fd()), base+runscPath),
+func gvisorStageSteps(base string, runsc *os.File) []setup.Step {
+	return []setup.Step{
+		setup.MakeDir(base + "/tmp"), // where runsc builds a root of its own
+		setup.MakeDir(base + gvisorRun),
+		setup.MakeLink(setup.StageRoot[1:]+"/dev", base+"/dev"),
+		setup.MakeFile(base+runscPath, ""),
+		setup.Bind(fmt.Sprintf("/proc/self/fd/%d", runsc.Fd()), base+runscPath),
 	}
 }
 
 // gvisorSteps turn the copy of the launcher's mounts into a place for runsc.
-func gvisorSteps(p preparation, o orders) []step {
-	steps := []step{
-		{"make a cgroup namespace", func() error { return unix.Unshare(unix.CLONE_NEWCGROUP) }},
-		{"return to the launcher's root", func() error { return unix.Chroot(".") }},
-		{"change to root", func() error { return os.Chdir("/") }},
-		mount("proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""),
-		tmpfs("tmp", 0o700, 16, 1<<10),
-		tmpfs(gvisorRun[1:], 0o700, 16, 1<<10),
-		makeDir(gvisorState),
+func gvisorSteps(p control.Preparation, o control.Orders) []setup.Step {
+	steps := []setup.Step{
+		{Name: "make a cgroup namespace", Do: func() error { return unix.Unshare(unix.CLONE_NEWCGROUP) }},
+		{Name: "return to the launcher's root", Do: func() error { return unix.Chroot(".") }},
+		{Name: "change to root", Do: func() error { return os.Chdir("/") }},
+		setup.Mount("proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""),
+		setup.Tmpfs("tmp", 0o700, 16, 1<<10),
+		setup.Tmpfs(gvisorRun[1:], 0o700, 16, 1<<10),
+		setup.MakeDir(gvisorState),
 	}
 	if len(p.Mounts) > 0 {
-		steps = append(steps, ownRootSteps(p.Mounts)...)
+		steps = append(steps, setup.OwnRootSteps(p.Mounts)...)
 	}
 	return append(steps,
-		step{"write gVisor's orders", func() error {
+		setup.Step{Name: "write gVisor's orders", Do: func() error {
 			content, err := json.Marshal(bundle(p, o))
 			if err != nil {
 				return err
@@ -81,28 +82,45 @@ func gvisorSteps(p preparation, o orders) []step {
 			}
 			return os.WriteFile(gvisorBundle+"/config.json", content, 0o600)
 		}},
-		coreDumps.step(),
-		rlimit{"processes", unix.RLIMIT_NPROC, gvisorTasks}.step(),
+		setup.CoreDumps.Step(),
+		setup.Rlimit{Name: "processes", Resource: unix.RLIMIT_NPROC, Max: gvisorTasks}.Step(),
 	)
 }
 
+// runGVisor is process 1 of a sandbox in gVisor, and then gVisor, whose exit status is the worker's.
+func runGVisor() error {
+	conn, p, err := setup.Begin()
+	if err != nil {
+		return err
+	}
+	var o control.Orders
+	if !p.Probe {
+		if o, err = setup.Await(conn); err != nil {
+			return err
+		}
+	}
+	if failed, err := setup.Do(gvisorSteps(p, o)); err != nil {
+		return control.Send(conn, control.Failure("", failed, err))
+	}
+	if err := control.Send(conn, control.Event{Kind: control.EventStarted}); err != nil {
+		return err
+	}
+	return becomeGVisor(conn, p, o)
+}
+
 // becomeGVisor replaces this process by runsc. The control socket goes on to it, for its end is the sandbox's.
-func becomeGVisor(conn *net.UnixConn, p preparation, o orders) error {
+func becomeGVisor(conn *os.File, p control.Preparation, o control.Orders) error {
 	arguments := []string{
 		runscPath, "--root=" + gvisorState, "--rootless", "--network=none", "--ignore-cgroups",
 		"run", "--bundle=" + gvisorBundle,
 	}
-	control, err := conn.File()
-	if err != nil {
-		return err
-	}
-	kept := []int{int(control.Fd())}
+	kept := []int{int(conn.Fd())}
 	if !p.Probe {
-		for inside, fd := range []int{initConnFD, initHandshakeFD, initLedgerFD, initDirectFD} {
-			arguments = append(arguments, fmt.Sprintf("--pass-fd=%d:%d", fd, controlFD+inside))
+		for inside, fd := range []int{setup.ConnFD, setup.HandshakeFD, setup.LedgerFD, setup.DirectFD} {
+			arguments = append(arguments, fmt.Sprintf("--pass-fd=%d:%d", fd, control.FD+inside))
 			kept = append(kept, fd)
 		}
-		for fd, stream := range map[int]int{syscall.Stdout: initStdoutFD, syscall.Stderr: initStderrFD} {
+		for fd, stream := range map[int]int{syscall.Stdout: setup.StdoutFD, syscall.Stderr: setup.StderrFD} {
 			if err := unix.Dup3(stream, fd, 0); err != nil {
 				return os.NewSyscallError("dup3", err)
 			}
@@ -123,16 +141,16 @@ func becomeGVisor(conn *net.UnixConn, p preparation, o orders) error {
 // the spec's.
 func startInGVisor(homeless bool) error {
 	env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
-		return strings.HasPrefix(entry, roleVariable+"=") || homeless && isHome(entry)
+		return strings.HasPrefix(entry, setup.RoleVariable+"=") || homeless && isHome(entry)
 	})
 	filter, err := assembleFilter(false)
 	if err != nil {
 		return err
 	}
-	if err := filterCalls(filter); err != nil {
+	if err := setup.FilterCalls(filter); err != nil {
 		return fmt.Errorf("filter system calls: %w", err)
 	}
-	return syscall.Exec(workerPath, []string{workerPath}, env)
+	return syscall.Exec(setup.WorkerPath, []string{setup.WorkerPath}, env)
 }
 
 func isHome(entry string) bool { return strings.HasPrefix(entry, "HOME=") }
@@ -160,21 +178,21 @@ func gvisorReport(r driver.Report) driver.Report {
 
 // bundle is what runsc is to run, in the words of the Open Container Initiative's runtime specification,
 // https://github.com/opencontainers/runtime-spec/blob/main/config.md.
-func bundle(p preparation, o orders) map[string]any {
-	env := append(unpackEnv(o.Env), roleVariable+"="+roleStart)
+func bundle(p control.Preparation, o control.Orders) map[string]any {
+	env := append(control.UnpackEnv(o.Env), setup.RoleVariable+"="+roleStart)
 	switch {
 	case p.Probe:
-		env = []string{roleVariable + "=" + roleProbe}
+		env = []string{setup.RoleVariable + "=" + roleProbe}
 	case !slices.ContainsFunc(env, isHome):
-		env[len(env)-1] = roleVariable + "=" + roleStartHomeless
+		env[len(env)-1] = setup.RoleVariable + "=" + roleStartHomeless
 	}
 	var rlimits []map[string]any
-	for name, most := range map[string]int{"RLIMIT_NOFILE": p.Resources.OpenFiles, "RLIMIT_CORE": coreDumps.max} {
+	for name, most := range map[string]int{"RLIMIT_NOFILE": p.Limits.OpenFiles, "RLIMIT_CORE": setup.CoreDumps.Max} {
 		rlimits = append(rlimits, map[string]any{"type": name, "soft": most, "hard": most})
 	}
 	scratch := func(path, mode string, sizeMiB int) map[string]any {
 		return map[string]any{"destination": path, "type": "tmpfs", "source": "tmpfs", "options": []string{
-			"nosuid", "nodev", "mode=" + mode, fmt.Sprintf("size=%dm", sizeMiB), fmt.Sprintf("uid=%d", innerID), fmt.Sprintf("gid=%d", innerID),
+			"nosuid", "nodev", "mode=" + mode, fmt.Sprintf("size=%dm", sizeMiB), fmt.Sprintf("uid=%d", setup.InnerID), fmt.Sprintf("gid=%d", setup.InnerID),
 		}}
 	}
 	var namespaces []map[string]string
@@ -183,24 +201,24 @@ func bundle(p preparation, o orders) map[string]any {
 	}
 	mounts := []map[string]any{
 		{"destination": "/proc", "type": "proc", "source": "proc"},
-		scratch("/tmp", "1777", p.Resources.DiskMiB), scratch(workFolder, "0700", p.Resources.DiskMiB), scratch("/dev/shm", "1777", min(64, p.Resources.DiskMiB)),
+		scratch("/tmp", "1777", p.Limits.DiskMiB), scratch(setup.WorkFolder, "0700", p.Limits.DiskMiB), scratch("/dev/shm", "1777", min(64, p.Limits.DiskMiB)),
 	}
-	root := stageRoot
+	root := setup.StageRoot
 	for _, m := range p.Mounts { // all are for reading
-		root = ownRoot
+		root = setup.OwnRoot
 		mounts = append(mounts, map[string]any{
-			"destination": m.Target, "type": "bind", "source": mountPath(m.Number), "options": []string{"rbind", "ro", "nosuid", "nodev"},
+			"destination": m.Target, "type": "bind", "source": setup.MountPath(m.Number), "options": []string{"rbind", "ro", "nosuid", "nodev"},
 		})
 	}
 	return map[string]any{
 		"ociVersion": "1.0.0",
-		"hostname":   hostName,
+		"hostname":   setup.HostName,
 		"root":       map[string]any{"path": root, "readonly": true},
 		"process": map[string]any{
-			"user":            map[string]int{"uid": innerID, "gid": innerID},
-			"args":            []string{agentPath},
+			"user":            map[string]int{"uid": setup.InnerID, "gid": setup.InnerID},
+			"args":            []string{setup.AgentPath},
 			"env":             env,
-			"cwd":             workFolder,
+			"cwd":             setup.WorkFolder,
 			"noNewPrivileges": true,
 			"capabilities":    map[string]any{},
 			"rlimits":         rlimits,

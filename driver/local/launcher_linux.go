@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/signal"
 	"slices"
@@ -18,13 +17,15 @@ import (
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/driver/local/internal/agent"
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
+	"github.com/sandboxfn/sbx/driver/local/internal/setup"
 )
 
 // A launcher makes one session's sandboxes. Its main thread forks, its reader goroutine takes requests, and one
 // goroutine for each sandbox waits for the sandbox's end. It exits when the client's end of the control socket closes
 // and every sandbox is dead.
 type launcher struct {
-	client   *net.UnixConn
+	client   *os.File
 	session  string
 	null     *os.File
 	defaults driver.Resources
@@ -56,7 +57,7 @@ type startRequest struct {
 	sandbox      *launched
 	env          []byte
 	limits, soft driver.Resources
-	mounts       []placed
+	mounts       []control.Placed
 	files        []int
 }
 
@@ -68,28 +69,28 @@ func (r startRequest) resources(defaults driver.Resources) driver.Resources {
 // exitGrace is how long a launcher without a client takes at most to see its sandboxes die.
 const exitGrace = 5 * time.Second
 
-// runLauncher serves the client on controlFD until it is gone.
+// runLauncher serves the client on control.FD until it is gone.
 func runLauncher() error {
-	if err := closeOnExec(); err != nil {
+	if err := control.CloseOnExec(); err != nil {
 		return err
 	}
 	// A service manager that ends the program may send this to all of its processes. When to end is the program's to say.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	// What the launcher makes is for a user that is not its own, whatever mask the program has.
 	syscall.Umask(0o022)
-	client, err := asConn(os.NewFile(controlFD, "control"))
+	client, err := control.Conn(os.NewFile(control.FD, "control"))
 	if err != nil {
 		return err
 	}
 	l := &launcher{client: client, sandboxes: map[string]*launched{}, mounts: map[int]error{}}
 	if failed, err := l.open(); err != nil {
-		return send(client, failure("", failed, err))
+		return control.Send(client, control.Failure("", failed, err))
 	}
 	folder, err := unix.Open(temporary, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return send(client, failure("", "open "+temporary, err))
+		return control.Send(client, control.Failure("", "open "+temporary, err))
 	}
-	err = send(client, event{Kind: eventReady, Mechanisms: l.groups.mechanisms(), Refused: l.groups.refused}, folder)
+	err = control.Send(client, control.Event{Kind: control.EventReady, Mechanisms: l.groups.mechanisms(), Refused: l.groups.refused}, folder)
 	_ = unix.Close(folder)
 	if err != nil {
 		return err
@@ -115,12 +116,12 @@ func runLauncher() error {
 // this machine refuses is known now.
 func (l *launcher) open() (failed string, err error) {
 	var first request
-	files, err := receive(l.client, &first, maxMessage)
+	files, err := control.Receive(l.client, &first, control.MaxMessage)
 	if err != nil {
 		return "receive the first request", err
 	}
 	if first.Op != opOpen || len(files) != 2 {
-		closeAll(files)
+		control.CloseAll(files)
 		return "receive the first request", fmt.Errorf("got %q with %d descriptors", first.Op, len(files))
 	}
 	program, worker := os.NewFile(uintptr(files[0]), "program"), os.NewFile(uintptr(files[1]), "worker")
@@ -149,10 +150,10 @@ func (l *launcher) open() (failed string, err error) {
 		if err != nil {
 			return "assemble the system call filter", err
 		}
-		l.filters[shares] = packFilter(filter)
+		l.filters[shares] = setup.PackFilter(filter)
 	}
 	l.groups = findGroups(first.HandedOver)
-	if failed, err := run(stageSteps(program, worker, runsc)); err != nil {
+	if failed, err := setup.Do(stageSteps(program, worker, runsc)); err != nil {
 		return failed, err
 	}
 	return l.probe()
@@ -166,15 +167,15 @@ func (l *launcher) probe() (failed string, err error) {
 	pid, conn := p.pid, p.conn
 	defer syscall.Close(p.pidfd)
 	defer conn.Close()
-	var result event
-	if _, err = receive(conn, &result, maxEvent); err != nil {
+	var result control.Event
+	if _, err = control.Receive(conn, &result, control.MaxEvent); err != nil {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	status, waitErr := wait(pid)
 	switch {
 	case err != nil || waitErr != nil:
 		return "set up a sandbox to try", fmt.Errorf("process 1 ended (wait status %#x): %w", status, cmp.Or(err, waitErr))
-	case result.Kind == eventFailed:
+	case result.Kind == control.EventFailed:
 		if result.Errno != 0 {
 			return result.Step, result.Errno
 		}
@@ -189,7 +190,7 @@ func (l *launcher) probe() (failed string, err error) {
 func (l *launcher) read(starts chan<- startRequest) {
 	for {
 		var r request
-		files, err := receive(l.client, &r, maxMessage)
+		files, err := control.Receive(l.client, &r, control.MaxMessage)
 		if err != nil {
 			break // gone, or not our protocol
 		}
@@ -203,7 +204,7 @@ func (l *launcher) read(starts chan<- startRequest) {
 		case opMount:
 			l.attach(r, files)
 		case opKill:
-			closeAll(files)
+			control.CloseAll(files)
 			l.mu.Lock()
 			if sandbox := l.sandboxes[r.Sandbox]; sandbox != nil {
 				sandbox.kill()
@@ -233,20 +234,20 @@ func (s *launched) kill() {
 
 // start makes a sandbox, on the launcher's main thread, whose end kills what it has forked.
 func (l *launcher) start(r startRequest) {
-	defer closeAll(r.files)
+	defer control.CloseAll(r.files)
 	l.mu.Lock()
 	killed := r.sandbox.killed || l.closing
 	l.mu.Unlock()
 	if killed {
-		l.ended(r.sandbox, event{})
+		l.ended(r.sandbox, control.Event{})
 		return
 	}
-	if len(r.files) != maxPassed {
-		l.ended(r.sandbox, failure(r.sandbox.id, "receive the start request", fmt.Errorf("got %d descriptors", len(r.files))))
+	if len(r.files) != control.MaxPassed {
+		l.ended(r.sandbox, control.Failure(r.sandbox.id, "receive the start request", fmt.Errorf("got %d descriptors", len(r.files))))
 		return
 	}
 	if target, err := l.missing(r.mounts); err != nil {
-		l.ended(r.sandbox, failure(r.sandbox.id, "mount "+target, err))
+		l.ended(r.sandbox, control.Failure(r.sandbox.id, "mount "+target, err))
 		return
 	}
 	resources := r.resources(l.defaults)
@@ -255,7 +256,7 @@ func (l *launcher) start(r startRequest) {
 	for limit, err := range failed {
 		if slices.Contains(r.limits.Names(), limit) {
 			group.remove()
-			e := failure(r.sandbox.id, "limit "+limit, err)
+			e := control.Failure(r.sandbox.id, "limit "+limit, err)
 			e.Limit = limit
 			l.ended(r.sandbox, e)
 			return
@@ -267,7 +268,7 @@ func (l *launcher) start(r startRequest) {
 		group.remove()
 		for _, limit := range group.limits {
 			if slices.Contains(r.limits.Names(), limit) {
-				e := failure(r.sandbox.id, "limit "+limit, err)
+				e := control.Failure(r.sandbox.id, "limit "+limit, err)
 				e.Limit = limit
 				l.ended(r.sandbox, e)
 				return
@@ -278,7 +279,7 @@ func (l *launcher) start(r startRequest) {
 		p, err = l.instruct(resources, r.mounts, l.orders(r, unheld), r.files, nil)
 	}
 	if err != nil {
-		l.ended(r.sandbox, failure(r.sandbox.id, "start a process in new namespaces", err))
+		l.ended(r.sandbox, control.Failure(r.sandbox.id, "start a process in new namespaces", err))
 		return
 	}
 	l.mu.Lock()
@@ -291,34 +292,34 @@ func (l *launcher) start(r startRequest) {
 }
 
 // orders are a sandbox's, but for its descriptors. Its Go runtime goes by the limits that are held.
-func (l *launcher) orders(r startRequest, unheld map[string]string) orders {
+func (l *launcher) orders(r startRequest, unheld map[string]string) control.Orders {
 	held := r.limits.Or(r.soft).Without(slices.Collect(maps.Keys(unheld))...)
 	if l.gvisor && held.MemoryMiB > 0 {
 		held.MemoryMiB = max(held.MemoryMiB-gvisorMiB, held.MemoryMiB/2)
 	}
-	return orders{Name: l.session + "/" + r.sandbox.id, Env: joinEnv(goLimits(unpackEnv(r.env), held))}
+	return control.Orders{Name: l.session + "/" + r.sandbox.id, Env: control.JoinEnv(goLimits(control.UnpackEnv(r.env), held))}
 }
 
 // watch passes on what a sandbox reports, until its process 1 and so all its processes are dead. That process is inside:
 // what it sends is taken for what it may be at most, one start and one end.
-func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn, group *group, unheld map[string]string) {
+func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *os.File, group *group, unheld map[string]string) {
 	defer conn.Close()
-	var last event
+	var last control.Event
 	started, over := false, false
 	for !over {
-		var e event
-		files, err := receive(conn, &e, maxEvent)
-		closeAll(files) // nothing is accepted from a sandbox
+		var e control.Event
+		files, err := control.Receive(conn, &e, control.MaxEvent)
+		control.CloseAll(files) // nothing is accepted from a sandbox
 		switch {
 		case err != nil:
 			over = true
-		case e.Kind == eventStarted && !started:
+		case e.Kind == control.EventStarted && !started:
 			started = true
-			_ = send(l.client, event{Kind: eventStarted, Sandbox: sandbox.id, Unheld: unheld}, pidfd)
-		case e.Kind == eventExited:
-			last, over = event{Exited: true, Exit: e.Exit}, true
-		case e.Kind == eventFailed && !started:
-			last, over = event{Step: clip(e.Step, maxStep), Errno: e.Errno, Text: clip(e.Text, maxText)}, true
+			_ = control.Send(l.client, control.Event{Kind: control.EventStarted, Sandbox: sandbox.id, Unheld: unheld}, pidfd)
+		case e.Kind == control.EventExited:
+			last, over = control.Event{Exited: true, Exit: e.Exit}, true
+		case e.Kind == control.EventFailed && !started:
+			last, over = control.Event{Step: control.Clip(e.Step, control.MaxStep), Errno: e.Errno, Text: control.Clip(e.Text, control.MaxText)}, true
 		default:
 			over = true // it is not ours that sends this
 		}
@@ -346,18 +347,18 @@ func (l *launcher) watch(sandbox *launched, pid, pidfd int, conn *net.UnixConn, 
 const signalled = 128
 
 // ended forgets the sandbox and tells the client.
-func (l *launcher) ended(sandbox *launched, last event) {
+func (l *launcher) ended(sandbox *launched, last control.Event) {
 	l.mu.Lock()
 	delete(l.sandboxes, sandbox.id)
 	l.mu.Unlock()
-	last.Kind, last.Sandbox = eventEnded, sandbox.id
-	_ = send(l.client, last) // without a client there is nobody to tell
+	last.Kind, last.Sandbox = control.EventEnded, sandbox.id
+	_ = control.Send(l.client, last) // without a client there is nobody to tell
 }
 
 // born is a process 1 in its namespaces, which prepares the sandbox. Until it has its orders it starts nothing.
 type born struct {
 	hostID, pid, pidfd int
-	conn               *net.UnixConn
+	conn               *os.File
 }
 
 // end kills and reaps it.
@@ -379,10 +380,10 @@ func (l *launcher) prepare() {
 }
 
 // instruct gives orders to the spare, or to a new process 1 if there is none or if the sandbox is to have other limits, or mounts.
-func (l *launcher) instruct(resources driver.Resources, mounts []placed, o orders, files []int, group *group) (*born, error) {
+func (l *launcher) instruct(resources driver.Resources, mounts []control.Placed, o control.Orders, files []int, group *group) (*born, error) {
 	if spare := l.spare; spare != nil && group == nil && resources == l.defaults && len(mounts) == 0 {
 		l.spare = nil
-		if send(spare.conn, o, files...) == nil {
+		if control.Send(spare.conn, o, files...) == nil {
 			return spare, nil
 		}
 		spare.end() // something has killed it
@@ -392,22 +393,25 @@ func (l *launcher) instruct(resources driver.Resources, mounts []placed, o order
 		return nil, err
 	}
 	// One that could not prepare the sandbox may have ended already: what it said of that is to be read, as if it had its orders.
-	if err := send(p.conn, o, files...); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+	if err := control.Send(p.conn, o, files...); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
 		p.end()
 		return nil, err
 	}
 	return p, nil
 }
 
-// fork starts init in new namespaces and in its group, and has it prepare the sandbox.
-func (l *launcher) fork(resources driver.Resources, mounts []placed, group *group, probe bool) (_ *born, err error) {
+// setupRole is the role of process 1 without gVisor. Only a test changes it.
+var setupRole = setup.Role
+
+// fork starts process 1 in new namespaces and in its group, and has it prepare the sandbox.
+func (l *launcher) fork(resources driver.Resources, mounts []control.Placed, group *group, probe bool) (_ *born, err error) {
 	hostID := l.hostID()
-	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
+	ours, theirs, err := control.SocketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	conn, err := asConn(ours)
+	conn, err := control.Conn(ours)
 	if err != nil {
 		return nil, err
 	}
@@ -418,8 +422,9 @@ func (l *launcher) fork(resources driver.Resources, mounts []placed, group *grou
 	if !l.ownIDs {
 		outside.gid = os.Getegid()
 	}
-	inside := user{innerID, innerID}
+	inside, role := user{setup.InnerID, setup.InnerID}, setupRole
 	if l.gvisor {
+		role = roleGVisor
 		inside = user{} // of the namespace alone; gVisor gives its worker innerID, and no privilege
 	}
 	attributes := inNamespaces(syscall.CLONE_NEWUSER|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID|syscall.CLONE_NEWNET|
@@ -433,9 +438,9 @@ func (l *launcher) fork(resources driver.Resources, mounts []placed, group *grou
 		attributes.UseCgroupFD, attributes.CgroupFD = true, int(group.folder.Fd())
 	}
 	// The program may need the libraries that the sandbox root has. The working folder stays outside of it.
-	attributes.Chroot = stageRoot
-	p.pid, err = syscall.ForkExec(agentPath, []string{agentPath}, &syscall.ProcAttr{
-		Env:   []string{roleVariable + "=" + roleInit},
+	attributes.Chroot = setup.StageRoot
+	p.pid, err = syscall.ForkExec(setup.AgentPath, []string{setup.AgentPath}, &syscall.ProcAttr{
+		Env:   []string{setup.RoleVariable + "=" + role},
 		Files: inherited,
 		Sys:   attributes,
 	})
@@ -445,7 +450,7 @@ func (l *launcher) fork(resources driver.Resources, mounts []placed, group *grou
 	}
 	// Before anything else: it is to see its group as the top of all.
 	if err = group.join(p.pid); err == nil {
-		err = send(conn, preparation{Resources: resources, Mounts: mounts, Filter: l.filters[slices.ContainsFunc(mounts, func(m placed) bool { return m.Writable })], GVisor: l.gvisor, Probe: probe})
+		err = control.Send(conn, control.Preparation{Limits: control.Limits{Processes: resources.Processes, OpenFiles: resources.OpenFiles, DiskMiB: resources.DiskMiB, Inodes: resources.Inodes}, Mounts: mounts, Filter: l.filters[slices.ContainsFunc(mounts, func(m control.Placed) bool { return m.Writable })], Probe: probe})
 	}
 	if err != nil {
 		p.end()

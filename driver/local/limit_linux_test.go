@@ -360,7 +360,7 @@ func workerLimited() int {
 		return 1
 	}
 	fmt.Println("ready")
-	select {}
+	return forever()
 }
 
 // limitedClient starts a client and returns it with its session's launcher and agent.

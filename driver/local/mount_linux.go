@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"net"
 	"os"
 	"os/exec"
 	"sync"
@@ -15,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
+	"github.com/sandboxfn/sbx/driver/local/internal/setup"
 )
 
 // The launcher has let go of the host's files when it is known what is to be mounted, and what this program has open is of no use: the
@@ -37,16 +37,8 @@ type mountKey struct {
 
 type fileID struct{ Device, Inode uint64 }
 
-// placed is a mount as the launcher and process 1 know it.
-type placed struct {
-	Number   int    `json:"number"`
-	Target   string `json:"target"`
-	Folder   bool   `json:"folder,omitempty"`
-	Writable bool   `json:"writable,omitempty"`
-}
-
 // fetch has the launcher attach what it does not have yet.
-func (s *session) fetch(ctx context.Context, asked []driver.Mount) ([]placed, error) {
+func (s *session) fetch(ctx context.Context, asked []driver.Mount) ([]control.Placed, error) {
 	if err := driver.CheckMounts(driverName, asked); err != nil || len(asked) == 0 {
 		return nil, err
 	}
@@ -58,9 +50,9 @@ func (s *session) fetch(ctx context.Context, asked []driver.Mount) ([]placed, er
 			fetcher.end()
 		}
 	}()
-	var all []placed
+	var all []control.Placed
 	for _, m := range asked {
-		refuse := func(err error) ([]placed, error) {
+		refuse := func(err error) ([]control.Placed, error) {
 			return nil, &driver.MountError{Driver: driverName, Mount: m, Err: err, Remedies: mountRemedies(err)}
 		}
 		if s.gvisor && m.Writable {
@@ -91,7 +83,7 @@ func (s *session) fetch(ctx context.Context, asked []driver.Mount) ([]placed, er
 			}
 			s.mounts.numbers[key] = number
 		}
-		all = append(all, placed{Number: number, Target: m.Target, Folder: info.IsDir(), Writable: m.Writable})
+		all = append(all, control.Placed{Number: number, Target: m.Target, Folder: info.IsDir(), Writable: m.Writable})
 	}
 	return all, nil
 }
@@ -136,7 +128,7 @@ func identify(info os.FileInfo) (fileID, error) {
 // A fetcher's process can mount, as the launcher at its start can.
 type fetcher struct {
 	cmd     *exec.Cmd
-	control *net.UnixConn
+	control *os.File
 	stderr  *tail
 	stop    func() bool // of what kills it when its context ends
 }
@@ -146,18 +138,18 @@ func (s *session) startFetcher(ctx context.Context) (*fetcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
+	ours, theirs, err := control.SocketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
 	f := &fetcher{stderr: &tail{}}
-	if f.control, err = asConn(ours); err != nil {
+	if f.control, err = control.Conn(ours); err != nil {
 		return nil, err
 	}
 	attributes.Setsid = true
 	f.cmd = &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{"sbx-fetcher", s.id}, Env: []string{roleVariable + "=" + roleFetcher}, Dir: "/",
+		Path: "/proc/self/exe", Args: []string{"sbx-fetcher", s.id}, Env: []string{setup.RoleVariable + "=" + roleFetcher}, Dir: "/",
 		Stderr: f.stderr, ExtraFiles: []*os.File{theirs}, SysProcAttr: attributes,
 	}
 	if err := f.cmd.Start(); err != nil {
@@ -176,26 +168,26 @@ func (f *fetcher) end() {
 }
 
 // pass has a mount taken and passes it on to the launcher.
-func (f *fetcher) pass(launcher *net.UnixConn, number int, m driver.Mount, file fileID) error {
-	if err := send(f.control, fetchRequest{Source: []byte(m.Source), File: file, Writable: m.Writable}); err != nil {
+func (f *fetcher) pass(launcher *os.File, number int, m driver.Mount, file fileID) error {
+	if err := control.Send(f.control, fetchRequest{Source: []byte(m.Source), File: file, Writable: m.Writable}); err != nil {
 		return err
 	}
-	var e event
-	files, err := receive(f.control, &e, maxEvent)
-	defer closeAll(files)
+	var e control.Event
+	files, err := control.Receive(f.control, &e, control.MaxEvent)
+	defer control.CloseAll(files)
 	switch {
 	case err != nil:
 		return fmt.Errorf("the process that mounts has ended: %w%s", err, f.stderr)
-	case e.Kind == eventFailed:
+	case e.Kind == control.EventFailed:
 		return fetchError(e)
 	case len(files) != 1:
 		return syscall.EMFILE // this process has no more
 	}
-	return send(launcher, request{Op: opMount, Mounts: []placed{{Number: number}}}, files[0])
+	return control.Send(launcher, request{Op: opMount, Mounts: []control.Placed{{Number: number}}}, files[0])
 }
 
 // fetchError is the failure that a fetcher reports.
-func fetchError(e event) error {
+func fetchError(e control.Event) error {
 	for _, known := range []error{errKind, errReplaced, errReadOnly} {
 		if e.Text == known.Error() {
 			return known
@@ -209,13 +201,13 @@ func fetchError(e event) error {
 
 // attach takes a detached mount into the launcher's folder of mounts. What goes wrong is the error of each start that needs the mount.
 func (l *launcher) attach(r request, files []int) {
-	defer closeAll(files)
+	defer control.CloseAll(files)
 	if len(r.Mounts) != 1 {
 		return
 	}
 	err := error(syscall.EMFILE) // this process has no more
 	if len(files) == 1 {
-		err = attach(files[0], mountPath(r.Mounts[0].Number))
+		err = attach(files[0], setup.MountPath(r.Mounts[0].Number))
 	}
 	l.mu.Lock()
 	l.mounts[r.Mounts[0].Number] = err
@@ -227,14 +219,14 @@ func attach(mount int, path string) error {
 	if err := unix.Fstat(mount, &status); err != nil {
 		return os.NewSyscallError("fstat", err)
 	}
-	if err := makePoint(path, status.Mode&unix.S_IFMT == unix.S_IFDIR); err != nil {
+	if err := setup.MakePoint(path, status.Mode&unix.S_IFMT == unix.S_IFDIR); err != nil {
 		return err
 	}
 	return os.NewSyscallError("move_mount", unix.MoveMount(mount, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH))
 }
 
 // missing says what is wrong with the first of mounts that the launcher does not have.
-func (l *launcher) missing(mounts []placed) (target string, err error) {
+func (l *launcher) missing(mounts []control.Placed) (target string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, m := range mounts {
@@ -243,18 +235,4 @@ func (l *launcher) missing(mounts []placed) (target string, err error) {
 		}
 	}
 	return "", nil
-}
-
-// writableBelow is what Landlock allows in a sandbox with mounts.
-func writableBelow(mounts []placed) map[string]uint64 {
-	paths := maps.Clone(writable)
-	for _, m := range mounts {
-		switch {
-		case m.Writable && m.Folder:
-			paths[m.Target] = writes
-		case m.Writable:
-			paths[m.Target] = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
-		}
-	}
-	return paths
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
 	"github.com/sandboxfn/sbx/internal/cgroup"
 )
 
@@ -36,16 +37,10 @@ type placement struct {
 	moves   bool // the program is in it, and must leave
 }
 
-// A refusal says why a limit can't be held.
-type refusal struct {
-	Why      string   `json:"why"`
-	Remedies []string `json:"remedies"`
-}
-
 // findPlaces returns one place for each hierarchy that holds limits, and why limits without a place have none. handedOver is what systemd says of the program's
 // group.
-func findPlaces(handedOver bool) ([]placement, map[string]refusal) {
-	refused := map[string]refusal{}
+func findPlaces(handedOver bool) ([]placement, map[string]control.Refusal) {
+	refused := map[string]control.Refusal{}
 	var places []placement
 	var unified []string // limits that version 1 does not have
 	var own string       // the program's group in version 2
@@ -203,26 +198,26 @@ func descends(pid, from int) bool {
 }
 
 // refuse is for cgroups that can't be written.
-func refuse(err error) refusal {
+func refuse(err error) control.Refusal {
 	remedies := []string{"run the program as root"}
 	if os.Geteuid() == 0 {
 		remedies = []string{"let the program write to its cgroup; a container gets it with --privileged, or with --cgroupns=private -v /sys/fs/cgroup:/sys/fs/cgroup:rw"}
 	}
-	return refusal{Why: err.Error(), Remedies: remedies}
+	return control.Refusal{Why: err.Error(), Remedies: remedies}
 }
 
 // refuseUnified says why no group of version 2 holds a controller.
-func refuseUnified(own, controller string, handedOver bool) refusal {
+func refuseUnified(own, controller string, handedOver bool) control.Refusal {
 	switch {
 	case own == "":
-		return refusal{fmt.Sprintf("no cgroup hierarchy with the %s controller is mounted", controller), []string{"mount cgroup2 at /sys/fs/cgroup"}}
+		return control.Refusal{Why: fmt.Sprintf("no cgroup hierarchy with the %s controller is mounted", controller), Remedies: []string{"mount cgroup2 at /sys/fs/cgroup"}}
 	case os.Geteuid() == 0:
 		return refuse(fmt.Errorf("the %s controller is not to be had for groups near the cgroup %s", controller, own))
 	case !mayArrange(own) || !handedOver && !isDelegated(own) && !isOurs(own):
-		return refusal{fmt.Sprintf("the cgroup %s was not delegated to this user", own),
-			[]string{"start the program with systemd-run --user --scope -p Delegate=yes", "if it is a service of the user's, write Delegate=yes below [Service] in its unit"}}
+		return control.Refusal{Why: fmt.Sprintf("the cgroup %s was not delegated to this user", own),
+			Remedies: []string{"start the program with systemd-run --user --scope -p Delegate=yes", "if it is a service of the user's, write Delegate=yes below [Service] in its unit"}}
 	}
-	return refusal{fmt.Sprintf("the %s controller was not delegated to this user with the cgroup %s", controller, own), []string{
+	return control.Refusal{Why: fmt.Sprintf("the %s controller was not delegated to this user with the cgroup %s", controller, own), Remedies: []string{
 		"have systemd delegate it: Delegate=cpu memory pids below [Service] in /etc/systemd/system/user@.service.d/delegate.conf, then systemctl daemon-reload and a new login",
 	}}
 }

@@ -8,10 +8,12 @@ import (
 	"strings"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
+	"github.com/sandboxfn/sbx/driver/local/internal/setup"
 )
 
 // report says what sandboxes hold, given what the launcher found.
-func report(ready event) driver.Report {
+func report(ready control.Event) driver.Report {
 	r := driver.Report{Driver: driverName, Isolation: driver.SharedKernel, Capabilities: []driver.Capability{
 		{Name: "files", Held: true, By: "a mount namespace with a root of its own, read-only but for private folders in memory"},
 		{Name: "processes of others", Held: true, By: "a pid namespace"},
@@ -20,7 +22,7 @@ func report(ready event) driver.Report {
 		{Name: "system calls", Held: true, By: "a seccomp filter that lists what is allowed"},
 		{Name: "commands to devices", Held: true, By: "a Landlock domain, but to the sandbox's own terminals"},
 	}}
-	if landlockVersion() < landlockDevices {
+	if setup.LandlockVersion() < setup.LandlockDevices {
 		c := &r.Capabilities[len(r.Capabilities)-1]
 		c.Held, c.By = false, ""
 		c.Why, c.Remedies = "the kernel has no Landlock of version 5, so those that /dev/null and the like take can be given", []string{"use Linux 6.10 or later"}

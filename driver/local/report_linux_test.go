@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
 )
 
 func TestGoLimits(t *testing.T) {
@@ -18,9 +19,9 @@ func TestGoLimits(t *testing.T) {
 
 // What can't be held is refused with the reason, and has remedies.
 func TestReport(t *testing.T) {
-	r := report(event{
+	r := report(control.Event{
 		Mechanisms: map[string]string{driver.LimitCPUs: "a cgroup"},
-		Refused:    map[string]refusal{driver.LimitMemory: {Why: "no cgroup", Remedies: []string{"make one"}}},
+		Refused:    map[string]control.Refusal{driver.LimitMemory: {Why: "no cgroup", Remedies: []string{"make one"}}},
 	})
 	assert.NoError(t, r.Check(driver.Resources{CPUs: 1, Processes: 1, OpenFiles: 1, DiskMiB: 1, Inodes: 1}))
 	assert.EqualError(t, r.Check(driver.Resources{CPUs: 1, MemoryMiB: 1}),
@@ -31,7 +32,7 @@ func TestReport(t *testing.T) {
 
 // In gVisor nothing is held by what holds it without.
 func TestGVisorReport(t *testing.T) {
-	r := gvisorReport(report(event{Mechanisms: map[string]string{driver.LimitCPUs: "a cgroup", driver.LimitMemory: "a cgroup"}}))
+	r := gvisorReport(report(control.Event{Mechanisms: map[string]string{driver.LimitCPUs: "a cgroup", driver.LimitMemory: "a cgroup"}}))
 	for _, name := range []string{"privileges", "system calls", "commands to devices", driver.LimitOpenFiles, driver.LimitDisk} {
 		assert.True(t, r.Capability(name).Held)
 		assert.Contains(t, r.Capability(name).By, "gVisor's kernel", name)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
 	"github.com/sandboxfn/sbx/internal/ledger"
 	"github.com/sandboxfn/sbx/internal/oom"
 )
@@ -29,7 +30,7 @@ const answerTime = 2 * time.Second
 type sandbox struct {
 	session *session
 	spec    driver.Spec
-	mounts  []placed
+	mounts  []control.Placed
 	started chan struct{} // closed when the worker runs
 	ended   chan struct{} // closed when every process of the sandbox is dead
 
@@ -38,7 +39,7 @@ type sandbox struct {
 	stopped bool // Stop was called
 	killed  bool // the launcher was told to kill it, or all
 	pidfd   int  // of process 1; -1 if it does not run
-	last    event
+	last    control.Event
 	cause   error // why no more is known of the end
 
 	mark        oom.Mark
@@ -53,7 +54,7 @@ func (b *sandbox) setStarted(pidfd int) {
 }
 
 // setEnded is called once.
-func (b *sandbox) setEnded(last event, cause error) {
+func (b *sandbox) setEnded(last control.Event, cause error) {
 	b.mu.Lock()
 	b.last, b.cause = last, cause
 	select {
@@ -75,7 +76,7 @@ func (b *sandbox) setEnded(last event, cause error) {
 }
 
 // wasKilled tells whether SIGKILL ended the worker, or process 1 and so the worker.
-func wasKilled(last event) bool {
+func wasKilled(last control.Event) bool {
 	status := syscall.WaitStatus(last.Exit)
 	return last.Step == "" && (!last.Exited || status.Signaled() && status.Signal() == syscall.SIGKILL)
 }
@@ -122,7 +123,7 @@ func (b *sandbox) kill() {
 		}
 		b.mu.Unlock()
 		b.session.wakeLauncher()
-		_ = send(b.session.control, request{Op: opKill, Sandbox: b.spec.ID})
+		_ = control.Send(b.session.control, request{Op: opKill, Sandbox: b.spec.ID})
 	}
 }
 
@@ -149,7 +150,7 @@ func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 		b.abandon()
 		return nil, fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, err)
 	}
-	err = send(b.session.control, request{Op: opStart, Sandbox: b.spec.ID, Env: env, Limits: b.spec.Limits, Soft: b.spec.Soft, Mounts: b.mounts}, passed.fds()...)
+	err = control.Send(b.session.control, request{Op: opStart, Sandbox: b.spec.ID, Env: env, Limits: b.spec.Limits, Soft: b.spec.Soft, Mounts: b.mounts}, passed.fds()...)
 	passed[:len(passed)-1].close() // both sides have the ledger
 	if err != nil {
 		// The launcher is gone, or going: what it did not get it can't have started.
@@ -196,13 +197,13 @@ func (b *sandbox) abandon() {
 	}
 	b.session.mu.Unlock()
 	if known {
-		b.setEnded(event{}, nil)
+		b.setEnded(control.Event{}, nil)
 	}
 }
 
 // lost ends a sandbox of which the launcher could not be told, and returns why.
 func (b *sandbox) lost(ctx context.Context, err error) error {
-	for _, broken := range []error{net.ErrClosed, syscall.EPIPE, syscall.ECONNRESET, syscall.ENOTCONN} {
+	for _, broken := range []error{os.ErrClosed, syscall.EPIPE, syscall.ECONNRESET, syscall.ENOTCONN} {
 		if errors.Is(err, broken) { // the launcher is gone; soon it is known how
 			select {
 			case <-b.session.done:
@@ -222,9 +223,9 @@ func (b *sandbox) startError() error {
 	defer b.mu.Unlock()
 	switch {
 	case b.last.Limit != "":
-		return driver.NewLimitError(driverName, b.last.Limit, b.last.err())
+		return driver.NewLimitError(driverName, b.last.Limit, setupError(b.last))
 	case b.last.Step != "":
-		return b.last.err()
+		return setupError(b.last)
 	case b.cause != nil:
 		return fmt.Errorf("local: start worker in sandbox %s: %w", b.spec.ID, b.cause)
 	case b.stopped:
@@ -368,7 +369,7 @@ func newStreams() (_ *streams, _ passedFiles, err error) {
 	open = append(open, notes)
 	var theirs [2]*os.File
 	for i := range conns {
-		ours, other, err := socketPair(unix.SOCK_STREAM)
+		ours, other, err := control.SocketPair(unix.SOCK_STREAM)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -379,4 +380,19 @@ func newStreams() (_ *streams, _ passedFiles, err error) {
 		}
 	}
 	return &streams{conns[0], conns[1], handshake, stdout, stderr, notes}, passedFiles{theirs[0], handshakeW, stdoutW, stderrW, theirs[1], notes}, nil
+}
+
+// asConn turns file into a connection of the network poller and closes file.
+func asConn(file *os.File) (*net.UnixConn, error) {
+	defer file.Close()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, err
+	}
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		_ = conn.Close()
+		return nil, fmt.Errorf("control descriptor is a %T, not a unix socket", conn)
+	}
+	return unixConn, nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -17,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
+	"github.com/sandboxfn/sbx/driver/local/internal/setup"
 )
 
 // A session is the client's side of one launcher. It runs two goroutines: one that reads the launcher's events, ended
@@ -24,7 +25,7 @@ import (
 type session struct {
 	id       string
 	launcher *exec.Cmd
-	control  *net.UnixConn
+	control  *os.File
 	stderr   *tail
 	logger   *slog.Logger
 	report   driver.Report
@@ -85,7 +86,7 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
-	if err != nil || ready.Kind != eventReady {
+	if err != nil || ready.Kind != control.EventReady {
 		_ = s.control.Close()
 		_ = s.folder.Close()
 		_ = s.launcher.Process.Kill()
@@ -96,7 +97,7 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 		case err != nil:
 			return nil, unavailable(&SetupError{Step: "start the launcher", Err: launcherDeath(err, waitErr, s.stderr)})
 		}
-		return nil, unavailable(ready.err())
+		return nil, unavailable(setupError(ready))
 	}
 	s.report = report(ready)
 	if d.gvisor {
@@ -107,18 +108,18 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 }
 
 func (s *session) startLauncher(attributes *syscall.SysProcAttr) error {
-	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
+	ours, theirs, err := control.SocketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return err
 	}
 	defer theirs.Close()
-	if s.control, err = asConn(ours); err != nil {
+	if s.control, err = control.Conn(ours); err != nil {
 		return err
 	}
 	s.launcher = &exec.Cmd{
 		Path:        "/proc/self/exe",
 		Args:        []string{"sbx-launcher", s.id},
-		Env:         []string{roleVariable + "=" + roleLauncher},
+		Env:         []string{setup.RoleVariable + "=" + roleLauncher},
 		Dir:         "/",
 		Stderr:      s.stderr,
 		ExtraFiles:  []*os.File{theirs},
@@ -144,17 +145,17 @@ func launcherDeath(err, waitErr error, stderr *tail) error {
 	return fmt.Errorf("%w (%w)%s", err, waitErr, text)
 }
 
-func (s *session) handshake(first request, program, worker *os.File) (event, error) {
-	var ready event
-	if err := send(s.control, first, int(program.Fd()), int(worker.Fd())); err != nil {
+func (s *session) handshake(first request, program, worker *os.File) (control.Event, error) {
+	var ready control.Event
+	if err := control.Send(s.control, first, int(program.Fd()), int(worker.Fd())); err != nil {
 		return ready, err
 	}
-	files, err := receive(s.control, &ready, maxEvent)
-	if err == nil && ready.Kind == eventReady && len(files) != 1 {
+	files, err := control.Receive(s.control, &ready, control.MaxEvent)
+	if err == nil && ready.Kind == control.EventReady && len(files) != 1 {
 		err = syscall.EMFILE // this process has no more
 	}
-	if err != nil || ready.Kind != eventReady {
-		closeAll(files)
+	if err != nil || ready.Kind != control.EventReady {
+		control.CloseAll(files)
 		return ready, err
 	}
 	s.folder = os.NewFile(uintptr(files[0]), temporary)
@@ -165,8 +166,8 @@ func (s *session) handshake(first request, program, worker *os.File) (event, err
 func (s *session) read() {
 	defer close(s.done)
 	for {
-		var e event
-		files, err := receive(s.control, &e, maxEvent)
+		var e control.Event
+		files, err := control.Receive(s.control, &e, control.MaxEvent)
 		if err != nil {
 			break
 		}
@@ -174,7 +175,7 @@ func (s *session) read() {
 		b := s.sandboxes[e.Sandbox]
 		s.mu.Unlock()
 		switch {
-		case b != nil && e.Kind == eventStarted:
+		case b != nil && e.Kind == control.EventStarted:
 			pidfd := -1 // without one, should this process be short of descriptors, it does as well while the launcher lives
 			if len(files) == 1 {
 				pidfd, files = files[0], nil
@@ -183,11 +184,11 @@ func (s *session) read() {
 				s.logger.Warn("a sandbox goes without a limit", slog.String("sandbox", e.Sandbox), slog.String("limit", limit), slog.String("reason", why))
 			}
 			b.setStarted(pidfd)
-		case b != nil && e.Kind == eventEnded:
+		case b != nil && e.Kind == control.EventEnded:
 			s.forget(b)
 			b.setEnded(e, nil)
 		}
-		closeAll(files)
+		control.CloseAll(files)
 	}
 	_ = s.control.Close()
 	_ = s.folder.Close()
@@ -207,7 +208,7 @@ func (s *session) read() {
 	s.mu.Unlock()
 	for _, b := range left {
 		b.awaitDeath()
-		b.setEnded(event{}, cause)
+		b.setEnded(control.Event{}, cause)
 	}
 }
 
@@ -288,7 +289,7 @@ func (s *session) Close(ctx context.Context) error {
 		b.mu.Unlock()
 	}
 	s.mu.Unlock()
-	_ = s.control.CloseWrite() // again: no harm
+	_ = control.CloseWrite(s.control) // again: no harm
 	s.wakeLauncher()
 	select {
 	case <-s.done:

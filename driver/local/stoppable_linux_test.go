@@ -39,7 +39,7 @@ func workerFull() int {
 		}
 	}
 	ready()
-	select {}
+	return forever()
 }
 
 // workerZombies has as many dead children as it may have, or 10,000, and reaps none.
@@ -55,7 +55,7 @@ func workerZombies() int {
 		}
 	}
 	fmt.Fprintln(os.NewFile(driver.HandshakeFD, "handshake"), count)
-	select {}
+	return forever()
 }
 
 // Whatever a worker has done to its sandbox, it is stopped at once.

@@ -271,7 +271,7 @@ func workerClient() int {
 		_, _ = unix.Write(100, []byte(setUpIsOver))
 	}
 	fmt.Println("ready")
-	select {}
+	return forever()
 }
 
 // clientWithSandboxes starts a client and returns it when its session has two sandboxes, with what becomes readable when their

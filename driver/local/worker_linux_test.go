@@ -78,7 +78,7 @@ func workerSignal() int {
 	signal.Reset()
 	number, _ := strconv.Atoi(os.Getenv("CODE"))
 	_ = syscall.Kill(os.Getpid(), syscall.Signal(number))
-	select {}
+	return forever()
 }
 
 // workerLook says what a worker finds around it.
@@ -134,7 +134,7 @@ func workerFamily() int {
 		code, _ := strconv.Atoi(os.Getenv("CODE"))
 		return code
 	}
-	select {}
+	return forever()
 }
 
 // workerBusy uses what ordinary Go programs use: goroutines, timers, the network, other programs, files, locks.
@@ -181,4 +181,11 @@ func workerBusy() int {
 	fmt.Println("interfaces:", len(interfaces), err)
 	<-time.After(time.Millisecond)
 	return 0
+}
+
+// forever waits until the process is killed. An empty select would end one that is built without cgo: nothing else is to be done there.
+func forever() int {
+	for {
+		time.Sleep(time.Hour)
+	}
 }

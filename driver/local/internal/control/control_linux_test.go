@@ -1,4 +1,4 @@
-package local
+package control
 
 import (
 	"io"
@@ -11,20 +11,20 @@ import (
 
 // What process 1 says last is heard, although it dies with messages unread.
 func TestTheLastMessageOfTheDead(t *testing.T) {
-	a, b, err := socketPair(unix.SOCK_SEQPACKET)
+	a, b, err := SocketPair(unix.SOCK_SEQPACKET)
 	require.NoError(t, err)
-	ours, err := asConn(a)
+	ours, err := Conn(a)
 	require.NoError(t, err)
 	defer ours.Close()
-	theirs, err := asConn(b)
+	theirs, err := Conn(b)
 	require.NoError(t, err)
-	require.NoError(t, send(ours, orders{Name: "unread"}))
-	require.NoError(t, send(theirs, event{Kind: eventFailed, Step: "last"}))
+	require.NoError(t, Send(ours, Orders{Name: "unread"}))
+	require.NoError(t, Send(theirs, Event{Kind: EventFailed, Step: "last"}))
 	require.NoError(t, theirs.Close())
-	var e event
-	_, err = receive(ours, &e, maxEvent)
+	var e Event
+	_, err = Receive(ours, &e, MaxEvent)
 	require.NoError(t, err)
 	assert.Equal(t, "last", e.Step)
-	_, err = receive(ours, &e, maxEvent)
+	_, err = Receive(ours, &e, MaxEvent)
 	require.ErrorIs(t, err, io.EOF)
 }

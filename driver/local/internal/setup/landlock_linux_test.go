@@ -1,8 +1,9 @@
-package local
+package setup
 
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -10,11 +11,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
 )
 
 // What the domain refuses by itself, without the mounts, the filter and the namespaces that hold the same.
 func TestLandlock(t *testing.T) {
-	version := landlockVersion()
+	version := LandlockVersion()
 	if version < 2 {
 		t.Skipf("this kernel has Landlock version %d", version)
 	}
@@ -27,11 +30,12 @@ func TestLandlock(t *testing.T) {
 	require.NoError(t, unix.Bind(listener, address))
 	require.NoError(t, unix.Listen(listener, 8))
 
-	child, pidfd := sleeper(t)
+	sleeper := exec.Command("/bin/sleep", "1000")
+	require.NoError(t, sleeper.Start())
+	child := sleeper.Process.Pid
 	defer func() {
-		_ = unix.Kill(child, unix.SIGKILL)
-		_, _ = wait(child)
-		_ = unix.Close(pidfd)
+		_ = sleeper.Process.Kill()
+		_ = sleeper.Wait()
 	}()
 
 	made := 0
@@ -143,9 +147,9 @@ func TestNewSessionKeyring(t *testing.T) {
 		runtime.LockOSThread()
 		var ids [2]int
 		ids[0], _ = unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, true)
-		for _, s := range privilegeSteps(preparation{}) {
-			if s.name == "join a new session keyring" {
-				_ = s.do()
+		for _, s := range privilegeSteps(control.Preparation{}) {
+			if s.Name == "join a new session keyring" {
+				_ = s.Do()
 			}
 		}
 		ids[1], _ = unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)

@@ -1,10 +1,13 @@
-package local
+package setup
 
 import (
+	"maps"
 	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
 )
 
 // A sandbox's processes are in a Landlock domain as well, where the kernel has it. It holds again, by means of its own,
@@ -21,19 +24,19 @@ const writes = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUN
 
 // writable are the places at and below which a worker may write, and how. /dev and /proc have files that exist already.
 var writable = map[string]uint64{
-	"/tmp": writes, workFolder: writes, "/dev/shm": writes,
+	"/tmp": writes, WorkFolder: writes, "/dev/shm": writes,
 	"/dev":  unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE,
 	"/proc": unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE,
 	// Terminals are the sandbox's own, and what works with them gives them commands.
-	terminals:  unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV,
+	Terminals:  unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV,
 	"/dev/tty": unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV,
 }
 
-// landlockDevices is the version from which on commands to devices can be refused.
-const landlockDevices = 5
+// LandlockDevices is the version from which on commands to devices can be refused.
+const LandlockDevices = 5
 
-// landlockVersion is what the kernel knows of Landlock, 0 for nothing.
-func landlockVersion() int {
+// LandlockVersion is what the kernel knows of Landlock, 0 for nothing.
+func LandlockVersion() int {
 	version, _, errno := unix.RawSyscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 { // not in this kernel, not enabled when it was started, or refused by a filter of whoever started this program
 		return 0
@@ -50,7 +53,7 @@ func landlock(version int, paths map[string]uint64) error {
 	if version < 3 {
 		handled &^= unix.LANDLOCK_ACCESS_FS_TRUNCATE
 	}
-	if version >= landlockDevices {
+	if version >= LandlockDevices {
 		handled |= unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
 	}
 	if version >= 6 {
@@ -86,4 +89,18 @@ func allowBelow(ruleset int, path string, allowed uint64) error {
 		return os.NewSyscallError("landlock_add_rule", errno)
 	}
 	return nil
+}
+
+// writableBelow is what Landlock allows in a sandbox with mounts.
+func writableBelow(mounts []control.Placed) map[string]uint64 {
+	paths := maps.Clone(writable)
+	for _, m := range mounts {
+		switch {
+		case m.Writable && m.Folder:
+			paths[m.Target] = writes
+		case m.Writable:
+			paths[m.Target] = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
+		}
+	}
+	return paths
 }

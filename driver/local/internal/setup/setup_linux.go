@@ -1,0 +1,140 @@
+// Package setup is process 1 of a sandbox until it has started the worker; then it executes the program once more, as package agent. Its audience is
+// driver/local: the launcher starts it, in new namespaces, and it sets up all that belongs to one sandbox, in steps that have names.
+//
+// Like package agent it takes the process over in its init function. It imports the standard library and little more, so that this happens
+// before most of the program's packages are initialised: that would cost each start of a sandbox milliseconds.
+package setup
+
+import (
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxfn/sbx/driver/local/internal/agent"
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
+)
+
+// RoleVariable tells a re-executed program which role to take; the others are driver/local's. It is the only variable in the environment of the
+// launcher, of process 1 and of the fetcher, and never in a worker's.
+const RoleVariable = "SBX_LOCAL"
+
+// Role is this package's.
+const Role = "init"
+
+// init diverts a re-executed program to its role, which never returns. It runs on the main thread, to which the runtime locks the main goroutine
+// during initialisation: privileges belong to threads, and the main thread lives as long as its process.
+func init() {
+	if os.Getenv(RoleVariable) == Role {
+		Exit(Run())
+	}
+}
+
+// Exit ends a process whose role is over.
+func Exit(err error) {
+	if err != nil {
+		_, _ = os.Stderr.WriteString("sbx: " + err.Error() + "\n")
+		syscall.Exit(1)
+	}
+	// Not os.Exit, which, in programs built with -race, sleeps for a second first.
+	syscall.Exit(0)
+}
+
+// The descriptors that process 1 has beside its control socket: the worker's.
+const (
+	ConnFD = control.FD + 1 + iota
+	HandshakeFD
+	StdoutFD
+	StderrFD
+	DirectFD
+	LedgerFD
+)
+
+// Begin is how every process 1 begins. It returns the control socket and what comes first from there.
+func Begin() (*os.File, control.Preparation, error) {
+	var p control.Preparation
+	// What a service manager sends to all processes is for the program. As in the launcher.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	if err := control.CloseOnExec(); err != nil {
+		return nil, p, err
+	}
+	conn, err := control.Conn(os.NewFile(control.FD, "control"))
+	if err != nil {
+		return nil, p, err
+	}
+	_, err = control.Receive(conn, &p, control.MaxMessage)
+	return conn, p, err
+}
+
+// Await waits for the orders, and gives the worker's descriptors, which come with them, their places.
+func Await(conn *os.File) (control.Orders, error) {
+	var o control.Orders
+	files, err := control.Receive(conn, &o, control.MaxMessage)
+	if err != nil {
+		return o, err
+	}
+	defer control.CloseAll(files)
+	for i, fd := range files {
+		if err := unix.Dup3(fd, ConnFD+i, unix.O_CLOEXEC); err != nil {
+			return o, os.NewSyscallError("dup3", err)
+		}
+	}
+	return o, nil
+}
+
+// Run is process 1 of a sandbox, born in its namespaces with all capabilities over them and none over the host. It
+// finishes the sandbox and gives up every privilege on this thread; that may be long before it gets its orders, upon which it starts
+// the worker from that thread, and executes itself as the agent, which ends the threads that still had privileges.
+func Run() error {
+	conn, p, err := Begin()
+	if err != nil {
+		return err
+	}
+	if failed, err := Do(append(rootSteps(p.Limits, p.Mounts), privilegeSteps(p)...)); err != nil {
+		return control.Send(conn, control.Failure("", failed, err))
+	}
+	if p.Probe {
+		return control.Send(conn, control.Event{Kind: control.EventStarted})
+	}
+	o, err := Await(conn)
+	if err != nil {
+		return err
+	}
+	// The worker has the signals' defaults: the runtime sees to it, but not for those of libc.
+	if err := agent.IgnoreSignals(32, 33, 34); err != nil {
+		return os.NewSyscallError("rt_sigaction", err)
+	}
+	pid, err := startWorker(control.UnpackEnv(o.Env))
+	if err != nil {
+		return control.Send(conn, control.Failure("", "start the worker", err))
+	}
+	if err := becomeAgent(conn, pid, o.Name); err != nil {
+		return control.Send(conn, control.Failure("", "become the agent", err))
+	}
+	return nil
+}
+
+// startWorker starts the worker, in a session of its own, with exactly its seven descriptors.
+func startWorker(env []string) (int, error) {
+	null, err := syscall.Open("/dev/null", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer syscall.Close(null)
+	return syscall.ForkExec(WorkerPath, []string{WorkerPath}, &syscall.ProcAttr{
+		Dir:   WorkFolder,
+		Env:   env,
+		Files: []uintptr{uintptr(null), StdoutFD, StderrFD, ConnFD, HandshakeFD, LedgerFD, DirectFD},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+}
+
+// becomeAgent replaces this process, of which only descriptors 0 to 2 and the control socket go on.
+func becomeAgent(conn *os.File, worker int, name string) error {
+	if err := unix.Dup3(int(conn.Fd()), agent.ControlFD, 0); err != nil {
+		return os.NewSyscallError("dup3", err)
+	}
+	return syscall.Exec(AgentPath, []string{AgentPath, name}, []string{agent.Variable + "=" + strconv.Itoa(worker)})
+}
