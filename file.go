@@ -31,7 +31,8 @@ const (
 	maxEntries = 1 << 20
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is the table of the checksums. Package crc32 makes it when it is first used, which takes the time of a start that needs none.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // File is an open file of a sandbox, in the manner of *os.File. Its methods may be called at the same time, and wait for each other. When the context with which it was
 // opened ends, or the sandbox does, all of them fail; and so they do after an error of the sandbox's system, such as a full disk, since what was written before need not be there. Close it.
@@ -413,7 +414,7 @@ func (f *File) write(p []byte, offset int64) (n int, err error) {
 		}
 		if offset == f.written {
 			f.written += int64(len(piece))
-			f.sum = crc32.Update(f.sum, castagnoli, piece)
+			f.sum = crc32.Update(f.sum, castagnoli(), piece)
 		}
 		n, offset, p = n+len(piece), offset+int64(len(piece)), p[len(piece):]
 	}
@@ -427,7 +428,7 @@ const maxHole = 64 << 20
 func (f *File) extend(data []byte) error {
 	if isZero(data) {
 		f.written += int64(len(data))
-		f.sum = crc32.Update(f.sum, castagnoli, data)
+		f.sum = crc32.Update(f.sum, castagnoli(), data)
 		if f.hole += len(data); f.hole < maxHole {
 			return nil
 		}
@@ -634,7 +635,7 @@ func (sb *Sandbox) readFile(ctx context.Context, name string) ([]byte, error) {
 		case errors.Is(err, io.EOF):
 			closed, err := f.commit(false)
 			if err == nil {
-				err = compare(closed, int64(len(data)), crc32.Checksum(data, castagnoli))
+				err = compare(closed, int64(len(data)), crc32.Checksum(data, castagnoli()))
 			}
 			return data, err
 		case err != nil:

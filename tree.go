@@ -496,7 +496,7 @@ func (d *download) content(from *File, to *os.File, name string) error {
 			}
 		}
 		size += int64(len(data))
-		sum = crc32.Update(sum, castagnoli, data)
+		sum = crc32.Update(sum, castagnoli(), data)
 	}
 	closed, err := from.commit(false)
 	if err == nil {

@@ -90,7 +90,7 @@ func (f *File) space() ([]byte, error) {
 // writeWindow appends the first n bytes of space to the file.
 func (f *File) writeWindow(n int) error {
 	data := f.lent.windows[f.lent.next].Memory[:n]
-	f.sum = crc32.Update(f.sum, castagnoli, data)
+	f.sum = crc32.Update(f.sum, castagnoli(), data)
 	write := &wirepb.Write{Offset: f.written, Window: f.lent.lend(), Length: int64(n)}
 	f.written += int64(n)
 	return f.send(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Write{Write: write}})

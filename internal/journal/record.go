@@ -50,11 +50,12 @@ const (
 	kindFailure
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is the table of the checksums. Package crc32 makes it when it is first used, which takes the time of a start that needs none.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // sum is the checksum of a record, and of the number under which it stands.
 func sum(number, value []byte) uint32 {
-	return crc32.Update(crc32.Checksum(number, castagnoli), castagnoli, value[4:])
+	return crc32.Update(crc32.Checksum(number, castagnoli()), castagnoli(), value[4:])
 }
 
 func (r Record) encode(number []byte) []byte {
