@@ -14,6 +14,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sandboxfn/sbx/driver/kubernetes/internal/forward"
 	corev1 "k8s.io/api/core/v1"
@@ -56,8 +57,9 @@ func openWorker(path string) (*workerFile, error) {
 	return w, nil
 }
 
-// uploads is how often the worker is sent to a pod where it does not arrive whole.
-const uploads = 3
+// uploads is how often the worker is sent to a pod where it does not arrive whole, or whose way to it is refused by a busy server: with pauses as in
+// retry, for some three seconds.
+const uploads = 7
 
 // sendWorker sends the worker to a container that waits for it.
 func (s *session) sendWorker(ctx context.Context, pod, container string) error {
@@ -65,7 +67,16 @@ func (s *session) sendWorker(ctx context.Context, pod, container string) error {
 	if err != nil {
 		return fmt.Errorf("compress the worker: %w", err)
 	}
-	for range uploads {
+	pause := firstPause
+	for try := range uploads {
+		if try > 0 {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			pause = min(2*pause, maxPause)
+		}
 		var told string
 		told, err = s.exec(ctx, pod, container, bytes.NewReader(packed), shell, "-c", upload, "sbx", s.worker.sum)
 		if err == nil {
