@@ -520,6 +520,23 @@ func TestTimeoutsOfAnyLength(t *testing.T) {
 	require.ErrorIs(t, err, sbx.ErrTimeout)
 }
 
+func TestTimeoutsCountDecoding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		session := sbxtest.Open(t)
+		left := session.Function(Left, sbx.Timeout(time.Second))
+		d, err := left.Call(t.Context(), Tardy{700 * time.Millisecond})
+		require.NoError(t, err)
+		assert.Equal(t, 300*time.Millisecond, d)
+		_, err = left.Call(t.Context(), Tardy{1500 * time.Millisecond})
+		require.ErrorIs(t, err, sbx.ErrTimeout)
+		var stuck *sbx.StuckError
+		assert.NotErrorAs(t, err, &stuck)
+		_, err = left.Call(t.Context(), Tardy{5 * time.Second})
+		require.ErrorAs(t, err, &stuck)
+		assert.Contains(t, stuck.Stack, "UnmarshalText")
+	})
+}
+
 func TestAnEndedContextTouchesNothing(t *testing.T) {
 	session := sbxtest.Open(t)
 	ctx, cancel := context.WithCancel(t.Context())

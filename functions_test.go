@@ -221,6 +221,23 @@ func Slow(ctx context.Context, how string) (string, error) {
 
 func ReadFile(_ context.Context, path string) ([]byte, error) { return os.ReadFile(path) }
 
+// Tardy takes a while to be decoded.
+type Tardy struct{ while time.Duration }
+
+func (t Tardy) MarshalText() ([]byte, error) { return []byte(t.while.String()), nil }
+
+func (t *Tardy) UnmarshalText(text []byte) (err error) {
+	t.while, err = time.ParseDuration(string(text))
+	time.Sleep(t.while)
+	return err
+}
+
+// Left returns how much time it has when it begins.
+func Left(ctx context.Context, _ Tardy) (time.Duration, error) {
+	deadline, _ := ctx.Deadline()
+	return time.Until(deadline), ctx.Err()
+}
+
 // Quitter's methods end the goroutine that calls them, where it says so.
 type Quitter struct{ where string }
 

@@ -39,6 +39,7 @@ func init() {
 	registry.Function[[]int, int]("github.com/sandboxfn/sbx_test.Last[int]", Last[int])
 	registry.Function[[]string, string]("github.com/sandboxfn/sbx_test.Last[string]", Last[string])
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Leak", Leak)
+	registry.Function[Tardy, time.Duration]("github.com/sandboxfn/sbx_test.Left", Left)
 	registry.Function2[string, int, int]("github.com/sandboxfn/sbx_test.LogAndMark", LogAndMark)
 	registry.Function[string, bool]("github.com/sandboxfn/sbx_test.LogKinds", LogKinds)
 	registry.Function[[]slog.Level, []slog.Level]("github.com/sandboxfn/sbx_test.LogLevels", LogLevels)

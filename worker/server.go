@@ -352,10 +352,7 @@ func (c *call) run() *wirepb.Result {
 	if c.ctx.Err() != nil || !c.server.ledger.Claim(int(c.message.GetSlot()), c.message.GetId()) {
 		return cancelled()
 	}
-	invocation, err := entry.DecodeArgs(c.message.GetArgument().GetData())
-	if err != nil {
-		return refuse(wirepb.Refusal_REASON_BAD_ARGUMENT, err.Error())
-	}
+	// The time of both counts from here: decoding is part of it.
 	if timeout := time.Duration(c.message.GetTimeoutNanos()); timeout > 0 {
 		ctx, cancel := context.WithTimeoutCause(c.ctx, timeout, callinfo.ErrTimeout)
 		defer cancel()
@@ -363,18 +360,19 @@ func (c *call) run() *wirepb.Result {
 		c.ctx = ctx
 		c.mu.Unlock()
 	}
+	deadline, bounded := c.ctx.Deadline()
+	if late := max(time.Until(deadline), 0) + wire.Grace; bounded && late > 0 { // no overflow
+		c.goroutine = goroutine()
+		timer := time.AfterFunc(late, c.overdue)
+		defer timer.Stop()
+	}
+	invocation, err := entry.DecodeArgs(c.message.GetArgument().GetData())
+	if err != nil {
+		return refuse(wirepb.Refusal_REASON_BAD_ARGUMENT, err.Error())
+	}
 	info := callinfo.Info{
 		Function: entry.Name(), Call: c.message.GetName(), Attempt: int(c.message.GetAttempt()),
-		Session: c.hello.GetSession(), Sandbox: c.hello.GetSandbox(), Metadata: c.message.GetMetadata(),
-	}
-	if deadline, ok := c.ctx.Deadline(); ok {
-		info.Deadline = deadline
-		// Decoding may have taken until after the deadline.
-		if late := max(time.Until(deadline), 0) + wire.Grace; late > 0 { // no overflow
-			c.goroutine = goroutine()
-			timer := time.AfterFunc(late, c.overdue)
-			defer timer.Stop()
-		}
+		Session: c.hello.GetSession(), Sandbox: c.hello.GetSandbox(), Deadline: deadline, Metadata: c.message.GetMetadata(),
 	}
 	c.begun = true
 	err = callinfo.Run(c.ctx, info, c, invocation.Run)
