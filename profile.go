@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 	"unicode/utf8"
+
+	"github.com/sandboxfn/sbx/internal/wire/launch"
 )
 
 // maxProfileName bounds the name of a profile, in bytes.
@@ -52,8 +54,11 @@ func profile(ctx context.Context, sb *sandbox, name string, duration time.Durati
 		return nil, fmt.Errorf("sbx: profile: %w", errNilContext)
 	}
 	data, err := sb.worker.Profile(ctx, name, duration, debug)
-	if err != nil && isDone(ctx) {
+	switch {
+	case err != nil && isDone(ctx):
 		err = contextError(ctx)
+	case errors.As(err, new(*launch.LostError)): // it was there when it was looked up
+		err = fmt.Errorf("%w: %w", ErrNoSandbox, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("sbx: profile %q of sandbox %s: %w", name, sb.id, err)

@@ -13,6 +13,7 @@ import (
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/driver/local"
 	"github.com/sandboxfn/sbx/driver/process"
+	"github.com/sandboxfn/sbx/sbxtest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -85,6 +86,22 @@ func TestProfilesOfABusySandbox(t *testing.T) {
 			require.Error(t, err)
 		})
 	}
+}
+
+func TestProfilesOfALostSandbox(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on, sbx.MaxSandboxes(1))
+		call := session.Function(Wait).Spawn(t.Context(), true)
+		require.Eventually(t, func() bool {
+			stacks, _ := call.Stacks(t.Context())
+			return bytes.Contains(stacks, []byte("sbx_test.Wait("))
+		}, 10*time.Second, time.Millisecond)
+		call.Cancel() // which ends the sandbox, in a second
+		_, err := session.Profile(t.Context(), call.Sandbox(), "cpu", 30*time.Second)
+		require.ErrorIs(t, err, sbx.ErrNoSandbox)
+		_, err = call.Stacks(t.Context())
+		require.ErrorIs(t, err, sbx.ErrNoSandbox)
+	})
 }
 
 func TestStacksOfACallThatWasNotSent(t *testing.T) {
