@@ -27,7 +27,8 @@ const (
 // An encoder holds one value's encoding while it grows. It is the writer under msgpack's Encoder.
 type encoder struct {
 	buf   []byte
-	most  int // how long buf may be
+	begin int // where the encoding begins in buf
+	most  int // how many bytes it may have, about
 	wire  *msgpack.Encoder
 	depth int
 	path  map[visit]struct{} // what contains the present value; nil while cycles aren't looked for
@@ -74,7 +75,7 @@ func encodeValue(c *Codec, v reflect.Value, most int, inState *[]error) ([]byte,
 // the errors in it. If sorted is true, the entries of maps are sorted by their encoding.
 func encode(dst []byte, c *Codec, v reflect.Value, most int, inState *[]error, sorted bool) ([]byte, error) {
 	e := encoders.Get().(*encoder)
-	e.buf, e.most, e.inState, e.sorted = dst, len(dst)+most, inState, sorted
+	e.buf, e.begin, e.most, e.inState, e.sorted = dst, len(dst), most, inState, sorted
 	err := c.encode(e, addressOf(v))
 	if err == errDeep {
 		// Following the path from the start finds the shortest cycle, and so the shortest message.
@@ -148,8 +149,8 @@ func (e *encoder) leave(t reflect.Type, address uintptr, length int) {
 
 // bound says that there is no room for so many bytes more.
 func (e *encoder) bound(t reflect.Type, more int) error {
-	if len(e.buf)+more > e.most {
-		return fail(t, "all that leads here is too long already; what is shared in memory is sent each time that something leads to it", nil)
+	if len(e.buf)-e.begin+more > e.most {
+		return fail(t, fmt.Sprintf("with it the whole is too long: more than %d bytes; what is shared in memory is sent each time that something leads to it", e.most), nil)
 	}
 	return nil
 }

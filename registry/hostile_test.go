@@ -212,7 +212,7 @@ func TestSharedPointersEnd(t *testing.T) {
 	_, err := encodeValue(codec, reflect.ValueOf(&value).Elem(), 1<<16, nil)
 	var failed *ValueError
 	require.ErrorAs(t, err, &failed)
-	assert.ErrorContains(t, err, "too long")
+	assert.ErrorContains(t, err, "too long: more than 65536 bytes")
 	assert.Less(t, len(err.Error()), 1<<10)
 
 	floats, text := make([]float64, 1<<10), strings.Repeat("x", 1<<10)
