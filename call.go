@@ -321,9 +321,11 @@ func (f *function) leaseError(ctx context.Context, err error) error {
 		return contextError(ctx)
 	case f.where != nil && errors.Is(err, ErrNotRunning): // else it is what a start failed of: of a secret's source, say
 		return err
-	default:
-		return startError(err)
 	}
+	if start, ok := err.(*StartError); ok && f.where != nil { //nolint:errorlint // that sandbox has said so
+		return start
+	}
+	return startError(err)
 }
 
 func isDone(ctx context.Context) bool {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -329,6 +330,17 @@ func TestAStartThatFailsIsTriedAgain(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 8, n)
 	ids.Range(func(id, _ any) bool { return assert.Equal(t, sb.ID(), id) })
+}
+
+// A start that fails is told once, whoever needed it.
+func TestAStartThatFailsACall(t *testing.T) {
+	broken := errors.New("no worker")
+	session := sbxtest.Open(t, sbx.Driver(inprocess.New(&inprocess.Options{Start: func(string) error { return broken }})))
+	_, err := session.Function(Double).In(session.Sandbox()).Call(t.Context(), 1)
+	require.ErrorIs(t, err, broken)
+	var start *sbx.StartError
+	require.ErrorAs(t, err, &start)
+	assert.Equal(t, 1, strings.Count(err.Error(), "no sandbox could be started"), "%v", err)
 }
 
 // Something is left of a start that failed: the error says why it failed, and a stop tries again.
