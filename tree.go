@@ -32,7 +32,8 @@ var errInTheWay = fmt.Errorf("%w, and is of another kind; remove it, or copy to 
 var errCopyTooLong = fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooLong, int64(MaxCopy))
 
 // CopyTo copies a file or a whole folder of this machine into the sandbox: target becomes the copy. Folders that are there are
-// kept, and files in them replaced if they have the same name, each as a whole, as [Sandbox.WriteFile] does; nothing is removed. Permissions are copied, owners and times are not.
+// kept, and files in them replaced if they have the same name, each as a whole, as [Sandbox.WriteFile] does; nothing is removed. Permissions are copied, to files and
+// folders that were there, too, but for target itself if it is a folder that was there; set-user-id and the like, owners and times are not.
 //
 // Symbolic links within a folder are made again as they are and never followed, so nothing from outside of the folder gets into the sandbox; source itself may be one.
 // Devices, sockets and pipes are refused: the rest is copied, and the error wraps [ErrRefused] for each. What is removed from the folder meanwhile
@@ -60,10 +61,14 @@ func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
 	}
 	defer root.Close()
 	up := &upload{sb: sb, root: root, target: target}
-	err = sb.MkdirAll(ctx, target, 0o777)
+	made, err := up.makeTarget(ctx, info.Mode())
 	if err == nil {
-		err = errors.Join(up.folder(ctx, ".", 0), errors.Join(up.refused...))
+		err = up.folder(ctx, ".", 0)
 	}
+	if err == nil && made {
+		err = sb.Chmod(ctx, target, info.Mode().Perm())
+	}
+	err = errors.Join(err, errors.Join(up.refused...))
 	if err != nil && !errors.As(err, new(*SandboxError)) {
 		err = fail(err)
 	}
@@ -92,6 +97,17 @@ type upload struct {
 	root    *os.Root
 	target  string
 	refused []error
+}
+
+// makeTarget makes the folder that becomes the copy, and those above it, and reports whether it was not there: one that was keeps its mode.
+func (u *upload) makeTarget(ctx context.Context, mode fs.FileMode) (made bool, err error) {
+	if err := u.sb.MkdirAll(ctx, path.Dir(path.Clean(u.target)), 0o777); err != nil {
+		return false, err
+	}
+	if err := u.sb.Mkdir(ctx, u.target, mode.Perm()|0o700); !errors.Is(err, fs.ErrExist) {
+		return err == nil, err
+	}
+	return false, u.sb.MkdirAll(ctx, u.target, 0o777) // an error if it is no folder
 }
 
 func (u *upload) folder(ctx context.Context, name string, depth int) error {
@@ -187,7 +203,7 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 	if err != nil {
 		return err
 	}
-	f, _, err := sb.openFile(ctx, &wirepb.Open{Path: []byte(target), Write: true, Atomic: true, Mode: uint32(info.Mode().Perm())})
+	f, _, err := sb.openFile(ctx, &wirepb.Open{Path: []byte(target), Write: true, Atomic: true, Exact: true, Mode: uint32(info.Mode().Perm())})
 	if err != nil {
 		return err
 	}
@@ -218,7 +234,7 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 	}
 }
 
-// CopyFrom copies a file or a whole folder out of the sandbox to this machine: target becomes the copy, as with [Sandbox.CopyTo]. Permissions are copied, but not set-user-id and the like; owners and times are not. What
+// CopyFrom copies a file or a whole folder out of the sandbox to this machine: target becomes the copy, as with [Sandbox.CopyTo], permissions included. What
 // is written is checked against size and checksum, and takes its place only when it is whole. Runs of zeros become holes.
 //
 // Nothing is written outside of target, whatever the sandbox says: a link that leads out of the tree, or could, is refused, as devices, sockets and pipes
@@ -246,7 +262,8 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 		}
 		return nil
 	}
-	if err := os.MkdirAll(target, 0o777); err != nil {
+	made, err := makeTarget(target, info.Mode())
+	if err != nil {
 		return fail(err)
 	}
 	root, err := os.OpenRoot(target)
@@ -255,6 +272,9 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 	}
 	defer root.Close()
 	down := &download{sb: sb, root: root, source: source, rest: MaxCopy}
+	if made {
+		down.modes = append(down.modes, folderMode{".", info.Mode().Perm()})
+	}
 	err = down.folder(ctx, ".", 0)
 	// Last, so that nothing is written through them.
 	for _, link := range down.links {
@@ -272,6 +292,17 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 		err = fail(err)
 	}
 	return err
+}
+
+// makeTarget is that of upload, for a folder of this machine.
+func makeTarget(target string, mode fs.FileMode) (made bool, err error) {
+	if err := os.MkdirAll(filepath.Dir(target), 0o777); err != nil {
+		return false, err
+	}
+	if err := os.Mkdir(target, mode.Perm()|0o700); !errors.Is(err, fs.ErrExist) {
+		return err == nil, err
+	}
+	return false, os.MkdirAll(target, 0o777) // an error if it is no folder
 }
 
 // download is one CopyFrom.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -55,6 +56,69 @@ func TestACopyNeedsATarget(t *testing.T) {
 	entries, err := os.ReadDir(".")
 	require.NoError(t, err)
 	assert.Empty(t, entries, "the empty path is not this program's folder")
+}
+
+// What a folder lists and does not let be entered is not taken for gone: no copy or listing lacks it in silence.
+func TestAFolderThatCantBeEnteredIsNotEmpty(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.Command("sh", "-c", "mkdir -p tree/sub; echo 1 > tree/sub/file; chmod 644 tree/sub").Run())
+	for name, err := range map[string]error{
+		"CopyFrom": sb.CopyFrom(t.Context(), "tree", filepath.Join(t.TempDir(), "copy")),
+		"ReadDir":  func() error { _, err := sb.ReadDir(t.Context(), "tree/sub"); return err }(),
+		"FS":       func() error { _, err := fs.ReadDir(sb.FS(t.Context(), "tree"), "sub"); return err }(),
+	} {
+		require.ErrorIs(t, err, fs.ErrPermission, name)
+		require.ErrorContains(t, err, `entry "file"`, name)
+	}
+
+	// Nor is what has too long a path.
+	require.NoError(t, sb.Command("sh", "-c", "n=$(printf %0250d 0); mkdir deep; cd deep; for i in $(seq 20); do mkdir $n; cd -P $n; done; echo 1 > file").Run())
+	require.ErrorContains(t, sb.CopyFrom(t.Context(), "deep", filepath.Join(t.TempDir(), "copy")), "file name too long")
+}
+
+// Permissions are those of the source, whatever the masks, and whatever was there.
+func TestPermissionsAreCopied(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	source, target := filepath.Join(t.TempDir(), "source"), filepath.Join(t.TempDir(), "a", "target")
+	require.NoError(t, os.MkdirAll(filepath.Join(source, "folder"), 0o700))
+	modes := map[string]fs.FileMode{".": 0o700, "folder": 0o775, "shared": 0o666, "script": 0o777, "private": 0o600}
+	for name, mode := range modes {
+		if name != "." && name != "folder" {
+			require.NoError(t, os.WriteFile(filepath.Join(source, name), nil, 0o600))
+		}
+		require.NoError(t, os.Chmod(filepath.Join(source, name), mode))
+	}
+	check := func(message string) {
+		require.NoError(t, sb.CopyFrom(t.Context(), "a/tree", target), message)
+		for name, mode := range modes {
+			inside, err := sb.Stat(t.Context(), path.Join("a/tree", name))
+			require.NoError(t, err)
+			assert.Equal(t, mode, inside.Mode().Perm(), "%s: %s in the sandbox", message, name)
+			outside, err := os.Stat(filepath.Join(target, name))
+			require.NoError(t, err)
+			assert.Equal(t, mode, outside.Mode().Perm(), "%s: %s of the copy", message, name)
+		}
+	}
+	require.NoError(t, sb.CopyTo(t.Context(), source, "a/tree"))
+	check("new")
+	require.NoError(t, os.Chmod(filepath.Join(source, "private"), 0o755))
+	require.NoError(t, os.Chmod(filepath.Join(source, "script"), 0o600))
+	modes["private"], modes["script"] = 0o755, 0o600
+	require.NoError(t, sb.CopyTo(t.Context(), source, "a/tree"))
+	check("again")
+
+	// A folder that was there, as /work is, is not the copy's own.
+	require.NoError(t, os.Chmod(source, 0o755))
+	require.NoError(t, sb.CopyTo(t.Context(), source, "."))
+	work, err := sb.Stat(t.Context(), ".")
+	require.NoError(t, err)
+	assert.Equal(t, fs.FileMode(0o700), work.Mode().Perm())
+	there := t.TempDir()
+	require.NoError(t, os.Chmod(there, 0o755))
+	require.NoError(t, sb.CopyFrom(t.Context(), ".", there))
+	info, err := os.Stat(there)
+	require.NoError(t, err)
+	assert.Equal(t, fs.FileMode(0o755), info.Mode().Perm())
 }
 
 // A folder in which files come and go can be copied all the same.

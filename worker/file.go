@@ -178,7 +178,7 @@ func (h *handle) abandon() {
 func (h *handle) open(path string, open *wirepb.Open) (fs.FileInfo, error) {
 	h.path = path
 	if open.GetAtomic() {
-		return h.create(path, fs.FileMode(open.GetMode()).Perm())
+		return h.create(path, fs.FileMode(open.GetMode()).Perm(), open.GetExact())
 	}
 	flags := os.O_RDONLY
 	switch {
@@ -233,7 +233,7 @@ var (
 )
 
 // create makes the file that is to take path's place.
-func (h *handle) create(path string, mode fs.FileMode) (fs.FileInfo, error) {
+func (h *handle) create(path string, mode fs.FileMode, exact bool) (fs.FileInfo, error) {
 	// A link stays, and what it leads to is replaced.
 	if resolved, err := filepath.EvalSymlinks(path); err == nil {
 		path = resolved
@@ -270,7 +270,10 @@ func (h *handle) create(path string, mode fs.FileMode) (fs.FileInfo, error) {
 		h.path, h.target = temporary, path
 		break
 	}
-	if info != nil { // what is there keeps its mode
+	switch {
+	case exact:
+		err = h.file.Chmod(mode)
+	case info != nil: // what is there keeps its mode
 		err = h.file.Chmod(info.Mode().Perm())
 	}
 	if err == nil {
@@ -450,7 +453,8 @@ func (a *attendant) Path(_ context.Context, request *wirepb.PathRequest) (*wirep
 
 // List is the handler of a folder's content.
 func (a *attendant) List(request *wirepb.PathRequest, stream grpc.ServerStreamingServer[wirepb.Listing]) error {
-	entries, err := os.ReadDir(a.path(request.GetList()))
+	folder := a.path(request.GetList())
+	entries, err := os.ReadDir(folder)
 	if err != nil {
 		return stream.Send(&wirepb.Listing{Failure: failure(err)})
 	}
@@ -460,8 +464,16 @@ func (a *attendant) List(request *wirepb.PathRequest, stream grpc.ServerStreamin
 			continue
 		}
 		info, err := entry.Info()
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
 			continue // it is gone
+		}
+		if err != nil { // as in a folder that may be read and not entered: what is there must not seem to be missing
+			var inner *fs.PathError
+			if errors.As(err, &inner) {
+				err = inner.Err
+			}
+			err = &fs.PathError{Op: "readdir", Path: folder, Err: fmt.Errorf("entry %q: %w", entry.Name(), err)}
+			return stream.Send(&wirepb.Listing{Failure: failure(err)})
 		}
 		if listing.Entries = append(listing.Entries, infoOf(info)); len(listing.Entries) == listed {
 			if err := stream.Send(listing); err != nil {

@@ -1005,8 +1005,8 @@ type Open struct {
 	Mode      uint32 `protobuf:"varint,8,opt,name=mode,proto3" json:"mode,omitempty"`
 	// atomic writes to a new file beside path, which takes path's place when the file is closed with what was announced.
 	Atomic bool `protobuf:"varint,9,opt,name=atomic,proto3" json:"atomic,omitempty"`
-	// regular refuses what is no regular file, without opening it.
-	Regular       bool `protobuf:"varint,10,opt,name=regular,proto3" json:"regular,omitempty"`
+	// exact gives an atomic file that mode, whatever the mask is, and whatever mode the one had whose place it takes.
+	Exact         bool `protobuf:"varint,10,opt,name=exact,proto3" json:"exact,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1104,9 +1104,9 @@ func (x *Open) GetAtomic() bool {
 	return false
 }
 
-func (x *Open) GetRegular() bool {
+func (x *Open) GetExact() bool {
 	if x != nil {
-		return x.Regular
+		return x.Exact
 	}
 	return false
 }
@@ -2325,7 +2325,7 @@ const file_sandbox_proto_rawDesc = "" +
 	"\btruncate\x18\x05 \x01(\x03H\x00R\btruncate\x12\x14\n" +
 	"\x04sync\x18\x06 \x01(\bH\x00R\x04sync\x12+\n" +
 	"\x05close\x18\a \x01(\v2\x13.sbx.wire.v1.CommitH\x00R\x05closeB\x06\n" +
-	"\x04kind\"\xf4\x01\n" +
+	"\x04kind\"\xf0\x01\n" +
 	"\x04Open\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04read\x18\x02 \x01(\bR\x04read\x12\x14\n" +
@@ -2335,9 +2335,9 @@ const file_sandbox_proto_rawDesc = "" +
 	"\texclusive\x18\x06 \x01(\bR\texclusive\x12\x1a\n" +
 	"\btruncate\x18\a \x01(\bR\btruncate\x12\x12\n" +
 	"\x04mode\x18\b \x01(\rR\x04mode\x12\x16\n" +
-	"\x06atomic\x18\t \x01(\bR\x06atomic\x12\x18\n" +
-	"\aregular\x18\n" +
-	" \x01(\bR\aregular\"c\n" +
+	"\x06atomic\x18\t \x01(\bR\x06atomic\x12\x14\n" +
+	"\x05exact\x18\n" +
+	" \x01(\bR\x05exact\"c\n" +
 	"\x04Read\x12\x16\n" +
 	"\x06length\x18\x01 \x01(\x03R\x06length\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12+\n" +
