@@ -50,6 +50,7 @@ type File struct {
 	closed  bool
 	broken  error // why it is of no use any more
 	offset  int64
+	atTail  bool   // after Write with os.O_APPEND: offset is the file's size, which is not asked for before it matters
 	ahead   []byte // of offset, read already
 	coming  bool   // more pieces of the last request follow
 	atEnd   bool   // the last piece ended the file
@@ -261,6 +262,9 @@ func (f *File) read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if err := f.findPlace(); err != nil {
+		return 0, err
+	}
 	for len(f.ahead) == 0 {
 		if f.atEnd && !f.coming {
 			f.atEnd = false // it may have grown when it is read again
@@ -376,7 +380,7 @@ func (f *File) readAt(p []byte, offset int64) (n int, err error) {
 	}
 }
 
-// Write writes at the file's place. It returns when the bytes are on their way: errors of writing may be a later write's, Sync's or Close's.
+// Write writes at the file's place, or at its end if it was opened with os.O_APPEND, and moves the place behind that. It returns when the bytes are on their way: errors of writing may be a later write's, Sync's or Close's.
 func (f *File) Write(p []byte) (int, error) {
 	if err := f.lock("write"); err != nil {
 		return 0, err
@@ -384,6 +388,7 @@ func (f *File) Write(p []byte) (int, error) {
 	defer f.mu.Unlock()
 	n, err := f.write(p, f.offset)
 	f.offset += int64(n)
+	f.atTail = f.atTail || f.open.GetAppend() && n > 0
 	return n, f.fail("write", err)
 }
 
@@ -474,6 +479,9 @@ func (f *File) seek(offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekStart:
 	case io.SeekCurrent:
+		if err := f.findPlace(); err != nil {
+			return 0, err
+		}
 		offset += f.offset
 	case io.SeekEnd:
 		info, err := f.stat()
@@ -490,8 +498,21 @@ func (f *File) seek(offset int64, whence int) (int64, error) {
 	if err := f.drop(); err != nil {
 		return 0, err
 	}
-	f.offset = offset
+	f.offset, f.atTail = offset, false
 	return offset, nil
+}
+
+// findPlace finds out the file's place after Write with os.O_APPEND.
+func (f *File) findPlace() error {
+	if !f.atTail {
+		return nil
+	}
+	info, err := f.stat()
+	if err != nil {
+		return err
+	}
+	f.offset, f.atTail = info.Size(), false
+	return nil
 }
 
 // Stat describes the file as it is now.
@@ -528,6 +549,9 @@ func (f *File) Truncate(size int64) error {
 		err := f.mayWrite()
 		if err == nil && size < 0 {
 			err = fmt.Errorf("to a negative size: %w", fs.ErrInvalid)
+		}
+		if err == nil {
+			err = f.findPlace() // which stays
 		}
 		return err
 	})

@@ -76,6 +76,40 @@ func TestAnOpenFile(t *testing.T) {
 	assert.Equal(t, "he", string(data))
 }
 
+// As with *os.File the place is behind what was appended, wherever it was before.
+func TestWhatIsAppendedMovesThePlaceToTheEnd(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.WriteFile(t.Context(), "f", []byte("first\n"), 0o644))
+	f, err := sb.OpenFile(t.Context(), "f", os.O_RDWR|os.O_APPEND, 0)
+	require.NoError(t, err)
+	_, err = io.WriteString(f, "second\n")
+	require.NoError(t, err)
+	to, err := f.Seek(0, io.SeekCurrent)
+	require.NoError(t, err)
+	assert.EqualValues(t, 13, to)
+	_, err = f.Seek(2, io.SeekStart)
+	require.NoError(t, err)
+	_, err = io.WriteString(f, "third\n")
+	require.NoError(t, err)
+	rest, err := io.ReadAll(f)
+	require.NoError(t, err)
+	assert.Empty(t, string(rest))
+	_, err = io.WriteString(f, "fourth\n")
+	require.NoError(t, err)
+	_, err = f.Seek(6, io.SeekStart)
+	require.NoError(t, err)
+	rest, err = io.ReadAll(f)
+	require.NoError(t, err)
+	assert.Equal(t, "second\nthird\nfourth\n", string(rest))
+	_, err = io.WriteString(f, "fifth\n")
+	require.NoError(t, err)
+	require.NoError(t, f.Truncate(1))
+	to, err = f.Seek(0, io.SeekCurrent)
+	require.NoError(t, err)
+	assert.EqualValues(t, 32, to, "Truncate does not move it")
+	require.NoError(t, f.Close())
+}
+
 // Careless: what a file was not opened for is an error, and nothing more.
 func TestAFileLivesThroughMisuse(t *testing.T) {
 	sb := openLocal(t).Sandbox()
