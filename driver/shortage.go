@@ -14,7 +14,7 @@ var shortages = []struct {
 	{syscall.ENFILE, "allow this machine more open files: sysctl -w fs.file-max=1000000"},
 	{syscall.EFBIG, "allow this program larger files, for its own executable and the worker are copied: ulimit -f unlimited"},
 	{syscall.EAGAIN, "allow this user or container more processes: ulimit -u 4096, or the container's limit of processes"},
-	{syscall.ENOMEM, "free some memory, or allow this program more"},
+	{syscall.ENOMEM, "free some memory, or allow this program more: ulimit -v unlimited, or the container's limit of memory"},
 }
 
 // ShortageRemedy says what to do about an error that tells of a lack of something: open files, processes, memory, or the size of

@@ -139,10 +139,20 @@ func (s *session) startLauncher(attributes *syscall.SysProcAttr) error {
 // launcherDeath is why a launcher ended before it was ready. Go's runtime says by its output only that it may have no more threads.
 func launcherDeath(err, waitErr error, stderr *tail) error {
 	text := stderr.String()
-	if strings.Contains(text, "runtime.newosproc") {
-		return fmt.Errorf("%w (%w): it may have no more threads", syscall.EAGAIN, waitErr)
+	switch {
+	case strings.Contains(text, "out of memory"), strings.Contains(text, "cannot allocate memory"):
+		return fmt.Errorf("%w (%w): it may have no more memory", syscall.ENOMEM, waitErr)
+	case !strings.Contains(text, "runtime.newosproc") && !strings.Contains(text, "pthread_create failed"):
+		return fmt.Errorf("%w (%w)%s", err, waitErr, text)
+	case addressSpaceIsLimited(): // and a thread needs room for its stack
+		return fmt.Errorf("%w (%w): it may have no more memory for threads", syscall.ENOMEM, waitErr)
 	}
-	return fmt.Errorf("%w (%w)%s", err, waitErr, text)
+	return fmt.Errorf("%w (%w): it may have no more threads", syscall.EAGAIN, waitErr)
+}
+
+func addressSpaceIsLimited() bool {
+	var limit unix.Rlimit
+	return unix.Getrlimit(unix.RLIMIT_AS, &limit) == nil && limit.Cur != unix.RLIM_INFINITY
 }
 
 func (s *session) handshake(first request, program, worker *os.File) (control.Event, error) {
@@ -311,30 +321,37 @@ func (s *session) Close(ctx context.Context) error {
 // wakeLauncher continues a launcher that something has stopped, so that it can end what is to end.
 func (s *session) wakeLauncher() { _ = s.launcher.Process.Signal(syscall.SIGCONT) }
 
-// tail keeps the end of what is written to it.
+// tail keeps the begin and the end of what is written to it.
 type tail struct {
 	mu   sync.Mutex
-	data []byte
+	head []byte // where a Go program that dies says why
+	data []byte // behind that
 }
 
-const tailLength = 4 << 10
+const headLength, tailLength = 1 << 10, 4 << 10
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.data = append(t.data, p...)
+	first := min(len(p), headLength-len(t.head))
+	t.head = append(t.head, p[:first]...)
+	t.data = append(t.data, p[first:]...)
 	if extra := len(t.data) - tailLength; extra > 0 {
 		t.data = append(t.data[:0], t.data[extra:]...)
 	}
 	return len(p), nil
 }
 
-// String is empty, or ": " and what was written last.
+// String is empty, or ": " and what was written first and last.
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.data) == 0 {
+	if len(t.head) == 0 {
 		return ""
 	}
-	return ": " + string(t.data)
+	gap := ""
+	if len(t.data) == tailLength {
+		gap = "\n...\n"
+	}
+	return ": " + string(t.head) + gap + string(t.data)
 }

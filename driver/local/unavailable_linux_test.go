@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -56,7 +57,25 @@ func TestALauncherWithoutThreads(t *testing.T) {
 	err := unavailable(launcherDeath(io.EOF, errors.New("exit status 2"), stderr))
 	assert.EqualError(t, err, "the local driver can't isolate here: resource temporarily unavailable (exit status 2): it may have no more threads; "+
 		"to go on, allow this user or container more processes: ulimit -u 4096, or the container's limit of processes")
-	stderr = &tail{}
-	_, _ = stderr.Write([]byte("panic: oh"))
-	assert.ErrorContains(t, launcherDeath(io.EOF, errors.New("exit status 2"), stderr), "panic: oh")
+	for _, text := range []string{"panic: oh", "\n"} {
+		stderr = &tail{}
+		_, _ = stderr.Write([]byte("panic: oh\n"))
+		_, _ = stderr.Write([]byte(strings.Repeat(text, 10000))) // every goroutine's stack
+		assert.ErrorContains(t, launcherDeath(io.EOF, errors.New("exit status 2"), stderr), ": panic: oh")
+		assert.Less(t, len(stderr.String()), 6000)
+	}
+
+	// With cgo they look otherwise, and are long.
+	for text, want := range map[string]string{
+		"runtime/cgo: pthread_create failed: Resource temporarily unavailable\nSIGABRT: abort\n": "ulimit -u",
+		"fatal error: runtime: cannot allocate memory\n":                                         "ulimit -v",
+		"runtime: out of memory: cannot allocate 4194304-byte block (0 in use)\n":                "ulimit -v",
+	} {
+		stderr = &tail{}
+		_, _ = stderr.Write([]byte(text + strings.Repeat("goroutine 7\n", 1000)))
+		err = unavailable(launcherDeath(io.EOF, errors.New("exit status 2"), stderr))
+		assert.ErrorContains(t, err, want)
+		assert.NotContains(t, err.Error(), "goroutine")
+		assert.NotContains(t, err.Error(), "driver/process")
+	}
 }
