@@ -76,6 +76,21 @@ func TestAnOpenFile(t *testing.T) {
 	assert.Equal(t, "he", string(data))
 }
 
+// A link to what is not there yet stays, too, and what it leads to is made, as package os does.
+func TestALinkToNothingIsWrittenThrough(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.Command("sh", "-c", "mkdir -p releases dir; ln -s ../releases dir/releases; ln -s second dir/first; ln -s releases/v2 dir/second; ln -s loop loop; ln -s none/x lost").Run())
+	require.NoError(t, sb.WriteFile(t.Context(), "dir/first", []byte("content"), 0o644))
+	data, err := sb.ReadFile(t.Context(), "releases/v2")
+	require.NoError(t, err)
+	assert.Equal(t, "content", string(data))
+	to, err := sb.Readlink(t.Context(), "dir/first")
+	require.NoError(t, err)
+	assert.Equal(t, "second", to)
+	require.ErrorIs(t, sb.WriteFile(t.Context(), "loop", nil, 0o644), syscall.ELOOP)
+	require.ErrorIs(t, sb.WriteFile(t.Context(), "lost", nil, 0o644), fs.ErrNotExist)
+}
+
 // As with *os.File the place is behind what was appended, wherever it was before.
 func TestWhatIsAppendedMovesThePlaceToTheEnd(t *testing.T) {
 	sb := openLocal(t).Sandbox()

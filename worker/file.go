@@ -248,6 +248,8 @@ func (h *handle) create(path string, mode fs.FileMode, exact bool) (fs.FileInfo,
 		}
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
+	default:
+		path = linked(path)
 	}
 	for {
 		name := fmt.Sprintf(".sbx-%d-%d", os.Getpid(), unfinishedSerial.Add(1))
@@ -284,6 +286,25 @@ func (h *handle) create(path string, mode fs.FileMode, exact bool) (fs.FileInfo,
 		return nil, err
 	}
 	return info, nil
+}
+
+// linked is where a file is to be made for a path at which nothing is, or a link to nothing.
+func linked(path string) string {
+	for range 40 { // as Linux does
+		to, err := os.Readlink(path)
+		if err != nil {
+			return path
+		}
+		if !filepath.IsAbs(to) {
+			folder, err := filepath.EvalSymlinks(filepath.Dir(path))
+			if err != nil {
+				return path
+			}
+			to = filepath.Join(folder, to)
+		}
+		path = to
+	}
+	return path
 }
 
 // read sends what was asked for, in pieces.
