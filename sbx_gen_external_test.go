@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"time"
 
@@ -85,6 +86,7 @@ func init() {
 	registry.Error("os/exec.ErrDot", exec.ErrDot)
 	registry.Error("os/exec.ErrNotFound", exec.ErrNotFound)
 	registry.Error("os/exec.ErrWaitDelay", exec.ErrWaitDelay)
+	registry.Error("path.ErrBadPattern", path.ErrBadPattern)
 	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
 	registry.ErrorType[StageError]()
 	// hiddenError arrives as text: hiddenError.line: the field is unexported, so it would be lost.

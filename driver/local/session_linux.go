@@ -321,7 +321,7 @@ func (s *session) Close(ctx context.Context) error {
 // wakeLauncher continues a launcher that something has stopped, so that it can end what is to end.
 func (s *session) wakeLauncher() { _ = s.launcher.Process.Signal(syscall.SIGCONT) }
 
-// tail keeps the begin and the end of what is written to it.
+// tail keeps the beginning and the end of what is written to it.
 type tail struct {
 	mu   sync.Mutex
 	head []byte // where a Go program that dies says why
