@@ -220,6 +220,7 @@ func (c *Cmd) check() error {
 
 // Start starts the command, and the sandbox if nothing has, and returns when it runs. Wait should follow: it says how the command ended.
 func (c *Cmd) Start() error {
+	again := c != nil && c.started
 	err := c.check()
 	if err == nil {
 		c.started = true
@@ -229,14 +230,16 @@ func (c *Cmd) Start() error {
 		return nil
 	}
 	err = c.fail(err)
-	if c != nil && c.run == nil { // nothing comes, and nothing is taken
-		for _, pipe := range c.pipes {
-			pipe.end(err)
-		}
-		if c.stdin != nil {
-			c.stdin.attach(nil)
-		}
+	if c == nil || again {
+		return err
 	}
+	for _, pipe := range c.pipes { // nothing comes
+		pipe.end(err)
+	}
+	if c.stdin != nil { // and nothing is taken
+		c.stdin.attach(nil)
+	}
+	c.started = c.started || len(c.pipes) > 0 || c.stdin != nil // its pipes are of no more use
 	return err
 }
 

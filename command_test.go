@@ -660,6 +660,47 @@ func TestAPipeAndAFieldAreOneTooMany(t *testing.T) {
 	assert.Equal(t, "one\ntwo\n", string(text))
 }
 
+// What has the pipes of a command that did not start was told so: another Start is refused, and does not panic.
+func TestACommandWithPipesIsStartedOnce(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	for name, spoil := range map[string]func(*sbx.Cmd){
+		"no program": func(c *sbx.Cmd) { c.Args[0] = "nothing-of-that-name" },
+		"a field":    func(c *sbx.Cmd) { c.WaitDelay = -1 },
+		"nothing":    func(*sbx.Cmd) {},
+	} {
+		c := sb.Command("cat")
+		in, err := c.StdinPipe()
+		require.NoError(t, err)
+		out, err := c.StdoutPipe()
+		require.NoError(t, err)
+		spoil(c)
+		first := c.Start()
+		assert.Equal(t, name == "nothing", first == nil, name)
+		c.Args[0], c.WaitDelay = "cat", 0
+		require.ErrorContains(t, c.Start(), "was started before", name)
+		_, err = in.Write([]byte("input"))
+		if first != nil {
+			require.ErrorIs(t, err, io.ErrClosedPipe, name)
+			_, err = io.ReadAll(out)
+			require.EqualError(t, err, first.Error(), name)
+			continue
+		}
+		require.NoError(t, err)
+		require.NoError(t, in.Close())
+		data, err := io.ReadAll(out)
+		require.NoError(t, err)
+		assert.Equal(t, "input", string(data))
+		require.NoError(t, c.Wait())
+	}
+
+	// Without pipes the fields can be mended.
+	c := sb.Command("true")
+	c.WaitDelay = -1
+	require.Error(t, c.Start())
+	c.WaitDelay = 0
+	require.NoError(t, c.Run())
+}
+
 func TestACommandWithoutATerminalHasNoSize(t *testing.T) {
 	cmd := openLocal(t).Sandbox().Command("sleep", "60")
 	require.NoError(t, cmd.Start())
