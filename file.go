@@ -60,7 +60,8 @@ type File struct {
 	lent    lent
 }
 
-// Open opens a file or folder for reading. The path is a path of the sandbox; a relative one is relative to its work folder. Only regular files and folders can be opened:
+// Open opens a file or folder for reading. The path is a path of the sandbox; a relative one is relative to its work folder, and joined
+// to that as filepath.Join does, ".." included. Only regular files and folders can be opened:
 // devices and pipes are refused.
 func (sb *Sandbox) Open(ctx context.Context, name string) (*File, error) {
 	return sb.OpenFile(ctx, name, os.O_RDONLY, 0)

@@ -76,6 +76,21 @@ func TestAnOpenFile(t *testing.T) {
 	assert.Equal(t, "he", string(data))
 }
 
+// A name that was forgotten does not cost the whole work folder.
+func TestTheWorkFolderIsNotRemovedByADot(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.WriteFile(t.Context(), "precious", nil, 0o644))
+	require.NoError(t, sb.Mkdir(t.Context(), "folder", 0o755))
+	for _, name := range []string{".", "./.", "/work/.", "folder/."} {
+		require.ErrorIs(t, sb.RemoveAll(t.Context(), name), fs.ErrInvalid, name)
+	}
+	entries, err := sb.ReadDir(t.Context(), ".")
+	require.NoError(t, err)
+	assert.Len(t, entries, 2)
+	require.NoError(t, sb.RemoveAll(t.Context(), "folder"))
+	require.NoError(t, sb.RemoveAll(t.Context(), "folder"))
+}
+
 // A link to what is not there yet stays, too, and what it leads to is made, as package os does.
 func TestALinkToNothingIsWrittenThrough(t *testing.T) {
 	sb := openLocal(t).Sandbox()

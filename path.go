@@ -74,8 +74,11 @@ func (sb *Sandbox) Remove(ctx context.Context, name string) error {
 	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: []byte(name)}}})
 }
 
-// RemoveAll removes a path with all that is below it. A path that is not there is no error.
+// RemoveAll removes a path with all that is below it. A path that is not there is no error. As in package os, one that ends with "." is refused, and nothing removed.
 func (sb *Sandbox) RemoveAll(ctx context.Context, name string) error {
+	if name == "." || strings.HasSuffix(name, "/.") {
+		return sb.fileError("remove", name, fmt.Errorf("a path that ends with a dot: %w; name the folder, or what is in it", fs.ErrInvalid))
+	}
 	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: []byte(name), All: true}}})
 }
 
