@@ -96,7 +96,7 @@ func runGVisor() error {
 	var o control.Orders
 	if !p.Probe {
 		if o, err = setup.Await(conn); err != nil {
-			return err
+			return control.Send(conn, control.Failure("", "receive the worker's descriptors", err))
 		}
 	}
 	if failed, err := setup.Do(gvisorSteps(p, o)); err != nil {

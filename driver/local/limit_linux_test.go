@@ -276,6 +276,22 @@ func TestFileLimits(t *testing.T) {
 	}
 }
 
+// Where the limit is too low for a sandbox itself its start fails: no worker runs without some of its descriptors.
+func TestAWorkerHasAllItsDescriptors(t *testing.T) {
+	session := open(t)
+	for most := 10; most <= 24; most++ {
+		p, err := begin(t, session, fmt.Sprint("files-", most), driver.Resources{OpenFiles: most}, "echo")
+		if err != nil {
+			require.Less(t, most, 24)
+			require.ErrorIs(t, err, syscall.EMFILE, "%d", most)
+			continue
+		}
+		require.NoError(t, p.Conn().Close())
+		stdout, stderr, _ := output(t, p)
+		assert.Equal(t, "to stdout\nto stderr\n", stdout+stderr, "%d", most)
+	}
+}
+
 // The Go runtime in a sandbox can't see its limits, and is told.
 func TestGoRuntimeKnowsItsLimits(t *testing.T) {
 	session := open(t)

@@ -76,6 +76,9 @@ func Await(conn *os.File) (control.Orders, error) {
 		return o, err
 	}
 	defer control.CloseAll(files)
+	if len(files) != control.MaxPassed { // this process may have no more, or the machine has none
+		return o, syscall.EMFILE
+	}
 	for i, fd := range files {
 		if err := unix.Dup3(fd, ConnFD+i, unix.O_CLOEXEC); err != nil {
 			return o, os.NewSyscallError("dup3", err)
@@ -100,7 +103,7 @@ func Run() error {
 	}
 	o, err := Await(conn)
 	if err != nil {
-		return err
+		return control.Send(conn, control.Failure("", "receive the worker's descriptors", err))
 	}
 	// The worker has the signals' defaults: the runtime sees to it, but not for those of libc.
 	if err := agent.IgnoreSignals(32, 33, 34); err != nil {
