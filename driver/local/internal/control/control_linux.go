@@ -137,7 +137,12 @@ func Conn(file *os.File) (*os.File, error) {
 		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	return os.NewFile(uintptr(fd), file.Name()), nil
+	conn := os.NewFile(uintptr(fd), file.Name())
+	if err := conn.SetDeadline(time.Time{}); err != nil { // package os keeps to itself that it can't be polled
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // Send writes one message. Concurrent calls are fine: packets don't mix.
@@ -178,9 +183,6 @@ func Send(conn *os.File, message any, files ...int) error {
 // this process has no more to give, are the caller's to notice. It returns io.EOF when the other side is gone.
 func Receive(conn *os.File, message any, limit int) ([]int, error) {
 	size, err := nextSize(conn)
-	if errors.Is(err, syscall.ECONNRESET) { // the other side died with messages unread; what it sent before comes after this
-		size, err = nextSize(conn)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -249,7 +251,8 @@ func read(conn *os.File, do func(fd int) error) error {
 		return err
 	}
 	waitErr := raw.Read(func(fd uintptr) bool {
-		for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		// ECONNRESET comes once, if the other side died with messages unread. What it sent before comes after that.
+		for err = unix.EINTR; errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNRESET); {
 			err = do(int(fd))
 		}
 		return !errors.Is(err, unix.EAGAIN)

@@ -2,6 +2,7 @@ package control
 
 import (
 	"io"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -27,4 +28,35 @@ func TestTheLastMessageOfTheDead(t *testing.T) {
 	assert.Equal(t, "last", e.Step)
 	_, err = Receive(ours, &e, MaxEvent)
 	require.ErrorIs(t, err, io.EOF)
+}
+
+// Nor does it matter when it dies: here after its message was found, and before it is taken.
+func TestADeathMeanwhile(t *testing.T) {
+	a, b, err := SocketPair(unix.SOCK_SEQPACKET)
+	require.NoError(t, err)
+	ours, err := Conn(a)
+	require.NoError(t, err)
+	defer ours.Close()
+	theirs, err := Conn(b)
+	require.NoError(t, err)
+	require.NoError(t, Send(ours, Orders{Name: "unread"}))
+	require.NoError(t, Send(theirs, Event{Kind: EventFailed, Step: "last"}))
+	size, err := nextSize(ours)
+	require.NoError(t, err)
+	require.NoError(t, theirs.Close())
+	data, n := make([]byte, size), 0
+	require.NoError(t, read(ours, func(fd int) (err error) {
+		n, _, err = unix.Recvfrom(fd, data, 0)
+		return err
+	}))
+	assert.Contains(t, string(data[:n]), "last")
+}
+
+// A descriptor that can't be waited for is refused, and not taken for one that is closed.
+func TestWhatCantBePolledIsNoControlSocket(t *testing.T) {
+	file, err := os.CreateTemp(t.TempDir(), "")
+	require.NoError(t, err)
+	_, err = Conn(file)
+	require.ErrorIs(t, err, os.ErrNoDeadline)
+	assert.ErrorIs(t, file.Close(), os.ErrClosed)
 }
