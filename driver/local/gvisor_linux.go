@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -133,7 +134,9 @@ func becomeGVisor(conn *os.File, p control.Preparation, o control.Orders) error 
 	}
 	// The container's name, which shows in the host's list of processes.
 	arguments = append(arguments, cmp.Or(strings.ReplaceAll(o.Name, "/", "_"), roleProbe))
-	return syscall.Exec(runscPath, arguments, nil)
+	err := syscall.Exec(runscPath, arguments, nil)
+	runtime.KeepAlive(conn) // or it could be closed before
+	return err
 }
 
 // startInGVisor replaces this process by the worker, whose system calls are filtered as they are without gVisor: what few programs

@@ -425,7 +425,7 @@ func (l *launcher) fork(resources driver.Resources, mounts []control.Placed, gro
 	inside, role := user{setup.InnerID, setup.InnerID}, setupRole
 	if l.gvisor {
 		role = roleGVisor
-		inside = user{} // of the namespace alone; gVisor gives its worker innerID, and no privilege
+		inside = user{} // of the namespace alone; gVisor gives its worker setup.InnerID, and no privilege
 	}
 	attributes := inNamespaces(syscall.CLONE_NEWUSER|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID|syscall.CLONE_NEWNET|
 		syscall.CLONE_NEWIPC|syscall.CLONE_NEWUTS, inside, outside)

@@ -32,7 +32,7 @@ type request struct {
 
 const (
 	opOpen  = "open"  // once, first; passes the program and the worker
-	opStart = "start" // passes the worker's descriptors 3, 4, 1 and 2
+	opStart = "start" // passes the worker's descriptors, in the order of control.Orders
 	opKill  = "kill"
 	opMount = "mount" // passes a detached mount
 )

@@ -392,7 +392,7 @@ func asConn(file *os.File) (*net.UnixConn, error) {
 	unixConn, ok := conn.(*net.UnixConn)
 	if !ok {
 		_ = conn.Close()
-		return nil, fmt.Errorf("control descriptor is a %T, not a unix socket", conn)
+		return nil, fmt.Errorf("descriptor is a %T, not a unix socket", conn)
 	}
 	return unixConn, nil
 }

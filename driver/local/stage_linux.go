@@ -16,7 +16,7 @@ import (
 //	/            a tmpfs: all that the launcher keeps of the host is /proc
 //	/proc        the host's, for the uid maps, and because a user namespace may mount a proc only where one is visible
 //	/sandbox     the root of every sandbox, read-only
-//	/mounts      what sandboxes have mounted of the host, by numbers; setup/root_linux.go says how they get it
+//	/mounts      what sandboxes have mounted of the host, by numbers; internal/setup/root_linux.go says how they get it
 //	/temporary   the client's, which has it open: what it makes there is gone with it and the launcher, however they end
 //
 // Each sandbox begins with a copy of these mounts. Its user namespace is below the launcher's, so the kernel locks

@@ -1,4 +1,4 @@
-// Package agent is process 1 of a sandbox from the worker's start on. Its audience is driver/local, whose init executes the program once
+// Package agent is process 1 of a sandbox from the worker's start on. Its audience is package setup, which executes the program once
 // more to become it.
 //
 // It imports next to nothing, so that its init function runs, and takes the process over, before most of the program's packages are
