@@ -94,7 +94,8 @@ func TestTheWorkFolderIsNotRemovedByADot(t *testing.T) {
 // A link to what is not there yet stays, too, and what it leads to is made, as package os does.
 func TestALinkToNothingIsWrittenThrough(t *testing.T) {
 	sb := openLocal(t).Sandbox()
-	require.NoError(t, sb.Command("sh", "-c", "mkdir -p releases dir; ln -s ../releases dir/releases; ln -s second dir/first; ln -s releases/v2 dir/second; ln -s loop loop; ln -s none/x lost").Run())
+	require.NoError(t, sb.Command("sh", "-c", "mkdir -p releases/deep dir; ln -s ../releases dir/releases; ln -s second dir/first; ln -s releases/v2 dir/second; ln -s loop loop; ln -s none/x lost; "+
+		"ln -s releases/deep deep; ln -s deep/../v3 third; ln -s $PWD/deep/../v4 fourth").Run())
 	require.NoError(t, sb.WriteFile(t.Context(), "dir/first", []byte("content"), 0o644))
 	data, err := sb.ReadFile(t.Context(), "releases/v2")
 	require.NoError(t, err)
@@ -102,6 +103,12 @@ func TestALinkToNothingIsWrittenThrough(t *testing.T) {
 	to, err := sb.Readlink(t.Context(), "dir/first")
 	require.NoError(t, err)
 	assert.Equal(t, "second", to)
+	for link, file := range map[string]string{"third": "releases/v3", "fourth": "releases/v4"} { // .. is that of where a link leads
+		require.NoError(t, sb.WriteFile(t.Context(), link, []byte(link), 0o644))
+		data, err := sb.ReadFile(t.Context(), file)
+		require.NoError(t, err)
+		assert.Equal(t, link, string(data))
+	}
 	require.ErrorIs(t, sb.WriteFile(t.Context(), "loop", nil, 0o644), syscall.ELOOP)
 	require.ErrorIs(t, sb.WriteFile(t.Context(), "lost", nil, 0o644), fs.ErrNotExist)
 }

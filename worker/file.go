@@ -296,13 +296,14 @@ func linked(path string) string {
 			return path
 		}
 		if !filepath.IsAbs(to) {
-			folder, err := filepath.EvalSymlinks(filepath.Dir(path))
-			if err != nil {
-				return path
-			}
-			to = filepath.Join(folder, to)
+			folder, _ := filepath.Split(path)
+			to = folder + to // not cleaned: what .. is depends on where the links before it lead
 		}
-		path = to
+		folder, name := filepath.Split(to)
+		if folder, err = filepath.EvalSymlinks(folder); err != nil {
+			return to
+		}
+		path = filepath.Join(folder, name)
 	}
 	return path
 }
