@@ -60,6 +60,9 @@ func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
 		return fail(err)
 	}
 	defer root.Close()
+	if target != "" { // which names nothing
+		target = path.Clean(target) // as that of each entry is
+	}
 	up := &upload{sb: sb, root: root, target: target}
 	made, err := up.makeTarget(ctx, info.Mode())
 	if err == nil {
@@ -101,7 +104,7 @@ type upload struct {
 
 // makeTarget makes the folder that becomes the copy, and those above it, and reports whether it was not there: one that was keeps its mode.
 func (u *upload) makeTarget(ctx context.Context, mode fs.FileMode) (made bool, err error) {
-	if err := u.sb.MkdirAll(ctx, path.Dir(path.Clean(u.target)), 0o777); err != nil {
+	if err := u.sb.MkdirAll(ctx, path.Dir(u.target), 0o777); err != nil {
 		return false, err
 	}
 	if err := u.sb.Mkdir(ctx, u.target, mode.Perm()|0o700); !errors.Is(err, fs.ErrExist) {

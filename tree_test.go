@@ -106,6 +106,12 @@ func TestPermissionsAreCopied(t *testing.T) {
 	modes["private"], modes["script"] = 0o755, 0o600
 	require.NoError(t, sb.CopyTo(t.Context(), source, "a/tree"))
 	check("again")
+	for _, name := range []string{"/tmp/slash/", "/tmp/dot/."} {
+		require.NoError(t, sb.CopyTo(t.Context(), source, name))
+		info, err := sb.Stat(t.Context(), name)
+		require.NoError(t, err)
+		assert.Equal(t, modes["."], info.Mode().Perm(), name)
+	}
 
 	// A folder that was there, as /work is, is not the copy's own.
 	require.NoError(t, os.Chmod(source, 0o755))
