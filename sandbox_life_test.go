@@ -372,6 +372,30 @@ func TestWhatIsLeftOfAStart(t *testing.T) {
 	assert.Zero(t, session.SandboxCount())
 }
 
+// Whoever joins a stop that is under way does not fail with it, but has a try of its own.
+func TestAStopThatJoinsAnotherThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := errors.New("the disk is busy")
+		var tries atomic.Int32
+		session := sbxtest.Open(t, sbx.Driver(watch(nil, func(context.Context, string) error {
+			if tries.Add(1) == 1 {
+				time.Sleep(time.Second)
+				return stuck
+			}
+			return nil
+		})))
+		sb := session.Sandbox()
+		require.NoError(t, sb.Start(t.Context()))
+		var first sync.WaitGroup
+		first.Go(func() { _ = sb.Stop(t.Context()) }) // it fails, or sees the second try end
+		synctest.Wait()
+		require.NoError(t, sb.Stop(t.Context()))
+		assert.Equal(t, sbx.Stopped, sb.Status())
+		assert.EqualValues(t, 2, tries.Load())
+		first.Wait()
+	})
+}
+
 // Acceptance 21, 56, 63: a sandbox that ended by itself is Lost whatever is done with it later, and does not make Close fail.
 func TestASandboxThatEndsByItself(t *testing.T) {
 	for _, stopFails := range []bool{false, true} {
