@@ -81,7 +81,7 @@ func TestTheWorkFolderIsNotRemovedByADot(t *testing.T) {
 	sb := openLocal(t).Sandbox()
 	require.NoError(t, sb.WriteFile(t.Context(), "precious", nil, 0o644))
 	require.NoError(t, sb.Mkdir(t.Context(), "folder", 0o755))
-	for _, name := range []string{".", "./.", "/work/.", "folder/."} {
+	for _, name := range []string{"./", "a/..", ".", "./.", "/work/.", "folder/."} {
 		require.ErrorIs(t, sb.RemoveAll(t.Context(), name), fs.ErrInvalid, name)
 	}
 	entries, err := sb.ReadDir(t.Context(), ".")

@@ -74,9 +74,10 @@ func (sb *Sandbox) Remove(ctx context.Context, name string) error {
 	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: []byte(name)}}})
 }
 
-// RemoveAll removes a path with all that is below it. A path that is not there is no error. As in package os, one that ends with "." is refused, and nothing removed.
+// RemoveAll removes a path with all that is below it. A path that is not there is no error. As in package os, one that ends with "." is refused, and
+// nothing removed; and so is any that is the work folder by its name, as "./" with a name behind it that is empty.
 func (sb *Sandbox) RemoveAll(ctx context.Context, name string) error {
-	if name == "." || strings.HasSuffix(name, "/.") {
+	if strings.HasSuffix(name, "/.") || name != "" && path.Clean(name) == "." {
 		return sb.fileError("remove", name, fmt.Errorf("a path that ends with a dot: %w; name the folder, or what is in it", fs.ErrInvalid))
 	}
 	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: []byte(name), All: true}}})

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sandboxfn/sbx/driver/kubernetes/internal/forward"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
 )
@@ -87,6 +88,9 @@ func (s *session) sendWorker(ctx context.Context, pod, container string) error {
 		}
 		if told != "" {
 			err = fmt.Errorf("%w: %s", err, told)
+		}
+		if apierrors.IsForbidden(err) { // else it may be about the pod as it is at this moment
+			break
 		}
 	}
 	return fmt.Errorf("send the worker, %d bytes, to pod %s/%s: %w", s.worker.size, s.namespace, pod, err)
