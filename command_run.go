@@ -98,7 +98,7 @@ func (c *Cmd) begin() (*commandRun, error) {
 		go r.feed(c.Stdin)
 	}
 	go r.receive()
-	go r.watch()
+	go r.watch(cmp.Or(c.WaitDelay, wire.Grace))
 	return r, nil
 }
 
@@ -282,8 +282,7 @@ func (r *commandRun) write(to io.Writer, data []byte) {
 
 // watch kills the command when its context has ended or a writer has failed, and gives up on it when it does not end by that, or with its
 // sandbox. It then waits for no writer.
-func (r *commandRun) watch() {
-	delay := cmp.Or(r.cmd.WaitDelay, wire.Grace)
+func (r *commandRun) watch(delay time.Duration) {
 	var killed error // why nobody knows that it is dead
 	select {
 	case <-r.done:
