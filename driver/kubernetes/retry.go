@@ -22,18 +22,29 @@ const (
 // retry runs a request that does no harm if it is run twice again, as long as its errors tell of the way to the API server, or of its own state, and not of
 // the request. A server that says when to come again is obeyed by client-go.
 func retry(ctx context.Context, request func() error) error {
-	pause := firstPause
+	var pause pauses
 	for end := time.Now().Add(retryTime); ; {
 		err := request()
 		if err == nil || ctx.Err() != nil || !transient(err) || time.Now().After(end) {
 			return err
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		if !pause.wait(ctx) {
 			return err
 		}
-		pause = min(2*pause, maxPause)
+	}
+}
+
+// pauses are between tries of something: the zero value is before the first.
+type pauses time.Duration
+
+// wait pauses, and reports whether ctx has not ended meanwhile.
+func (p *pauses) wait(ctx context.Context) bool {
+	*p = min(max(2**p, pauses(firstPause)), pauses(maxPause))
+	select {
+	case <-time.After(time.Duration(*p)):
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -14,13 +14,13 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"time"
 
-	"github.com/sandboxfn/sbx/driver/kubernetes/internal/forward"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
+
+	"github.com/sandboxfn/sbx/driver/kubernetes/internal/forward"
 )
 
 // workerFile is what is sent to pods. It is read from the file that was opened, whatever becomes of its path.
@@ -68,15 +68,10 @@ func (s *session) sendWorker(ctx context.Context, pod, container string) error {
 	if err != nil {
 		return fmt.Errorf("compress the worker: %w", err)
 	}
-	pause := firstPause
+	var pause pauses
 	for try := range uploads {
-		if try > 0 {
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-			pause = min(2*pause, maxPause)
+		if try > 0 && !pause.wait(ctx) {
+			return context.Cause(ctx)
 		}
 		var told string
 		told, err = s.exec(ctx, pod, container, bytes.NewReader(packed), shell, "-c", upload, "sbx", s.worker.sum)

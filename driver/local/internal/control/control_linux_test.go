@@ -10,20 +10,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What process 1 says last is heard, although it dies with messages unread.
-func TestTheLastMessageOfTheDead(t *testing.T) {
+// lastWords are the two sides of a control socket. The other one has sent a message, and has one that it will not read.
+func lastWords(t *testing.T) (ours, theirs *os.File) {
 	a, b, err := SocketPair(unix.SOCK_SEQPACKET)
 	require.NoError(t, err)
-	ours, err := Conn(a)
+	ours, err = Conn(a)
 	require.NoError(t, err)
-	defer ours.Close()
-	theirs, err := Conn(b)
+	t.Cleanup(func() { _ = ours.Close() })
+	theirs, err = Conn(b)
 	require.NoError(t, err)
 	require.NoError(t, Send(ours, Orders{Name: "unread"}))
 	require.NoError(t, Send(theirs, Event{Kind: EventFailed, Step: "last"}))
+	return ours, theirs
+}
+
+// What process 1 says last is heard, although it dies with messages unread.
+func TestTheLastMessageOfTheDead(t *testing.T) {
+	ours, theirs := lastWords(t)
 	require.NoError(t, theirs.Close())
 	var e Event
-	_, err = Receive(ours, &e, MaxEvent)
+	_, err := Receive(ours, &e, MaxEvent)
 	require.NoError(t, err)
 	assert.Equal(t, "last", e.Step)
 	_, err = Receive(ours, &e, MaxEvent)
@@ -32,15 +38,7 @@ func TestTheLastMessageOfTheDead(t *testing.T) {
 
 // Nor does it matter when it dies: here after its message was found, and before it is taken.
 func TestADeathMeanwhile(t *testing.T) {
-	a, b, err := SocketPair(unix.SOCK_SEQPACKET)
-	require.NoError(t, err)
-	ours, err := Conn(a)
-	require.NoError(t, err)
-	defer ours.Close()
-	theirs, err := Conn(b)
-	require.NoError(t, err)
-	require.NoError(t, Send(ours, Orders{Name: "unread"}))
-	require.NoError(t, Send(theirs, Event{Kind: EventFailed, Step: "last"}))
+	ours, theirs := lastWords(t)
 	size, err := nextSize(ours)
 	require.NoError(t, err)
 	require.NoError(t, theirs.Close())
