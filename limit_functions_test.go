@@ -2,6 +2,7 @@ package sbx_test
 
 import (
 	"context"
+	"runtime"
 	"runtime/debug"
 )
 
@@ -16,3 +17,15 @@ func Allocate(_ context.Context, mib int) (int, error) {
 
 // MemoryLimit is what the Go runtime believes to have, in MiB.
 func MemoryLimit(context.Context) (int, error) { return int(debug.SetMemoryLimit(-1) >> 20), nil }
+
+// HoldThreads keeps so many threads of the system.
+func HoldThreads(ctx context.Context, n int) (int, error) {
+	for range n {
+		go func() {
+			runtime.LockOSThread() // nobody else's while the goroutine lasts
+			<-ctx.Done()
+		}()
+	}
+	<-ctx.Done()
+	return n, ctx.Err()
+}

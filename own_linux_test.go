@@ -3,7 +3,6 @@ package sbx_test
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -191,18 +190,13 @@ func TestAStartMakesNoTemporaryFiles(t *testing.T) {
 
 // The worker needs threads of the same number that a command's processes are of.
 func TestTooManyProcessesAreNamed(t *testing.T) {
-	sb := openLocal(t).Sandbox(sbx.Limit(sbx.Resources{Processes: 64}))
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	// Each try has the worker start more threads, which it needs to wait for commands.
-	var err error
-	require.NoError(t, sb.CommandContext(ctx, "sh", "-c", "(while :; do sleep 60 & done) >/dev/null 2>&1 &").Run())
-	for err == nil || !errors.Is(err, sbx.ErrNotRunning) {
-		require.NoError(t, ctx.Err(), "the worker lives on with no thread to be had")
-		go func() { _ = sb.CommandContext(ctx, "sleep", "60").Run() }()
-		time.Sleep(10 * time.Millisecond)
-		err = sb.CommandContext(ctx, "true").Run()
-	}
+	session := openLocal(t)
+	sb := session.Sandbox(sbx.Limit(sbx.Resources{Processes: 64}))
+	require.NoError(t, sb.Command("sh", "-c", "(while :; do sleep 60 & done) >/dev/null 2>&1 &").Run())
+	_, err := session.Function(HoldThreads).In(sb).Call(t.Context(), 64)
 	assert.ErrorContains(t, err, "the sandbox's processes and threads were used up")
-	assert.ErrorContains(t, sb.Wait(ctx), "the sandbox's processes and threads were used up")
+	assert.ErrorContains(t, sb.Wait(t.Context()), "the sandbox's processes and threads were used up")
+	err = sb.Command("true").Run()
+	require.ErrorIs(t, err, sbx.ErrNotRunning)
+	assert.ErrorContains(t, err, "the sandbox's processes and threads were used up")
 }

@@ -35,6 +35,7 @@ func init() {
 	registry.Action[string]("github.com/sandboxfn/sbx_test.Greet", Greet)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Gush", Gush)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Half", Half)
+	registry.Function[int, int]("github.com/sandboxfn/sbx_test.HoldThreads", HoldThreads)
 	registry.Function2[[]string, string, string]("github.com/sandboxfn/sbx_test.Join", Join)
 	registry.Function[Outcome, Outcome]("github.com/sandboxfn/sbx_test.Judge", Judge)
 	registry.Function[[]int, int]("github.com/sandboxfn/sbx_test.Last[int]", Last[int])

@@ -450,6 +450,15 @@ func TestLastLinesAreThoseBeforeTheCrash(t *testing.T) {
 	o.keep("stdout", "fatal error: on the wrong stream")
 	o.keep("stderr", "fatal error: concurrent map writes")
 	assert.Equal(t, "concurrent map writes", o.fatalError())
+	for _, line := range []string{
+		"runtime/cgo: pthread_create failed: Resource temporarily unavailable", // of the thread that aborts, and of another one:
+		"runtime/cgo: goroutine 34 gp=0xc00022dc20 m=pthread_create failed: Resource temporarily unavailable6",
+	} {
+		o.keep("stderr", line)
+		assert.True(t, strings.HasPrefix(o.fatalError(), noThread), line)
+	}
+	o.keep("stderr", "runtime/cgo: goroutine 34 gp=0xc00022dc20 m=6")
+	assert.True(t, strings.HasPrefix(o.fatalError(), noThread), "the last line tells of no other error")
 }
 
 func TestAWorkerThatIsReadyHasTheLeaseToGreet(t *testing.T) {

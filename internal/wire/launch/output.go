@@ -200,7 +200,12 @@ func (o *output) keep(stream, line string) {
 	if stream == "stderr" {
 		message, fatal := strings.CutPrefix(line, "fatal error: ")
 		if !fatal {
-			message, fatal = strings.CutPrefix(line, "runtime/cgo: ")
+			// Two threads may print at the same time; what one says between the other's words is not the cause.
+			_, message, _ = strings.Cut(line, "runtime/cgo: ")
+			at := strings.Index(message, noThread)
+			if fatal = at >= 0; fatal {
+				message = message[at:]
+			}
 		}
 		if fatal {
 			o.fatal = message
