@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
@@ -45,18 +43,18 @@ type commandRun struct {
 	cmd     *Cmd
 	id      uint64
 	running *sandbox
-	stream  grpc.BidiStreamingClient[wirepb.CommandInput, wirepb.CommandOutput]
-	ctx     context.Context    // of the stream
-	end     context.CancelFunc // of the stream
-	deaf    atomic.Bool        // the command takes no more input
-	fed     chan struct{}      // closed when Stdin is not read any more; nil if there is none
-	feedErr error              // read after fed
+	stream  *commandStream
+	input   bool          // input may follow the command's start
+	deaf    atomic.Bool   // the command takes no more input
+	fed     chan struct{} // closed when Stdin is not read any more; nil if there is none
+	feedErr error         // read after fed
 
 	failed chan struct{} // closed when a writer has failed
 	done   chan struct{} // closed when no more output comes
 	over   chan struct{} // closed when Wait need not wait any more
 
 	mu       sync.Mutex
+	left     bool // the stream is not this command's any more
 	settled  bool // over is closed
 	received result
 }
@@ -84,7 +82,7 @@ func (c *Cmd) begin() (*commandRun, error) {
 	}
 	running.note(r, true)
 	if err := r.start(); err != nil {
-		r.end()
+		r.endStream()
 		running.note(r, false)
 		session.counts.count(func(_ *OwnStats, commands *CommandStats) { commands.NotStarted++ })
 		session.leave()
@@ -105,7 +103,10 @@ func (c *Cmd) begin() (*commandRun, error) {
 // start opens the stream and has the worker start the command.
 func (r *commandRun) start() error {
 	c := r.cmd
-	r.ctx, r.end = context.WithCancel(context.WithoutCancel(c.ctx))
+	var err error
+	if r.stream, err = r.running.commandStream(c.ctx); err != nil {
+		return c.sandbox.remoteError(c.ctx, r.running, err)
+	}
 	begun := make(chan struct{})
 	defer close(begun)
 	// A command that is about to begin is let, to be killed then: else nobody would know that it is dead.
@@ -113,14 +114,10 @@ func (r *commandRun) start() error {
 		select {
 		case <-begun:
 		case <-time.After(wire.Grace):
-			r.end()
+			r.endStream()
 		}
 	})
 	defer stop()
-	var err error
-	if r.stream, err = r.running.client().Run(r.ctx); err != nil {
-		return c.sandbox.remoteError(c.ctx, r.running, err)
-	}
 	start := &wirepb.Start{
 		Id: r.id, Args: byteStrings(c.Args), Env: byteStrings(c.Env), Dir: []byte(c.Dir),
 		Stdin: c.Stdin != nil || c.stdin != nil, Stdout: c.Stdout != nil, Stderr: c.Stderr != nil,
@@ -132,6 +129,7 @@ func (r *commandRun) start() error {
 	if c.Stderr != nil && sameWriter(c.Stdout, c.Stderr) {
 		start.Stderr, start.Merge = false, true
 	}
+	r.input = start.Stdin || start.Terminal != nil
 	// What is wrong with the stream, Recv says.
 	_ = r.stream.Send(&wirepb.CommandInput{Kind: &wirepb.CommandInput_Start{Start: start}})
 	message, err := r.stream.Recv()
@@ -168,7 +166,7 @@ func (r *commandRun) receive() {
 		if !returned { // a panic goes on after this
 			r.note(func(received *result) { received.writing = errGoexit })
 		}
-		r.end()
+		r.leaveStream()
 		close(r.done)
 		r.settle()
 	}()
@@ -187,7 +185,7 @@ func (r *commandRun) read() (*wirepb.Exited, error) {
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil, errNoStatus
-		case r.ctx.Err() != nil: // watch has given up
+		case r.stream.ctx.Err() != nil: // watch has given up
 			return nil, errUnanswered
 		case err != nil:
 			return nil, r.cmd.sandbox.remoteError(r.cmd.ctx, r.running, err)
@@ -303,7 +301,7 @@ func (r *commandRun) watch(delay time.Duration) {
 	}
 	r.endPipes() // whose writer may wait
 	r.mu.Unlock()
-	r.end()
+	r.endStream()
 	if !r.ended(wire.Grace) {
 		r.settle()
 	}

@@ -24,6 +24,7 @@ type sandbox struct {
 
 	mu       sync.Mutex
 	commands map[*commandRun]struct{} // that run
+	streams  []*commandStream         // on which none runs
 }
 
 // startSandbox makes a sandbox and starts its worker. When it fails, nothing is left, or what is returned with the error is to be

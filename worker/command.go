@@ -136,16 +136,28 @@ func asFailure(err error) *wirepb.CommandOutput {
 	return &wirepb.CommandOutput{Kind: &wirepb.CommandOutput_Failure{Failure: failure(err)}}
 }
 
-// Run is the handler of one command. Its goroutine for input ends with the stream.
+// Run is the handler of commands, one after another.
 func (a *attendant) Run(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput]) error {
-	first, err := stream.Recv()
-	if err != nil {
-		return err
+	for {
+		first, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		start := first.GetStart()
+		if start == nil {
+			return status.Error(codes.InvalidArgument, "the first message of a command is its start")
+		}
+		if err := a.run(stream, start); err != nil || takesInput(start) {
+			return err // the input's end is the stream's
+		}
 	}
-	start := first.GetStart()
-	if start == nil {
-		return status.Error(codes.InvalidArgument, "the first message of a command is its start")
-	}
+}
+
+// takesInput reports whether messages may follow the one that starts a command. A goroutine waits for them until the stream ends.
+func takesInput(start *wirepb.Start) bool { return start.GetStdin() || start.GetTerminal() != nil }
+
+// run runs a command.
+func (a *attendant) run(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput], start *wirepb.Start) error {
 	to := &outputs{stream: stream}
 	// The kernel takes the end of the thread that starts the command for the worker's (see dieWithWorker), and user code may end threads.
 	// The thread is needed anyway, to wait for the command's end.

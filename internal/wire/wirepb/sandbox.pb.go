@@ -1,6 +1,6 @@
 // What a worker does beside calls: it runs commands, and reads and writes files, in its sandbox.
 //
-// Each command and each open file has a gRPC stream of its own on the worker's one connection, so that gRPC keeps them
+// Each command that runs and each open file has a gRPC stream to itself on the worker's one connection, so that gRPC keeps them
 // apart: a reader that is slow holds up its own stream only, and the end of a stream's context ends what it stands for.
 // Paths, arguments and texts are bytes, since they need not be UTF-8. Errors of what was asked for are Failures in messages; a gRPC status other than OK means that the worker, or the connection, is at fault.
 

@@ -1,6 +1,6 @@
 // What a worker does beside calls: it runs commands, and reads and writes files, in its sandbox.
 //
-// Each command and each open file has a gRPC stream of its own on the worker's one connection, so that gRPC keeps them
+// Each command that runs and each open file has a gRPC stream to itself on the worker's one connection, so that gRPC keeps them
 // apart: a reader that is slow holds up its own stream only, and the end of a stream's context ends what it stands for.
 // Paths, arguments and texts are bytes, since they need not be UTF-8. Errors of what was asked for are Failures in messages; a gRPC status other than OK means that the worker, or the connection, is at fault.
 
@@ -36,8 +36,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type SandboxClient interface {
-	// Run runs one command. The first message is a Start; the session closes its side where the command's input ends. The
-	// stream's last message is an Exited or a Failure. When the stream ends before, the command's process group is killed.
+	// Run runs commands, one after another. The first message is a Start, and a command's last one an Exited or a Failure; then another Start may
+	// follow, unless the command took input or had a terminal: its stream is its own, and the session closes its side where the command's input
+	// ends. When the stream ends while a command runs, that one's process group is killed.
 	Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CommandInput, CommandOutput], error)
 	// Signal signals a command, or resizes its terminal. It passes input that waits in Run's stream.
 	Signal(ctx context.Context, in *CommandSignal, opts ...grpc.CallOption) (*Done, error)
@@ -127,8 +128,9 @@ type Sandbox_ListClient = grpc.ServerStreamingClient[Listing]
 // All implementations must embed UnimplementedSandboxServer
 // for forward compatibility.
 type SandboxServer interface {
-	// Run runs one command. The first message is a Start; the session closes its side where the command's input ends. The
-	// stream's last message is an Exited or a Failure. When the stream ends before, the command's process group is killed.
+	// Run runs commands, one after another. The first message is a Start, and a command's last one an Exited or a Failure; then another Start may
+	// follow, unless the command took input or had a terminal: its stream is its own, and the session closes its side where the command's input
+	// ends. When the stream ends while a command runs, that one's process group is killed.
 	Run(grpc.BidiStreamingServer[CommandInput, CommandOutput]) error
 	// Signal signals a command, or resizes its terminal. It passes input that waits in Run's stream.
 	Signal(context.Context, *CommandSignal) (*Done, error)
