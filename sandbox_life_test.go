@@ -544,6 +544,52 @@ func TestCloseBoundsTheStopOfSandboxes(t *testing.T) {
 	})
 }
 
+// closer is a driver that says when a session of its is closed.
+type closer struct {
+	driver.Driver
+	closed chan struct{}
+}
+
+type closerSession struct {
+	driver.Session
+	closed chan struct{}
+}
+
+func (c closer) Open(ctx context.Context, spec driver.SessionSpec) (driver.Session, error) {
+	session, err := c.Driver.Open(ctx, spec)
+	return closerSession{session, c.closed}, err
+}
+
+func (s closerSession) Close(ctx context.Context) error {
+	err := s.Session.Close(ctx)
+	close(s.closed)
+	return err
+}
+
+// An engine may be too slow for the stops of many sandboxes at the same time, and yet end all of them in time.
+func TestWhatTheDriverEndsInCloseIsNotLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		closed := make(chan struct{})
+		d := watch(nil, func(ctx context.Context, _ string) error {
+			select {
+			case <-closed:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		session, err := sbx.Open(t.Context(), sbx.Driver(closer{d, closed}))
+		require.NoError(t, err)
+		sb := session.Sandbox()
+		require.NoError(t, sb.Start(t.Context()))
+		_, err = session.Function(Double).Call(t.Context(), 1) // in a sandbox of the pool
+		require.NoError(t, err)
+		require.NoError(t, session.Close())
+		assert.Equal(t, sbx.Stopped, sb.Status())
+		assert.EqualValues(t, 2, d.ended.Load())
+	})
+}
+
 // Acceptance 3, 5, 17: a sandbox has the session's defaults and what its own options say beside or instead.
 func TestASandboxHasTheSessionsDefaults(t *testing.T) {
 	session := sbxtest.Open(t, sbx.Tags("a"))

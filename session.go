@@ -140,8 +140,8 @@ func (s *Session) SandboxCount() int {
 }
 
 // Close ends the session: new calls fail with [ErrClosed], calls that run are cancelled, and every sandbox is stopped, at
-// the same time and within ten seconds each; what the driver has to tidy up after them has ten seconds and a quarter of a second for each. It returns when that
-// is done, and the [Logger] has what was logged. A second caller waits for the first; calling
+// the same time and within ten seconds each; what the driver has to tidy up after them has ten seconds and a quarter of a second for each, and what was not
+// stopped in its time may have been ended by that, which has ten seconds again to be seen. Close returns when that is done, and the [Logger] has what was logged. A second caller waits for the first; calling
 // Close again is safe, and tries again what failed.
 func (s *Session) Close() error {
 	if !s.opened() {
@@ -157,14 +157,14 @@ func (s *Session) Close() error {
 	s.mu.Unlock()
 	s.cancel(ErrClosed)
 	sandboxes := s.SandboxCount()
-	var own error
-	s.tasks.Go(func() { own = s.stopOwn() })
-	err := s.pool.Close()
-	s.tasks.Wait()
-	err = errors.Join(own, err)
+	err := s.stopAll()
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime+time.Duration(sandboxes)*eachTime)
 	defer cancel()
-	err = errors.Join(err, s.backend.Close(ctx), s.workers.Close())
+	closed := s.backend.Close(ctx)
+	if err != nil && closed == nil {
+		err = s.stopAll() // the driver has ended what was not stopped in its time
+	}
+	err = errors.Join(err, closed, s.workers.Close())
 	s.logs.Close()
 	if err != nil {
 		return fmt.Errorf("sbx: close session %s: %w", s.id, err)
@@ -172,6 +172,15 @@ func (s *Session) Close() error {
 	s.guards.Wait()
 	s.settled = true
 	return nil
+}
+
+// stopAll stops the session's sandboxes, and waits for its tasks.
+func (s *Session) stopAll() error {
+	var own error
+	s.tasks.Go(func() { own = s.stopOwn() })
+	err := s.pool.Close()
+	s.tasks.Wait()
+	return errors.Join(own, err)
 }
 
 // Shutdown refuses new calls, maps and commands, which fail with [ErrClosed], waits until those that have begun are done, and closes the
