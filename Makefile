@@ -96,11 +96,13 @@ chaos: ## a million calls in sandboxes that are killed, stopped, filled and cut,
 bench: ## measure everything beside what one would use instead, and write docs/performance.md; takes five minutes of an idle machine, and some more where there are engines
 	CGO_ENABLED=0 go run ./bench/sandboxes
 	CGO_ENABLED=0 go run ./bench/calls -write
+	CGO_ENABLED=0 go run ./bench/containers -write
 	CGO_ENABLED=0 go run ./driver/kubernetes/bench -write
 
 .PHONY: bench-check
 bench-check: ## show what is more than 20 % worse, beside what one would use instead, than when `make bench` wrote it down
 	CGO_ENABLED=0 go run ./bench/calls -check
+	CGO_ENABLED=0 go run ./bench/containers -check
 	CGO_ENABLED=0 go run ./driver/kubernetes/bench -check
 
 .PHONY: bench-pieces

@@ -40,7 +40,6 @@ var parts = []struct {
 	{"journal", journaled},
 	{"scale", scale},
 	{"own", own},
-	{"docker", inDocker},
 }
 
 func main() {
