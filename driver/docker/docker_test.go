@@ -4,6 +4,7 @@ package docker
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -19,7 +20,13 @@ import (
 	"github.com/sandboxfn/sbx/worker"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(registryVariable) != "" {
+		fmt.Fprintln(os.Stderr, serveRegistry())
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // imagesVariable asks for the tests that need an engine. Its value names two images that it has, separated by a comma.
 const imagesVariable = "SBX_TEST_DOCKER"

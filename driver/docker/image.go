@@ -104,7 +104,10 @@ func (i *images) get(ctx context.Context, image string) error {
 	platform := i.engine.platform()
 	i.logger.Info("an image is pulled", slog.String("image", image))
 	began := time.Now()
-	response, err := i.engine.ImagePull(ctx, image, client.ImagePullOptions{Platforms: []ocispec.Platform{{OS: platform.OS, Architecture: platform.Arch}}})
+	auth, unknown := credentials(ctx, image) // of which a public image needs none
+	response, err := i.engine.ImagePull(ctx, image, client.ImagePullOptions{
+		RegistryAuth: auth, Platforms: []ocispec.Platform{{OS: platform.OS, Architecture: platform.Arch}},
+	})
 	if err == nil {
 		defer response.Close()
 		layers, last := map[string]bool{}, began
@@ -130,8 +133,8 @@ func (i *images) get(ctx context.Context, image string) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
-		return &driver.ImageError{Driver: driverName, Image: image, Err: fmt.Errorf("pull it: %w", err), Remedies: []string{
-			"check its name", "get it with docker pull, which knows what docker login was told", "load it with docker load",
+		return &driver.ImageError{Driver: driverName, Image: image, Err: errors.Join(fmt.Errorf("pull it: %w", err), unknown), Remedies: []string{
+			"check its name", "give its registry's credentials to docker login", "load it with docker load",
 		}}
 	}
 	i.logger.Info("an image was pulled", slog.String("image", image), slog.Duration("took", time.Since(began)))
