@@ -52,7 +52,8 @@ import (
 
 // Options configure the driver. The zero value is the default.
 type Options struct {
-	// Host is where the engine is: "unix:///var/run/docker.sock", "tcp://host:2376". Empty means what DOCKER_HOST says, and without that the first usual
+	// Host is where the engine is: "unix:///var/run/docker.sock", "tcp://host:2376", or "ssh://user@host", where ssh logs in by key and runs the docker command,
+	// once for each connection (ControlMaster in ssh's configuration makes that cheap). Empty means what DOCKER_HOST says, and without that the first usual
 	// socket that is there, of Docker or Podman. For TLS, DOCKER_CERT_PATH and DOCKER_TLS_VERIFY count as for the docker command.
 	Host string
 	// Image is the image of sandboxes that don't name another. Functions need nothing of it, commands need what they are. Empty means "busybox:stable", the

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -24,6 +25,13 @@ func TestMain(m *testing.M) {
 	if os.Getenv(registryVariable) != "" {
 		fmt.Fprintln(os.Stderr, serveRegistry())
 		os.Exit(1)
+	}
+	if socket := os.Getenv(sshVariable); socket != "" && filepath.Base(os.Args[0]) == "ssh" {
+		if err := playSSH(socket); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -13,11 +13,14 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/docker/cli/cli/connhelper"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
 
 	"github.com/sandboxfn/sbx/driver"
 )
+
+const sshScheme = "ssh://"
 
 // engine is what a session talks to.
 type engine struct {
@@ -29,13 +32,9 @@ type engine struct {
 
 // find connects to the engine and asks what it is.
 func find(ctx context.Context, opts Options) (*engine, error) {
-	host := findHost(opts.Host)
-	if err := checkHost(cmp.Or(host, os.Getenv(client.EnvOverrideHost))); err != nil {
+	options, err := reach(findHost(opts.Host))
+	if err != nil {
 		return nil, err
-	}
-	options := []client.Opt{client.FromEnv}
-	if host != "" {
-		options = append(options, client.WithHost(host))
 	}
 	api, err := client.New(options...)
 	if err != nil {
@@ -54,13 +53,42 @@ func find(ctx context.Context, opts Options) (*engine, error) {
 	} else if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	} else {
-		err = unavailable(fmt.Errorf("the engine does not answer: %w", err))
+		err = unavailable(fmt.Errorf("the engine does not answer: %w", err), opts.bySSH()...)
 	}
 	if err != nil {
 		_ = api.Close()
 		return nil, err
 	}
 	return e, nil
+}
+
+// bySSH is what to do where the engine is reached by ssh and does not answer.
+func (o *Options) bySSH() []string {
+	if !strings.HasPrefix(cmp.Or(o.Host, os.Getenv(client.EnvOverrideHost)), sshScheme) {
+		return nil
+	}
+	return []string{"see that ssh to that host logs in without a question, and that the command docker version answers there"}
+}
+
+// reach says how the client connects to a host; an empty one is what DOCKER_HOST says.
+func reach(host string) ([]client.Opt, error) {
+	address := cmp.Or(host, os.Getenv(client.EnvOverrideHost))
+	if strings.HasPrefix(address, sshScheme) {
+		// As the docker command does it: each connection is an ssh that runs docker system dial-stdio there.
+		ssh, err := connhelper.GetConnectionHelper(address)
+		if err != nil {
+			return nil, unavailable(errors.New("the engine's address is wrong: it has a password, or is not like ssh://user@host:22"), "let ssh log in with a key")
+		}
+		return []client.Opt{client.WithHost(ssh.Host), client.WithDialContext(ssh.Dialer), client.WithAPIVersionFromEnv()}, nil
+	}
+	if err := checkHost(address); err != nil {
+		return nil, err
+	}
+	options := []client.Opt{client.FromEnv}
+	if host != "" {
+		options = append(options, client.WithHost(host))
+	}
+	return options, nil
 }
 
 // findHost is what was asked for, or else the first usual socket that is there; empty for the client's own default.
@@ -83,12 +111,9 @@ func findHost(asked string) string {
 
 // checkHost refuses addresses that are not for this driver. Its errors show nothing of them, and after it nobody's can show a password.
 func checkHost(host string) error {
-	scheme, rest, _ := strings.Cut(host, "://")
+	_, rest, _ := strings.Cut(host, "://")
 	authority, _, _ := strings.Cut(rest, "/")
-	switch {
-	case scheme == "ssh":
-		return unavailable(errors.New("the engine's address is of SSH, which is not spoken here"), "forward the engine's socket with ssh -nNT -L /path/docker.sock:/var/run/docker.sock HOST, and name that: unix:///path/docker.sock")
-	case strings.Contains(authority, "@"):
+	if strings.Contains(authority, "@") {
 		return unavailable(errors.New("the engine's address has a user or password, which no engine takes"), "leave it out; TLS certificates are found by DOCKER_CERT_PATH")
 	}
 	return nil
