@@ -12,21 +12,3 @@ func Clip(text string, limit int) string {
 	}
 	return strings.ToValidUTF8(text, "\uFFFD")
 }
-
-// PanicText prints what user code panicked with, whose own methods are user code too; nil is a call of runtime.Goexit.
-func PanicText(p any) (text string) {
-	defer func() {
-		if recover() != nil {
-			text = fmt.Sprintf("(a %T, which panicked when it was printed)", p)
-		}
-	}()
-	switch p := p.(type) {
-	case nil:
-		return "runtime.Goexit was called"
-	case error:
-		return p.Error()
-	case fmt.Stringer:
-		return p.String()
-	}
-	return fmt.Sprint(p)
-}
