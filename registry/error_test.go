@@ -369,6 +369,15 @@ func TestErrorTypesOfOneName(t *testing.T) {
 	assert.Panics(t, func() { ErrorType[twice]() })
 }
 
+// texts are those of an error and of all that it wraps.
+func texts(err error) []string {
+	list := []string{err.Error()}
+	for _, cause := range unwrap(err) {
+		list = append(list, texts(cause)...)
+	}
+	return list
+}
+
 func TestErrorTreesAreBounded(t *testing.T) {
 	deep, chain := errDiverged, errDiverged
 	for i := range 10_000 {
@@ -410,6 +419,11 @@ func TestErrorTreesAreBounded(t *testing.T) {
 	}
 	assert.Less(t, len(AppendError(nil, errors.Join(append(heavy, io.EOF)...))), 1<<20)
 	assert.ErrorIs(t, remote(t, errors.Join(append(heavy, io.EOF)...)), io.EOF)
+	// What was cut is not cut again when it is sent on, as a journal does.
+	for _, err := range []error{long, remote(t, errors.Join(heavy...)), remote(t, fmt.Errorf("around: %w", &stageError{heavy[0].Error(), heavy[1]}))} {
+		again := remote(t, err)
+		assert.Equal(t, texts(err), texts(again))
+	}
 
 	// Errors in errors are sent once, also those that can't be compared.
 	doubling := io.EOF

@@ -56,14 +56,15 @@ func (t *errorTree) node(err error, depth int) {
 	t.nodes++
 	goType, held, itself := fmt.Sprintf("%T", err), err, err
 	answers := answersOf(err)
-	if remote := asRemote(err); remote != nil {
+	remote := asRemote(err)
+	if remote != nil {
 		goType, held, itself, answers = remote.Type, remote.value, remote.variable, remote.answers
 	}
 	variable, _ := sentinelName(itself)
 
 	t.array(7)
-	t.string(t.clip(errorText(err)))
-	t.string(t.clip(goType))
+	t.string(t.clip(errorText(err), remote != nil))
+	t.string(t.clip(goType, remote != nil))
 	t.string(variable)
 	_ = t.e.wire.EncodeUint(uint64(answers))
 	name, state, inState := t.state(held)
@@ -79,12 +80,17 @@ func (t *errorTree) node(err error, depth int) {
 	_ = t.e.wire.EncodeBytes(state)
 }
 
-// clip cuts text to what a text may have and to what is left of the tree's bytes.
-func (t *errorTree) clip(text string) string {
-	text = clip(text, min(maxErrorText, max(t.bytes, 0)))
+// clip cuts text to what a text may have and to what is left of the tree's bytes. One that is sent on was cut already.
+func (t *errorTree) clip(text string, sentOn bool) string {
+	if limit := min(maxErrorText, max(t.bytes, 0)); !sentOn || len(text) > limit+maxClipNote {
+		text = clip(text, limit)
+	}
 	t.bytes -= len(text)
 	return text
 }
+
+// maxClipNote bounds what clip adds to a text.
+const maxClipNote = len("… (18446744073709551615 bytes more)")
 
 // clip cuts text to at most limit bytes, between characters, and says so where it did.
 func clip(text string, limit int) string {
