@@ -29,6 +29,9 @@ const (
 // errInTheWay is about what a copy does not replace.
 var errInTheWay = fmt.Errorf("%w, and is of another kind; remove it, or copy to another place", fs.ErrExist)
 
+// errDevice is about a device, socket or pipe of this machine.
+var errDevice = fmt.Errorf("%w, and is no regular file; copy to another place", fs.ErrExist)
+
 var errCopyTooLong = fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooLong, int64(MaxCopy))
 
 // CopyTo copies a file or a whole folder of this machine into the sandbox: target becomes the copy. Folders that are there are
@@ -37,7 +40,7 @@ var errCopyTooLong = fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooL
 //
 // Symbolic links within a folder are made again as they are and never followed, so nothing from outside of the folder gets into the sandbox; source itself may be one.
 // Devices, sockets and pipes are refused: the rest is copied, and the error wraps [ErrRefused] for each. What is removed from the folder meanwhile
-// is left out.
+// is left out; a file that is written meanwhile is copied as it was read.
 func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
 	fail := func(err error) error { return sb.fail("copy to the sandbox", err) }
 	info, err := os.Stat(source)
@@ -241,8 +244,10 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 // is written is checked against size and checksum, and takes its place only when it is whole. Runs of zeros become holes.
 //
 // Nothing is written outside of target, whatever the sandbox says: a link that leads out of the tree, or could, is refused, as devices, sockets and pipes
-// are. The rest is copied then, and the error wraps [ErrRefused] for each. What is removed from the folder meanwhile is left out. At most [MaxCopy] bytes are copied. A program that is killed meanwhile leaves a file whose name begins
-// with .sbx- beside the target, or in it. Use what comes from untrusted code as such: the copy may hold any names and contents.
+// are. The rest is copied then, and the error wraps [ErrRefused] for each. What is removed from the folder meanwhile is left out; a file that is written
+// meanwhile is copied as it was read. A device, socket or pipe of this machine is not replaced, which is an error. If target is a link to a file, that file
+// becomes the copy. At most [MaxCopy] bytes are copied. A program that is killed meanwhile leaves a file whose name begins with .sbx- beside the target, or
+// in it. Use what comes from untrusted code as such: the copy may hold any names and contents.
 func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 	fail := func(err error) error { return sb.fail("copy from the sandbox", err) }
 	info, err := sb.Stat(ctx, source)
@@ -254,6 +259,15 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 	}
 	target = filepath.Clean(target)
 	if !info.IsDir() {
+		// A link that the caller names is followed: it may be /dev/stdout.
+		if here, err := os.Stat(target); err == nil {
+			if !here.Mode().IsRegular() && !here.IsDir() {
+				return fail(&fs.PathError{Op: "write", Path: target, Err: errDevice})
+			}
+			if target, err = filepath.EvalSymlinks(target); err != nil {
+				return fail(err)
+			}
+		}
 		root, err := os.OpenRoot(filepath.Dir(target))
 		if err != nil {
 			return fail(err)
@@ -453,9 +467,15 @@ func (e *goneError) Unwrap() error { return e.error }
 
 // file copies one file to a name that it takes when it is whole.
 func (d *download) file(ctx context.Context, source, name string) (err error) {
-	// What no file can replace is found before all of it has come.
-	if info, err := d.root.Lstat(name); err == nil && info.IsDir() {
-		return d.here(name, syscall.EISDIR)
+	// What no file can or may replace is found before all of it has come.
+	if info, err := d.root.Lstat(name); err == nil {
+		switch info.Mode().Type() {
+		case 0, fs.ModeSymlink:
+		case fs.ModeDir:
+			return d.here(name, syscall.EISDIR)
+		default: // this machine's /dev/null, say
+			return d.here(name, errDevice)
+		}
 	}
 	f, info, err := d.sb.openFile(ctx, &wirepb.Open{Path: []byte(source), Read: true})
 	switch {

@@ -307,6 +307,33 @@ func TestNothingLeavesATree(t *testing.T) {
 	require.ErrorContains(t, err, "write "+filepath.Join(target, "deep/fine")+": file already exists, and is of another kind")
 }
 
+// As root they may be this machine's /dev/null and /dev/stdout.
+func TestNothingButFilesAndLinksIsReplaced(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.Mkdir(t.Context(), "tree", 0o755))
+	require.NoError(t, sb.WriteFile(t.Context(), "tree/pipe", []byte("new"), 0o644))
+	dir := t.TempDir()
+	pipe, link, file, toFile := filepath.Join(dir, "pipe"), filepath.Join(dir, "link"), filepath.Join(dir, "file"), filepath.Join(dir, "to-file")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o644))
+	require.NoError(t, os.Symlink("pipe", link))
+	require.NoError(t, os.WriteFile(file, []byte("old"), 0o644))
+	require.NoError(t, os.Symlink("file", toFile))
+	for source, target := range map[string]string{"tree/pipe": pipe, "./tree/pipe": link, "tree": dir} {
+		err := sb.CopyFrom(t.Context(), source, target)
+		require.ErrorIs(t, err, fs.ErrExist, target)
+		require.ErrorContains(t, err, "is no regular file; copy to another place")
+	}
+	require.NoError(t, sb.CopyFrom(t.Context(), "tree/pipe", toFile))
+	data, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Equal(t, "new", string(data))
+	for name, mode := range map[string]fs.FileMode{pipe: fs.ModeNamedPipe, link: fs.ModeSymlink, toFile: fs.ModeSymlink} {
+		info, err := os.Lstat(name)
+		require.NoError(t, err)
+		assert.Equal(t, mode, info.Mode().Type(), name)
+	}
+}
+
 func TestNothingFromOutsideOfATreeGoesIn(t *testing.T) {
 	sb := openLocal(t).Sandbox()
 	dir := t.TempDir()
