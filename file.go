@@ -58,6 +58,7 @@ type File struct {
 	hole    int    // at the end of that, which the sandbox does not know of yet
 	sum     uint32 // of that
 	lent    lent
+	entries []fs.DirEntry // of a folder, as they were when the place was at its begin
 }
 
 // Open opens a file or folder for reading. The path is a path of the sandbox; a relative one is relative to its work folder, and joined
@@ -619,11 +620,14 @@ func (f *File) ReadDir(n int) ([]fs.DirEntry, error) {
 	if err := f.usable(); err != nil {
 		return nil, f.fail("readdir", err)
 	}
-	entries, err := f.sandbox.list(f.ctx, f.name)
-	if err != nil {
-		return nil, f.fail("readdir", err)
+	if f.offset == 0 { // once: who removes what was returned misses nothing of the rest
+		entries, err := f.sandbox.list(f.ctx, f.name)
+		if err != nil {
+			return nil, f.fail("readdir", err)
+		}
+		f.entries = entries
 	}
-	rest := entries[min(int(f.offset), len(entries)):]
+	rest := f.entries[min(int(f.offset), len(f.entries)):]
 	if n > 0 {
 		if len(rest) == 0 {
 			return nil, io.EOF

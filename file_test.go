@@ -194,6 +194,33 @@ func TestAFileLivesThroughMisuse(t *testing.T) {
 	require.NoError(t, folder.Close())
 }
 
+func TestAFolderThatIsEmptiedWhileItIsRead(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.Command("sh", "-c", "mkdir d && cd d && touch $(seq 20)").Run())
+	folder, err := sb.Open(t.Context(), "d")
+	require.NoError(t, err)
+	defer folder.Close()
+	for {
+		entries, err := folder.ReadDir(5)
+		if err == io.EOF {
+			break
+		}
+		require.NoError(t, err)
+		for _, entry := range entries {
+			require.NoError(t, sb.Remove(t.Context(), "d/"+entry.Name()))
+		}
+	}
+	left, err := sb.ReadDir(t.Context(), "d")
+	require.NoError(t, err)
+	assert.Empty(t, left)
+	require.NoError(t, sb.WriteFile(t.Context(), "d/new", nil, 0o644))
+	_, err = folder.Seek(0, io.SeekStart)
+	require.NoError(t, err)
+	entries, err := folder.ReadDir(-1)
+	require.NoError(t, err)
+	assert.Len(t, entries, 1, "read again from the begin")
+}
+
 // Careless: the error of Open was not looked at.
 func TestAFileThatWasNotOpened(t *testing.T) {
 	sb := openLocal(t).Sandbox()
