@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"unicode/utf8"
 
@@ -21,6 +22,7 @@ type Interceptor func(ctx context.Context, call CallInfo, next func(context.Cont
 // all attempts included. The argument is encoded before, and the result decoded after. What next returns is a [*CallError]. call has no sandbox and
 // no attempt yet. Of several interceptors the first is the outermost. Calls by Local are not wrapped.
 func Intercept(interceptors ...Interceptor) OpenOption {
+	interceptors = slices.Clone(interceptors)
 	return openOption(func(c *openConfig) {
 		for _, i := range interceptors {
 			if i == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,6 +57,7 @@ func pairs[A, B any](inputs iter.Seq2[A, B]) iter.Seq[pair[A, B]] {
 // mapped is the typed face of a run. args returns pointers to the arguments that an input stands for.
 func mapped[In, Out any](ctx context.Context, f *function, inputs iter.Seq[In], args func(*In) []any, ordered bool, opts []MapOption) iter.Seq[Result[In, Out]] {
 	var ranged atomic.Bool
+	opts = slices.Clone(opts) // they count when the results are ranged over
 	return func(yield func(Result[In, Out]) bool) {
 		run, err := f.newRun(ctx, inputs == nil, ranged.Swap(true), opts)
 		if err != nil {

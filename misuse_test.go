@@ -19,6 +19,28 @@ import (
 
 func Unregistered(_ context.Context, n int) (int, error) { return n, nil }
 
+// Options hold nothing that is the caller's to change.
+func TestSlicesThatAreChangedAfterwards(t *testing.T) {
+	tags, joined := []string{"tag"}, []sbx.SandboxOption{sbx.Tags("joined")}
+	called := 0
+	interceptors := []sbx.Interceptor{func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
+		called++
+		return next(ctx)
+	}}
+	defaults, join, intercept := sbx.Tags(tags...), sbx.Join(joined...), sbx.Intercept(interceptors...)
+	tags[0], joined[0], interceptors[0] = "", nil, nil
+	session := sbxtest.Open(t, defaults, join, intercept)
+	assert.Equal(t, []string{"tag", "joined"}, session.Sandbox().Tags())
+	forMap := []sbx.MapOption{sbx.Ahead(1)}
+	results := session.Function(Double).Map(t.Context(), slices.Values([]int{2}), forMap...)
+	forMap[0] = nil
+	for n, err := range results {
+		require.NoError(t, err)
+		assert.Equal(t, 4, n)
+	}
+	assert.Equal(t, 1, called)
+}
+
 func TestMisuse(t *testing.T) {
 	session := sbxtest.Open(t)
 	remote := session.Function(Unregistered)

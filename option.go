@@ -331,6 +331,7 @@ func checkVariable(option, key string) error {
 
 // Tags adds tags to the sandbox. Drivers that keep sandboxes find them by tag.
 func Tags(tags ...string) SandboxOption {
+	tags = slices.Clone(tags) // the caller's to change, as in all that take several
 	return sandboxOption(func(s *spec) error {
 		for _, tag := range tags {
 			if tag == "" || strings.Contains(tag, "\x00") {
@@ -406,7 +407,7 @@ func Fresh() SandboxOption {
 }
 
 // Join makes one option of several; they apply in order.
-func Join(opts ...SandboxOption) SandboxOption { return joined(opts) }
+func Join(opts ...SandboxOption) SandboxOption { return joined(slices.Clone(opts)) }
 
 type joined []SandboxOption
 

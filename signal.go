@@ -23,6 +23,7 @@ const signalStopTime = 15 * time.Second
 // use this, but close their sessions there. It may be called several times, for sessions that come later; stop takes back what one call did, and may be called again. Nothing is
 // done about signals unless it is called.
 func CloseOnSignal(sessions ...*Session) (stop func()) {
+	sessions = slices.Clone(sessions)
 	added := &sessions
 	closer.Lock()
 	defer closer.Unlock()

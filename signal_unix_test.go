@@ -87,7 +87,9 @@ func TestProgramOfSignals(t *testing.T) {
 		sbx.CloseOnSignal(open("other", fine))()
 	case "again":
 		sbx.CloseOnSignal(open("not", fine))()
-		sbx.CloseOnSignal(open("one", fine))
+		sessions := []*sbx.Session{open("one", fine)}
+		sbx.CloseOnSignal(sessions...)
+		sessions[0] = nil // which is the program's own
 	case "ignore":
 		signal.Ignore(syscall.SIGTERM)
 		sbx.CloseOnSignal(open("one", fine))
