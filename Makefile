@@ -69,7 +69,7 @@ test-kubernetes: ## run the tests that need a Kubernetes cluster: the one of KUB
 
 .PHONY: race
 race: ## run the tests under the race detector, without those that -short leaves out
-	$(call each_module,go test -race -short ./...)
+	$(call each_module,go test -race -short -timeout 30m ./...)
 
 .PHONY: prove
 prove: ## try the promises about delivery: 10,000 trials of each way to end, on each driver; takes an hour
