@@ -730,3 +730,25 @@ func TestAnErrorThatPanicsWithItsOwnKind(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "(Error() of registry.selfPanic panicked: a registry.selfPanic)", remote.Error())
 }
+
+// endless panics with what fmt does not come to the end of, which would overflow the stack and end the process.
+type endless struct{}
+
+func (endless) Error() string                  { panic(holdsItself()) }
+func (endless) MarshalBinary() ([]byte, error) { panic(holdsItself()) }
+func (endless) UnmarshalBinary([]byte) error   { return nil }
+
+func holdsItself() []any {
+	slice := []any{nil}
+	slice[0] = slice
+	return slice
+}
+
+func TestPanicsWithWhatHoldsItself(t *testing.T) {
+	assert.Equal(t, "(Error() of registry.endless panicked: a []interface {})", remote(t, endless{}).Text)
+	codec, err := CodecOf(reflect.TypeFor[endless]())
+	require.NoError(t, err)
+	value := reflect.New(reflect.TypeFor[endless]()).Elem()
+	_, err = codec.Append(nil, value)
+	assert.ErrorContains(t, err, "panic: a []interface {}")
+}

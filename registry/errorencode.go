@@ -213,13 +213,24 @@ func errorText(err error) (text string) {
 	return err.Error()
 }
 
-// panicText prints what a method panicked with, whose own methods may panic.
+// panicText prints what a method panicked with, whose own methods may panic. What is made of other values is told by its type: fmt never
+// ends where a map or a slice holds itself.
 func panicText(p any) (text string) {
 	defer func() {
 		if recover() != nil {
 			text = fmt.Sprintf("a %T", p)
 		}
 	}()
+	switch p := p.(type) {
+	case error:
+		return p.Error()
+	case fmt.Stringer:
+		return p.String()
+	}
+	switch reflect.TypeOf(p).Kind() {
+	case reflect.Array, reflect.Map, reflect.Pointer, reflect.Slice, reflect.Struct:
+		return fmt.Sprintf("a %T", p)
+	}
 	return fmt.Sprint(p)
 }
 

@@ -134,7 +134,7 @@ func (f *form) build(c *Codec) {
 func guard(method func() ([]byte, error)) (b []byte, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v", r)
+			err = fmt.Errorf("panic: %s", panicText(r))
 		}
 	}()
 	return method()
