@@ -123,7 +123,7 @@ func (e *FunctionError) Unwrap() error { return e.Err }
 
 // PanicError says that the function panicked in the sandbox. The sandbox lives on, unless Elsewhere is true.
 type PanicError struct {
-	// Value is the panic's value, printed; empty if Goexit is true.
+	// Value is the panic's value, printed; empty if Goexit is true. One that holds itself, or very many values, is told by its type.
 	Value string
 	// Err is the panic's value if that was an error, as [FunctionError] has it; else nil. It is not known of a panic elsewhere.
 	Err error
