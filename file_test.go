@@ -202,7 +202,8 @@ func TestAFolderThatIsEmptiedWhileItIsRead(t *testing.T) {
 	defer folder.Close()
 	for {
 		entries, err := folder.ReadDir(5)
-		if err == io.EOF {
+		if len(entries) == 0 {
+			require.ErrorIs(t, err, io.EOF)
 			break
 		}
 		require.NoError(t, err)
