@@ -314,17 +314,27 @@ func (sb *Sandbox) start(ctx context.Context) {
 		sb.session.counts.count(func(own *OwnStats, _ *CommandStats) { own.StartsFailed++ })
 	}
 	sb.mu.Lock()
-	defer sb.mu.Unlock()
+	wanted := sb.cause == nil // and not stopped meanwhile, perhaps by one who does not wait for it
 	switch {
 	case err == nil:
 		sb.status, sb.running = Running, running
 		publish(sb)
 		sb.session.guards.Go(func() { sb.watch(running) })
+		if !wanted {
+			sb.beginStop(sb.end, sb.cause)
+		}
 	case running != nil: // something is left of it, which a stop is to try again
 		sb.status, sb.running, sb.stopErr = Stopping, running, err
 		sb.cause, sb.end = err, Lost
-	default:
+	case wanted:
 		sb.status, sb.startErr = Unstarted, err
+	default:
+		sb.settle()
+	}
+	status := sb.status
+	sb.mu.Unlock()
+	if status == Stopped {
+		sb.forget()
 	}
 }
 
@@ -397,6 +407,7 @@ func (sb *Sandbox) stop(ctx context.Context, status Status, cause error) error {
 			sb.mu.Unlock()
 			return nil
 		case Starting:
+			sb.cause, sb.end = cause, status
 			sb.cancel()
 		case Running:
 			change = sb.beginStop(status, cause)

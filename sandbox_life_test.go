@@ -269,6 +269,35 @@ func TestStopsOvertakeStarts(t *testing.T) {
 	}
 }
 
+// Whoever stops a sandbox that is being started need not wait for that: it is stopped all the same, and not started again.
+func TestAStopOfAStartThatIsNotWaitedFor(t *testing.T) {
+	for name, create := range map[string]func(string) error{
+		"starts": func(string) error { time.Sleep(2 * time.Second); return nil },
+		"fails":  func(string) error { time.Sleep(2 * time.Second); return errors.New("full") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := watch(create, nil)
+				session, err := sbx.Open(t.Context(), sbx.Driver(d))
+				require.NoError(t, err)
+				sb := session.Sandbox()
+				go func() { _ = sb.Start(t.Context()) }()
+				time.Sleep(time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+				defer cancel()
+				require.ErrorIs(t, sb.Stop(ctx), context.DeadlineExceeded)
+				require.NoError(t, sb.Wait(t.Context()))
+				assert.Equal(t, sbx.Stopped, sb.Status())
+				require.ErrorIs(t, sb.Start(t.Context()), sbx.ErrNotRunning)
+				synctest.Wait()
+				assert.Zero(t, session.SandboxCount())
+				require.NoError(t, session.Close())
+				assert.Equal(t, d.created.Load(), d.ended.Load())
+			})
+		})
+	}
+}
+
 // Acceptance 50, 58.
 func TestStartsAreShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
