@@ -22,7 +22,8 @@ func Mount(source, target string) SandboxOption {
 }
 
 // MountWritable is [Mount] for a folder or file that the sandbox may change, if the sandbox's user may. What is mounted below a folder can be
-// read only.
+// read only. A file that is mounted by itself can't be replaced, as [Sandbox.WriteFile] and [Sandbox.CopyTo] do, but written to: by [Sandbox.OpenFile], or a
+// command.
 //
 // With the local driver that user is the program's, or, if that is root, one that owns nothing on this machine: it can change what
 // everybody can. Package driver/local says more.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/sandboxfn/sbx"
@@ -136,4 +137,32 @@ func TestMount(t *testing.T) {
 	require.ErrorAs(t, err, &refused)
 	assert.ErrorIs(t, err, os.ErrNotExist)
 	assert.ErrorContains(t, err, "make it first")
+}
+
+func TestAFileThatIsMountedByItself(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the local driver is for Linux")
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, []byte("old"), 0o666))
+	require.NoError(t, os.Chmod(file, 0o666))
+	sb := sbxtest.Open(t, sbx.Driver(local.New(nil))).Sandbox(
+		sbx.MountWritable(file, "/data/file"), sbx.MountWritable(file, "/work/file"), sbx.Mount(file, "/shown/file"))
+	for name, want := range map[string]error{"/data/file": syscall.EROFS, "/work/file": syscall.EBUSY} {
+		err := sb.WriteFile(t.Context(), name, []byte("new"), 0o644)
+		require.ErrorIs(t, err, want)
+		require.ErrorContains(t, err, name+": ")
+		require.ErrorContains(t, err, "written to: by Sandbox.OpenFile")
+		f, err := sb.OpenFile(t.Context(), name, os.O_WRONLY|os.O_TRUNC, 0)
+		require.NoError(t, err)
+		_, err = f.Write([]byte(name))
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		data, err := os.ReadFile(file)
+		require.NoError(t, err)
+		assert.Equal(t, name, string(data))
+	}
+	err := sb.WriteFile(t.Context(), "/shown/file", []byte("new"), 0o644)
+	require.ErrorIs(t, err, syscall.EROFS)
+	assert.NotContains(t, err.Error(), "written to")
 }

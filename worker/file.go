@@ -265,6 +265,7 @@ func (h *handle) create(path string, mode fs.FileMode, exact bool) (fs.FileInfo,
 		var named *fs.PathError
 		if errors.As(err, &named) {
 			named.Path = path // nobody knows the other
+			named.Err = inPlace(named.Err, path)
 		}
 		if err != nil {
 			return nil, err
@@ -286,6 +287,19 @@ func (h *handle) create(path string, mode fs.FileMode, exact bool) (fs.FileInfo,
 		return nil, err
 	}
 	return info, nil
+}
+
+// inPlace adds what can be done where a file can't be replaced, but be written to, as one that is mounted by itself.
+func inPlace(err error, path string) error {
+	if !errors.Is(err, syscall.EROFS) && !errors.Is(err, syscall.EBUSY) && !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	file, openErr := os.OpenFile(path, os.O_WRONLY, 0)
+	if openErr != nil {
+		return err
+	}
+	_ = file.Close()
+	return fmt.Errorf("%w: the file can't be replaced as a whole there, but written to: by Sandbox.OpenFile, or a command", err)
 }
 
 // linked is where a file is to be made for a path at which nothing is, or a link to nothing.
@@ -423,6 +437,10 @@ func (h *handle) commit(commit *wirepb.Commit) error {
 	}
 	if h.target != "" {
 		if err := os.Rename(h.path, h.target); err != nil {
+			var link *os.LinkError
+			if errors.As(err, &link) {
+				return &fs.PathError{Op: link.Op, Path: h.target, Err: inPlace(link.Err, h.target)}
+			}
 			return err
 		}
 		h.target = ""
