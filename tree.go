@@ -261,7 +261,10 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 	if !info.IsDir() {
 		// A link that the caller names is followed: it may be /dev/stdout.
 		if here, err := os.Stat(target); err == nil {
-			if !here.Mode().IsRegular() && !here.IsDir() {
+			switch {
+			case here.IsDir():
+				return fail(&fs.PathError{Op: "write", Path: target, Err: syscall.EISDIR})
+			case !here.Mode().IsRegular():
 				return fail(&fs.PathError{Op: "write", Path: target, Err: errDevice})
 			}
 			if target, err = filepath.EvalSymlinks(target); err != nil {

@@ -323,6 +323,11 @@ func TestNothingButFilesAndLinksIsReplaced(t *testing.T) {
 		require.ErrorIs(t, err, fs.ErrExist, target)
 		require.ErrorContains(t, err, "is no regular file; copy to another place")
 	}
+	for _, folder := range []string{"/", "..", ".", dir, dir + "/."} {
+		err := sb.CopyFrom(t.Context(), "tree/pipe", folder)
+		require.ErrorIs(t, err, syscall.EISDIR)
+		require.ErrorContains(t, err, "write "+filepath.Clean(folder)+": is a directory")
+	}
 	require.NoError(t, sb.CopyFrom(t.Context(), "tree/pipe", toFile))
 	data, err := os.ReadFile(file)
 	require.NoError(t, err)
