@@ -294,7 +294,7 @@ func inPlace(err error, path string) error {
 	if !errors.Is(err, syscall.EROFS) && !errors.Is(err, syscall.EBUSY) && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	file, openErr := os.OpenFile(path, os.O_WRONLY, 0)
+	file, openErr := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0) // it may be a pipe
 	if openErr != nil {
 		return err
 	}
