@@ -325,7 +325,9 @@ func (sb *Sandbox) start(ctx context.Context) {
 		}
 	case running != nil: // something is left of it, which a stop is to try again
 		sb.status, sb.running, sb.stopErr = Stopping, running, err
-		sb.cause, sb.end = err, Lost
+		if wanted {
+			sb.cause, sb.end = err, Lost
+		}
 	case wanted:
 		sb.status, sb.startErr = Unstarted, err
 	default:

@@ -298,6 +298,30 @@ func TestAStopOfAStartThatIsNotWaitedFor(t *testing.T) {
 	}
 }
 
+// A start that was stopped may leave something that is stopped by a second try. It was stopped all the same, and did not end by itself.
+func TestAStopOfAStartThatLeavesSomething(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries atomic.Int64
+		d := watch(func(string) error { time.Sleep(2 * time.Second); return nil }, func(context.Context, string) error {
+			if tries.Add(1) == 1 {
+				return errors.New("busy")
+			}
+			return nil
+		})
+		session, err := sbx.Open(t.Context(), sbx.Driver(d))
+		require.NoError(t, err)
+		sb := session.Sandbox()
+		go func() { _ = sb.Start(t.Context()) }()
+		time.Sleep(time.Second)
+		require.NoError(t, sb.Stop(t.Context()))
+		assert.EqualValues(t, 2, tries.Load())
+		assert.Equal(t, sbx.Stopped, sb.Status())
+		require.NoError(t, sb.Wait(t.Context()))
+		require.NoError(t, session.Close())
+		assert.Equal(t, d.created.Load(), d.ended.Load())
+	})
+}
+
 // Acceptance 50, 58.
 func TestStartsAreShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
