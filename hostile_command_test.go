@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -224,6 +225,35 @@ func openHostile(t *testing.T, h *hostile) *sbx.Sandbox {
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, session.Close()) })
 	return session.Sandbox()
+}
+
+// What comes after a command's end on its stream is nobody's output, and the end of that stream.
+func TestAWorkerThatSaysMoreThanTheEnd(t *testing.T) {
+	for name, late := range map[string]*wirepb.CommandOutput{"output": says("late"), "another end": hasExited, "no message, but its end": nil} {
+		t.Run(name, func(t *testing.T) {
+			var streams atomic.Int64
+			sb := openHostile(t, &hostile{run: func(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput]) error {
+				streams.Add(1)
+				for _, message := range []*wirepb.CommandOutput{hasStarted, says("mine"), hasExited} {
+					_ = stream.Send(message)
+				}
+				if late != nil {
+					_ = stream.Send(late)
+					<-stream.Context().Done()
+				}
+				return nil
+			}})
+			for range 3 {
+				output, err := sb.Command("it").Output()
+				require.NoError(t, err)
+				assert.Equal(t, "mine", string(output))
+				output, err = sb.Command("it").Output()
+				require.Error(t, err)
+				assert.Empty(t, output)
+			}
+			assert.EqualValues(t, 3, streams.Load())
+		})
+	}
 }
 
 func TestAWorkerThatSendsWithoutEnd(t *testing.T) {
