@@ -59,8 +59,8 @@ type Options struct {
 	// Image is the image of sandboxes that don't name another. Functions need nothing of it, commands need what they are. Empty means "busybox:stable", the
 	// smallest that has a shell and the usual tools.
 	Image string
-	// Pull says when images are pulled: "missing", the default, "always", once in each session, or "never". The engine is given what docker login, or podman login, was
-	// told of the image's registry on this machine, also by a credential helper.
+	// Pull says when images are pulled: "missing", the default, "always", once in each session, or "never". The engine is given what docker login, or podman login
+	// where docker has no configuration, was told of the image's registry on this machine, also by a credential helper.
 	Pull string
 	// Network is the engine's network that sandboxes are in. Empty means "none".
 	Network string

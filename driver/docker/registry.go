@@ -12,17 +12,36 @@ import (
 	"github.com/moby/moby/api/types/registry"
 )
 
-// credentials returns what docker login, or podman login, was told of an image's registry, as the engine takes it; empty if that is nothing.
+// credentials returns what docker login, or podman login, was told of an image's registry, as the engine takes it; empty if that is nothing. A credential
+// helper may ask the user, or hang: it is waited for as long as ctx lasts.
 func credentials(ctx context.Context, image string) (string, error) {
+	type found struct {
+		auth string
+		err  error
+	}
+	finds := make(chan found, 1)
+	go func() {
+		auth, err := findCredentials(image)
+		finds <- found{auth, err}
+	}()
+	select {
+	case f := <-finds:
+		return f.auth, f.err
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+}
+
+func findCredentials(image string) (string, error) {
 	ref, err := name.ParseReference(image)
 	if err != nil {
 		return "", err
 	}
-	found, err := authn.Resolve(ctx, authn.DefaultKeychain, ref.Context())
+	found, err := authn.DefaultKeychain.Resolve(ref.Context())
 	if err != nil {
 		return "", fmt.Errorf("the credentials of %s: %w", ref.Context().RegistryStr(), err)
 	}
-	config, err := authn.Authorization(ctx, found)
+	config, err := found.Authorization()
 	if err != nil {
 		return "", fmt.Errorf("the credentials of %s: %w", ref.Context().RegistryStr(), err)
 	}
