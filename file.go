@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -635,7 +636,7 @@ func (f *File) ReadDir(n int) ([]fs.DirEntry, error) {
 		rest = rest[:min(n, len(rest))]
 	}
 	f.offset += int64(len(rest))
-	return rest, nil
+	return slices.Clip(rest), nil // the caller may append to it
 }
 
 // ReadFile returns what is in a file, up to [MaxReadFile].
