@@ -46,7 +46,10 @@ func find(ctx context.Context, opts Options) (*engine, error) {
 	if err == nil {
 		var version client.ServerVersionResult
 		version, err = api.ServerVersion(ctx, client.ServerVersionOptions{})
-		e.podman = slices.ContainsFunc(version.Components, func(c system.ComponentVersion) bool { return strings.HasPrefix(c.Name, "Podman") })
+		if podman := podmanVersion(version.Components); err == nil && podman != "" {
+			e.podman = true
+			err = e.askPodman(ctx, podman)
+		}
 	}
 	if err == nil {
 		err = e.check(opts)
@@ -212,7 +215,7 @@ func (e *engine) report(opts Options) driver.Report {
 		case !limit.can:
 			c = driver.Capability{
 				Name: limit.name, Why: "the engine says that it can't: it may not use that controller of cgroups",
-				Remedies: []string{"let the engine use cgroups (for a rootless one: delegate them to its user)"},
+				Remedies: []string{"let the engine use cgroups (a rootless one: those of version 2, which systemd delegates to its user)"},
 			}
 		}
 		r.Capabilities = append(r.Capabilities, c)
