@@ -184,10 +184,19 @@ func (s *session) mounts(asked []driver.Mount) ([]driver.Mount, error) {
 
 // mountError makes an engine's error about one of mounts a MountError.
 func mountError(err error, mounts []driver.Mount) error {
+	if err == nil {
+		return nil
+	}
+	const copyInstead = "leave the mount out and copy the files into the sandbox"
 	for _, m := range mounts {
-		if err != nil && isMissingSource(err, m.Source) {
+		if isMissingSource(err, m.Source) {
 			return &driver.MountError{Driver: driverName, Mount: m, Err: fmt.Errorf("%w: the engine has no such file; is it in a virtual machine, or another container? %w", fs.ErrNotExist, err), Remedies: []string{
-				"let the engine share that folder", "leave the mount out and copy the files into the sandbox",
+				"let the engine share that folder", copyInstead,
+			}}
+		}
+		if isForbiddenSource(err, m.Source) {
+			return &driver.MountError{Driver: driverName, Mount: m, Err: fmt.Errorf("%w: the engine may not reach it; is it another user's? %w", fs.ErrPermission, err), Remedies: []string{
+				"let the engine's user reach that folder, by the modes of those above it", copyInstead,
 			}}
 		}
 	}
@@ -197,4 +206,9 @@ func mountError(err error, mounts []driver.Mount) error {
 // isMissingSource tells whether the engine does not have what was to be mounted. Its API has no other sign of that than the text.
 func isMissingSource(err error, source string) bool {
 	return strings.Contains(err.Error(), "bind source path does not exist: "+source)
+}
+
+// isForbiddenSource tells whether the engine, a rootless one of another user, may not reach what was to be mounted. The text is all there is again.
+func isForbiddenSource(err error, source string) bool {
+	return strings.Contains(err.Error(), source+": ") && strings.Contains(err.Error(), "permission denied")
 }

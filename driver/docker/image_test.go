@@ -216,6 +216,16 @@ func TestMountError(t *testing.T) {
 	require.True(t, ok, "%v", err)
 	assert.Equal(t, m, wrong.Mount)
 	require.ErrorIs(t, err, os.ErrNotExist)
+	for _, text := range []string{ // of Docker, and of Podman
+		`invalid mount config for type "bind": stat /somewhere: permission denied`,
+		"making volume mountpoint for volume /somewhere: mkdir /somewhere: permission denied",
+	} {
+		err := mountError(errors.New(text), []driver.Mount{{Source: "/some", Target: "/other"}, m})
+		wrong, ok := errors.AsType[*driver.MountError](err)
+		require.True(t, ok, "%v", err)
+		assert.Equal(t, m, wrong.Mount)
+		require.ErrorIs(t, err, os.ErrPermission)
+	}
 	other := errors.New("another error")
 	assert.Equal(t, other, mountError(other, []driver.Mount{m}))
 	assert.NoError(t, mountError(nil, []driver.Mount{m}))

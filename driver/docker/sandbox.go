@@ -130,7 +130,8 @@ func (b *sandbox) runWorker(ctx context.Context, worker string, mounts []driver.
 		created, err = s.engine.ContainerCreate(createCtx, options)
 	}
 	if err != nil {
-		if socket != nil && isMissingSource(err, socket.folder) { // the engine has other files than this program
+		// The engine has other files than this program, or is a rootless one of another user.
+		if socket != nil && (isMissingSource(err, socket.folder) || isForbiddenSource(err, socket.folder)) {
 			s.setByStream()
 			return b.runWorker(ctx, worker, mounts, volumes)
 		}
