@@ -9,6 +9,8 @@ var (
 	ByStream   = byStream
 	Ways       = ways
 	Filter     = filter
+
+	ServeAsAnother = serveAsAnother
 )
 
 const (

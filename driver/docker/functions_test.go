@@ -66,13 +66,12 @@ func Open(_ context.Context, n int) (int, error) {
 	return n, nil
 }
 
-// Fill writes to a folder until it can't, and returns how many MiB it could write, and how many files it could make.
+// Fill writes to a folder until it can't, and returns how many MiB it could write, and how many files it could make, of a thousand each.
 func Fill(_ context.Context, folder string) (filled [2]int, err error) {
-	for {
+	for ; filled[1] < 1<<10; filled[1]++ {
 		if err := os.WriteFile(fmt.Sprintf("%s/%d", folder, filled[1]), nil, 0o600); err != nil {
 			break
 		}
-		filled[1]++
 	}
 	for i := range filled[1] {
 		if i > 0 {

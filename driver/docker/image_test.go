@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
 	"github.com/stretchr/testify/assert"
@@ -50,7 +51,9 @@ func TestVolumesOfImages(t *testing.T) {
 	api := testEngine(t)
 	helper := leave(t, image, nil)
 	const name = "local/sbx-test-volumes:1"
-	_, err := api.ContainerCommit(t.Context(), helper, client.ContainerCommitOptions{Reference: name, Changes: []string{"VOLUME /data /tmp"}})
+	_, err := api.ContainerCommit(t.Context(), helper, client.ContainerCommitOptions{
+		Reference: name, Changes: []string{"VOLUME /data /tmp"}, Config: &container.Config{}, // Podman wants one
+	})
 	require.NoError(t, err)
 	defer func() {
 		_, err := api.ImageRemove(context.Background(), name, client.ImageRemoveOptions{})

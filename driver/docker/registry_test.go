@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -154,7 +155,7 @@ func TestPull(t *testing.T) {
 	address, _, _ := strings.Cut(private, "/")
 	t.Cleanup(func() {
 		_, err := testEngine(t).ImageRemove(context.Background(), private, client.ImageRemoveOptions{Force: true})
-		assert.NoError(t, err)
+		assert.True(t, err == nil || errdefs.IsNotFound(err), "%v", err)
 	})
 	configure(t)
 	_, err := New(&Options{Image: private}).Open(t.Context(), driver.SessionSpec{
@@ -162,6 +163,9 @@ func TestPull(t *testing.T) {
 	})
 	var wrong *driver.ImageError
 	require.ErrorAs(t, err, &wrong)
+	if strings.Contains(err.Error(), "HTTP response to HTTPS client") {
+		t.Skipf("the engine, as Podman, takes no registry of this machine without TLS: %v", err)
+	}
 	assert.ErrorContains(t, err, "docker login")
 	configure(t, address)
 	run(t, openTest(t, New(&Options{Image: private}), "private"), "one")
