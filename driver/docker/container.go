@@ -130,10 +130,8 @@ func (s *session) folders(limits driver.Resources, mounts []driver.Mount, volume
 }
 
 func resources(limits driver.Resources) container.Resources {
-	r := container.Resources{Ulimits: []*units.Ulimit{
-		{Name: "nofile", Soft: int64(limits.OpenFiles), Hard: int64(limits.OpenFiles)},
-		{Name: "core", Soft: 0, Hard: 0},
-	}}
+	// The agent limits open files: a rootless Podman ignores what is said here, and a rootless Docker can't give more than its user has.
+	r := container.Resources{Ulimits: []*units.Ulimit{{Name: "core", Soft: 0, Hard: 0}}}
 	if limits.MemoryMiB > 0 {
 		r.Memory = int64(limits.MemoryMiB) * mebi
 		r.MemorySwap = r.Memory // both together: there is no swap space

@@ -227,8 +227,9 @@ func (b *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (driv
 	case begun:
 		return nil, fmt.Errorf("docker: sandbox %s has a worker already", b.spec.ID)
 	}
-	env := goLimits(slices.Concat(b.spec.Env, spec.Env), b.session.limits(b.spec))
-	process, err := b.agent.Start(ctx, remote.Start{Env: env, Lost: b.lost})
+	limits := b.session.limits(b.spec)
+	env := goLimits(slices.Concat(b.spec.Env, spec.Env), limits)
+	process, err := b.agent.Start(ctx, remote.Start{Env: env, OpenFiles: uint64(limits.OpenFiles), Lost: b.lost})
 	if err != nil {
 		return nil, fmt.Errorf("docker: sandbox %s: start the worker: %w", b.spec.ID, err)
 	}

@@ -141,6 +141,11 @@ func (a *agent) start(start *Start, files []*os.File) (int, error) {
 		if most == 0 {
 			continue
 		}
+		var has syscall.Rlimit
+		if err := syscall.Getrlimit(limit, &has); err != nil {
+			return 0, os.NewSyscallError("getrlimit", err)
+		}
+		most = min(most, has.Max) // who limits the container to less has the last word
 		// The package syscall's own, or children would get back the limit of open files that this process began with.
 		if err := syscall.Setrlimit(limit, &syscall.Rlimit{Cur: most, Max: most}); err != nil {
 			return 0, os.NewSyscallError("setrlimit", err)
