@@ -294,6 +294,16 @@ func TestLimits(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "to stdout\n123 123\n456 456\n", string(output))
 	})
+	// What the container has less of stays as it is, and does not keep the worker from starting.
+	each(t, func(t *testing.T, a *remote.Agent, _ *exec.Cmd) {
+		var has unix.Rlimit
+		require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &has))
+		p, err := a.Start(t.Context(), remote.Start{Env: []string{roleVariable + "=limits"}, OpenFiles: 1 << 40, Lost: lost})
+		require.NoError(t, err)
+		output, err := io.ReadAll(p.Stdout())
+		require.NoError(t, err)
+		assert.Contains(t, string(output), fmt.Sprintf("to stdout\n%d %d\n", has.Max, has.Max))
+	})
 }
 
 func TestKill(t *testing.T) {
