@@ -172,7 +172,7 @@ func (s *session) mounts(asked []driver.Mount) ([]driver.Mount, error) {
 			return fail(err)
 		}
 		if s.engine.isShownBy(source) {
-			return fail(errors.New("it would show the engine's socket, by which one is root on this machine"), "mount a folder of data")
+			return fail(errors.New("it would show the engine's socket, by which one is root on this machine, or the engine's user"), "mount a folder of data")
 		}
 		m.Source = source
 		mounts = append(mounts, m)

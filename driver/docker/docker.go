@@ -25,16 +25,24 @@
 //
 // A sandbox ends with its worker, and when the program is gone, killed or not, as well as after Options.Lifetime: its first process sees to that, without the
 // program or the engine. The engine removes the container. When an engine is restarted, it ends its containers, unless it is
-// configured otherwise (live-restore). What an engine that was killed has left is removed when the next session opens, of any program: containers
+// configured otherwise (live-restore) or is Podman. What an engine that was killed has left is removed when the next session opens, of any program: containers
 // whose lifetime is over, or whose program ran on this machine and is gone.
 //
 // driver.Exit tells a kill for lack of memory by the kernel's count for the container, which has its own. Where the first process was
 // killed too, it is the engine's word.
 //
+// # Rootless engines
+//
+// Docker and Podman of an ordinary user do the same, but for this. Memory, CPUs and processes are limited where cgroups of version 2 are that systemd delegates
+// to the user; elsewhere these limits are refused. User ids in sandboxes are of those that /etc/subuid gives to the engine's user. To one of these belongs what a sandbox writes to a
+// mount, so that of folders made there the user gets rid with podman unshare rm -r, or rootlesskit rm -r. With Options.User "0:0" sandboxes have the id of the engine's user:
+// what they write is the user's own, and they read what the user may read of a mount. They have no capabilities then either, but see how many descriptors the
+// first process has. With an engine of root, that is the id of root. Where an engine may not reach the program's sockets, since it is another user's, everything goes through the engine.
+//
 // # What is not held
 //
-// Containers share the machine's kernel, but for the runtime runsc (gVisor). Whoever can talk to the engine is root on its machine, so a mount that would show the
-// socket which the program uses is refused. An image's files are readable as their modes say. The engine isn't protected from a program that makes more sandboxes than the
+// Containers share the machine's kernel, but for the runtime runsc (gVisor). Whoever can talk to the engine is root on its machine, or its user if it is rootless, so a mount that would show the
+// socket which the program uses is refused. Of a folder to mount that Podman doesn't have, since it is in a virtual machine, it makes an empty one and shows that. An image's files are readable as their modes say. The engine isn't protected from a program that makes more sandboxes than the
 // machine bears. With Options.Network sandboxes reach what that network reaches. docs/security.md has the whole list.
 package docker
 
