@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
@@ -130,8 +129,8 @@ func (s *session) folders(limits driver.Resources, mounts []driver.Mount, volume
 }
 
 func resources(limits driver.Resources) container.Resources {
-	// The agent limits open files: a rootless Podman ignores what is said here, and a rootless Docker can't give more than its user has.
-	r := container.Resources{Ulimits: []*units.Ulimit{{Name: "core", Soft: 0, Hard: 0}}}
+	// The agent limits open files and core files: a rootless Podman ignores what is asked for here, and a rootless Docker can't give more than its user has.
+	var r container.Resources
 	if limits.MemoryMiB > 0 {
 		r.Memory = int64(limits.MemoryMiB) * mebi
 		r.MemorySwap = r.Memory // both together: there is no swap space

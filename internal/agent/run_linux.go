@@ -137,7 +137,9 @@ func (a *agent) listen() {
 
 // start starts this program as the worker, with the descriptors that package driver says, in a session of its own.
 func (a *agent) start(start *Start, files []*os.File) (int, error) {
-	for limit, most := range map[int]uint64{unix.RLIMIT_NOFILE: start.OpenFiles, unix.RLIMIT_NPROC: start.Processes} {
+	// A limit of 1 keeps the kernel from writing core files, and from starting the machine's handler for them, which 0 does not.
+	const noCore = 1
+	for limit, most := range map[int]uint64{unix.RLIMIT_NOFILE: start.OpenFiles, unix.RLIMIT_NPROC: start.Processes, unix.RLIMIT_CORE: noCore} {
 		if most == 0 {
 			continue
 		}

@@ -53,7 +53,7 @@ func work(role string) {
 		_ = cmd.Start()
 		os.Exit(0)
 	case "limits":
-		for _, limit := range []int{unix.RLIMIT_NOFILE, unix.RLIMIT_NPROC} {
+		for _, limit := range []int{unix.RLIMIT_NOFILE, unix.RLIMIT_NPROC, unix.RLIMIT_CORE} {
 			var l unix.Rlimit
 			_ = unix.Getrlimit(limit, &l)
 			fmt.Println(l.Cur, l.Max)
@@ -292,7 +292,7 @@ func TestLimits(t *testing.T) {
 		require.NoError(t, err)
 		output, err := io.ReadAll(p.Stdout())
 		require.NoError(t, err)
-		assert.Equal(t, "to stdout\n123 123\n456 456\n", string(output))
+		assert.Equal(t, "to stdout\n123 123\n456 456\n1 1\n", string(output))
 	})
 	// What the container has less of stays as it is, and does not keep the worker from starting.
 	each(t, func(t *testing.T, a *remote.Agent, _ *exec.Cmd) {
