@@ -8,8 +8,9 @@ import (
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
 
-// maxIdleStreams is how many streams of commands that have ended a sandbox keeps for others.
-const maxIdleStreams = 16
+// maxIdleStreams is how many streams of commands that have ended a sandbox keeps for others. Nobody reads them, so each can hold what a hostile worker
+// sends until its window is full.
+const maxIdleStreams = 4
 
 // commandStream is a stream of a worker's that runs commands, one after another: to open one takes longer than a command's messages do.
 type commandStream struct {

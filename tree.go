@@ -29,8 +29,8 @@ const (
 // errInTheWay is about what a copy does not replace.
 var errInTheWay = fmt.Errorf("%w, and is of another kind; remove it, or copy to another place", fs.ErrExist)
 
-// errDevice is about a device, socket or pipe of this machine.
-var errDevice = fmt.Errorf("%w, and is no regular file; copy to another place", fs.ErrExist)
+// errDevice is about a device, socket or pipe of this machine, or what a process has open.
+var errDevice = fmt.Errorf("%w, and is no place of a regular file; copy to another place", fs.ErrExist)
 
 var errCopyTooLong = fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooLong, int64(MaxCopy))
 
@@ -240,6 +240,27 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 	}
 }
 
+// isOpen reports whether a path leads through /proc to what a process has open, as /dev/stdout does. A file that took its place would not be that.
+func isOpen(path string) bool {
+	for range 40 { // links, as Linux has it
+		folder, err := filepath.EvalSymlinks(filepath.Dir(path))
+		if err != nil {
+			return false
+		}
+		if strings.HasPrefix(folder, "/proc/") {
+			return true
+		}
+		link, err := os.Readlink(filepath.Join(folder, filepath.Base(path)))
+		if err != nil {
+			return false
+		}
+		if path = link; !filepath.IsAbs(path) {
+			path = filepath.Join(folder, link)
+		}
+	}
+	return false
+}
+
 // CopyFrom copies a file or a whole folder out of the sandbox to this machine: target becomes the copy, as with [Sandbox.CopyTo], permissions included. What
 // is written is checked against size and checksum, and takes its place only when it is whole. Runs of zeros become holes.
 //
@@ -259,12 +280,12 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 	}
 	target = filepath.Clean(target)
 	if !info.IsDir() {
-		// A link that the caller names is followed: it may be /dev/stdout.
+		// A link that the caller names is followed: what it leads to may be a device.
 		if here, err := os.Stat(target); err == nil {
 			switch {
 			case here.IsDir():
 				return fail(&fs.PathError{Op: "write", Path: target, Err: syscall.EISDIR})
-			case !here.Mode().IsRegular():
+			case !here.Mode().IsRegular() || isOpen(target):
 				return fail(&fs.PathError{Op: "write", Path: target, Err: errDevice})
 			}
 			if target, err = filepath.EvalSymlinks(target); err != nil {

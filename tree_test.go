@@ -318,18 +318,27 @@ func TestNothingButFilesAndLinksIsReplaced(t *testing.T) {
 	require.NoError(t, os.Symlink("pipe", link))
 	require.NoError(t, os.WriteFile(file, []byte("old"), 0o644))
 	require.NoError(t, os.Symlink("file", toFile))
-	for source, target := range map[string]string{"tree/pipe": pipe, "./tree/pipe": link, "tree": dir} {
+	// What a process has open, as /dev/stdout may be, is no name of a file.
+	opened, err := os.Open(file)
+	require.NoError(t, err)
+	defer opened.Close()
+	magic, toMagic := fmt.Sprintf("/proc/self/fd/%d", opened.Fd()), filepath.Join(dir, "to-magic")
+	require.NoError(t, os.Symlink(magic, toMagic))
+	for target, source := range map[string]string{pipe: "tree/pipe", link: "tree/pipe", dir: "tree", magic: "tree/pipe", toMagic: "tree/pipe"} {
 		err := sb.CopyFrom(t.Context(), source, target)
 		require.ErrorIs(t, err, fs.ErrExist, target)
-		require.ErrorContains(t, err, "is no regular file; copy to another place")
+		require.ErrorContains(t, err, "is no place of a regular file; copy to another place")
 	}
+	data, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Equal(t, "old", string(data))
 	for _, folder := range []string{"/", "..", ".", dir, dir + "/."} {
 		err := sb.CopyFrom(t.Context(), "tree/pipe", folder)
 		require.ErrorIs(t, err, syscall.EISDIR)
 		require.ErrorContains(t, err, "write "+filepath.Clean(folder)+": is a directory")
 	}
 	require.NoError(t, sb.CopyFrom(t.Context(), "tree/pipe", toFile))
-	data, err := os.ReadFile(file)
+	data, err = os.ReadFile(file)
 	require.NoError(t, err)
 	assert.Equal(t, "new", string(data))
 	for name, mode := range map[string]fs.FileMode{pipe: fs.ModeNamedPipe, link: fs.ModeSymlink, toFile: fs.ModeSymlink} {
