@@ -81,6 +81,9 @@ func TestAChildThatHoldsTheDescriptors(t *testing.T) {
 }
 
 func TestTheRuntimeGetsNoMemory(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector, which gets no memory then either, may end the process first")
+	}
 	apart(t, func(t *testing.T, on sbx.OpenOption) {
 		session := sbxtest.Open(t, on)
 		_, err := session.Function2(Crash).Call(t.Context(), "1 GiB", "hoard")

@@ -114,7 +114,8 @@ type run struct {
 	slots chan struct{} // holds one for every input that was taken and whose result is not handed out
 	queue chan *item    // never full: a slot is a place in it
 	input chan struct{} // closed when the input has ended
-	crash any           // what the input panicked with; set before queue is closed
+	crash any           // what the input panicked with; set before queue is closed, as is
+	cut   bool          // that the input was not taken to its end
 
 	mu    sync.Mutex
 	ended bool
@@ -193,9 +194,9 @@ func (r *run) items(source func(nextFunc), ordered bool) iter.Seq[*item] {
 			switch {
 			case it == nil && r.crash != nil:
 				panic(r.crash)
-			case it == nil:
+			case it == nil && !r.cut:
 				return
-			case it.err != nil && r.over():
+			case it == nil || it.err != nil && r.over():
 				// Calls fail together when the context ends; one error says it.
 				yield(&item{index: -1, err: &CallError{Function: r.f.name(), Index: -1, Err: r.contextError()}})
 				return
@@ -270,12 +271,13 @@ func (r *run) take(source func(nextFunc), ordered bool) {
 			return false
 		}
 	}
-	if slot() {
+	if r.cut = !slot(); !r.cut {
 		source(func(input any, decode decodeFunc, args ...any) bool {
 			it := &item{index: index, input: input, done: make(chan struct{})}
 			index++
 			// A slot is taken before the input is asked for the next value: what is not needed is not pulled.
-			return r.begin(it, ordered, decode, args) && slot()
+			r.cut = !r.begin(it, ordered, decode, args) || !slot()
+			return !r.cut
 		})
 	}
 	normal = true

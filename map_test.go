@@ -313,3 +313,46 @@ func TestMapMisuse(t *testing.T) {
 	require.ErrorAs(t, err, &argument)
 	assert.Equal(t, []Picky{{"a"}, {}, {"b"}}, outputs)
 }
+
+// A map whose context ends before all inputs were taken says so, whichever it notices first: that, or that no more inputs come.
+func TestAMapThatIsCutShortIsNotWhole(t *testing.T) {
+	session := sbxtest.Open(t)
+	double := session.Function(Double)
+	cut := func(ordered bool) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		got, gone := make(chan struct{}), make(chan struct{})
+		inputs := func(yield func(int) bool) {
+			defer close(gone)
+			if yield(0) {
+				<-got
+				cancel()
+				_ = yield(1) && yield(2)
+			}
+		}
+		first := func() {
+			close(got)
+			<-gone
+			time.Sleep(time.Millisecond) // now both are there to be noticed
+		}
+		var last error
+		if ordered {
+			for n, err := range double.Map(ctx, inputs) {
+				if last = err; err == nil && n == 0 {
+					first()
+				}
+			}
+			return last
+		}
+		for result := range double.MapUnordered(ctx, inputs) {
+			if last = result.Err; result.Index == 0 {
+				first()
+			}
+		}
+		return last
+	}
+	for range 30 {
+		require.ErrorIs(t, cut(true), context.Canceled)
+		require.ErrorIs(t, cut(false), context.Canceled)
+	}
+}
