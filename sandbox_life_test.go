@@ -45,6 +45,18 @@ func watch(create func(string) error, stop func(context.Context, string) error) 
 	return &watched{Driver: inprocess.New(nil), create: create, stop: stop}
 }
 
+// stopsFrom has stops wait for a channel to be closed.
+func stopsFrom(closed <-chan struct{}) func(context.Context, string) error {
+	return func(ctx context.Context, _ string) error {
+		select {
+		case <-closed:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 func (w *watched) Open(ctx context.Context, spec driver.SessionSpec) (driver.Session, error) {
 	session, err := w.Driver.Open(ctx, spec)
 	return &watchedSession{session, w}, err
@@ -574,14 +586,7 @@ func TestCloseEndsCallsInSandboxes(t *testing.T) {
 func TestCloseBoundsTheStopOfSandboxes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
-		d := watch(nil, func(ctx context.Context, _ string) error {
-			select {
-			case <-release:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
+		d := watch(nil, stopsFrom(release))
 		session, err := sbx.Open(t.Context(), sbx.Driver(d))
 		require.NoError(t, err)
 		sb := session.Sandbox()
@@ -623,14 +628,7 @@ func (s closerSession) Close(ctx context.Context) error {
 func TestWhatTheDriverEndsInCloseIsNotLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		closed := make(chan struct{})
-		d := watch(nil, func(ctx context.Context, _ string) error {
-			select {
-			case <-closed:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
+		d := watch(nil, stopsFrom(closed))
 		session, err := sbx.Open(t.Context(), sbx.Driver(closer{d, closed}))
 		require.NoError(t, err)
 		sb := session.Sandbox()

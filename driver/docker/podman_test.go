@@ -21,30 +21,12 @@ import (
 	"github.com/sandboxfn/sbx/driver"
 )
 
-// playPodman serves what Podman 4.3 says of itself, and returns its address.
-func playPodman(t *testing.T, own string, status int) string {
-	socket := filepath.Join(t.TempDir(), "podman.sock")
+// serveEngine serves at a socket of the test's, and returns its address.
+func serveEngine(t *testing.T, handler http.Handler) string {
+	socket := filepath.Join(t.TempDir(), "engine.sock")
 	listener, err := net.Listen("unix", socket)
 	require.NoError(t, err)
-	answers := map[string]string{
-		"/_ping": "OK",
-		// The limits are the kernel's.
-		"/v1.41/info":         `{"OSType":"linux","Architecture":"amd64","MemoryLimit":true,"CpuCfsQuota":true,"PidsLimit":true,"SecurityOptions":["name=seccomp,profile=default"]}`,
-		"/v1.41/version":      `{"ApiVersion":"1.41","Components":[{"Name":"Podman Engine","Version":"4.3.1","Details":{"APIVersion":"4.3.1"}},{"Name":"Conmon","Version":"conmon version 2.1.6"}]}`,
-		"/v4.3.1/libpod/info": own,
-	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer, ok := answers[r.URL.Path]
-		w.Header().Set("Api-Version", "1.41")
-		w.Header().Set("Content-Type", "application/json")
-		switch {
-		case !ok:
-			w.WriteHeader(http.StatusNotFound)
-		case r.URL.Path == "/v4.3.1/libpod/info":
-			w.WriteHeader(status)
-		}
-		_, _ = w.Write([]byte(answer))
-	})}
+	server := &http.Server{Handler: handler}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -55,6 +37,29 @@ func playPodman(t *testing.T, own string, status int) string {
 		<-ended
 	})
 	return "unix://" + socket
+}
+
+// playPodman serves what Podman 4.3 says of itself, and returns its address.
+func playPodman(t *testing.T, own string, status int) string {
+	answers := map[string]string{
+		"/_ping": "OK",
+		// The limits are the kernel's.
+		"/v1.41/info":         `{"OSType":"linux","Architecture":"amd64","MemoryLimit":true,"CpuCfsQuota":true,"PidsLimit":true,"SecurityOptions":["name=seccomp,profile=default"]}`,
+		"/v1.41/version":      `{"ApiVersion":"1.41","Components":[{"Name":"Podman Engine","Version":"4.3.1","Details":{"APIVersion":"4.3.1"}},{"Name":"Conmon","Version":"conmon version 2.1.6"}]}`,
+		"/v4.3.1/libpod/info": own,
+	}
+	return serveEngine(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer, ok := answers[r.URL.Path]
+		w.Header().Set("Api-Version", "1.41")
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case !ok:
+			w.WriteHeader(http.StatusNotFound)
+		case r.URL.Path == "/v4.3.1/libpod/info":
+			w.WriteHeader(status)
+		}
+		_, _ = w.Write([]byte(answer))
+	}))
 }
 
 // Podman says in Docker's API that it holds every limit that the kernel can, and ignores limits where it has no cgroups.
@@ -92,12 +97,10 @@ func TestPodmanSaysWhatItHolds(t *testing.T) {
 // serveAsAnother makes the engine one that may reach no file of this user, as a rootless one of another user, and returns its address.
 func serveAsAnother(t *testing.T) string {
 	engine := testEngine(t)
-	socket := filepath.Join(t.TempDir(), "engine.sock")
-	listener, err := net.Listen("unix", socket)
-	require.NoError(t, err)
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return engine.Dialer()(ctx) }}
+	t.Cleanup(transport.CloseIdleConnections)
 	proxy := &httputil.ReverseProxy{Transport: transport, FlushInterval: -1, Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "engine" }}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return serveEngine(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if filepath.Base(r.URL.Path) == "create" && filepath.Base(filepath.Dir(r.URL.Path)) == "containers" {
 			body, err := io.ReadAll(r.Body)
 			assert.NoError(t, err)
@@ -114,16 +117,5 @@ func serveAsAnother(t *testing.T) string {
 			}
 		}
 		proxy.ServeHTTP(w, r)
-	})}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = server.Serve(listener)
-	}()
-	t.Cleanup(func() {
-		assert.NoError(t, server.Close())
-		<-ended
-		transport.CloseIdleConnections()
-	})
-	return "unix://" + socket
+	}))
 }
