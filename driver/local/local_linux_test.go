@@ -135,6 +135,17 @@ func TestWhatAWorkerFinds(t *testing.T) {
 	}, "\n"), stdout)
 }
 
+// Whether the kernel has huge pages to give is its matter, and shows in docs/performance.md: that they are asked for, here.
+func TestProgramsLieInHugePages(t *testing.T) {
+	if _, err := os.Stat("/sys/kernel/mm/transparent_hugepage"); err != nil {
+		t.Skip(err)
+	}
+	_, p := start(t, open(t), "one", "root")
+	stdout, stderr, exit := output(t, p)
+	require.Equal(t, driver.Exit{}, exit, stderr)
+	assert.Contains(t, strings.Split(strings.TrimSpace(stdout), ","), "huge=within_size")
+}
+
 func TestOrdinaryProgramRuns(t *testing.T) {
 	_, p := start(t, open(t), "one", "busy", "PATH=/usr/bin:/bin")
 	stdout, stderr, exit := output(t, p)

@@ -56,6 +56,7 @@ var workers = map[string]func() int{
 	"lingers":  workerLingers,
 	"mounts":   workerMounts,
 	"list":     workerList,
+	"root":     workerRoot,
 }
 
 func ready() { fmt.Fprintln(os.NewFile(driver.HandshakeFD, "handshake"), "ready") }
@@ -114,6 +115,21 @@ func workerLook() int {
 	fmt.Println("work", os.WriteFile("/work/file", []byte("x"), 0o600))
 	fmt.Println("tmp", os.WriteFile("/tmp/file", []byte("x"), 0o600))
 	fmt.Println("shm", os.WriteFile("/dev/shm/file", []byte("x"), 0o600))
+	return 0
+}
+
+// workerRoot says how its root is mounted.
+func workerRoot() int {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	for mount := range strings.Lines(string(mounts)) {
+		if fields := strings.Fields(mount); fields[4] == "/" {
+			fmt.Println(fields[len(fields)-1])
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	return 0
 }
 
