@@ -39,7 +39,7 @@ demo: ## measure the Go standard library's source in sandboxes; DRIVER=docker in
 
 .PHONY: build
 build: ## build everything
-	$(call each_module,go build ./...)
+	$(call each_module,go build -o /dev/null ./...)
 
 .PHONY: vet
 vet: ## vet everything
@@ -129,7 +129,7 @@ $(PLATFORMS:%=cross/%): export GOOS = $(word 2,$(subst /, ,$@))
 $(PLATFORMS:%=cross/%): export GOARCH = $(word 3,$(subst /, ,$@))
 $(PLATFORMS:%=cross/%):
 	@echo "== $(GOOS)/$(GOARCH)"
-	$(call each_module,go build ./...)
+	$(call each_module,go build -o /dev/null ./...)
 	$(call each_module,go vet ./...)
 
 .PHONY: generate
