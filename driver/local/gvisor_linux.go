@@ -146,7 +146,11 @@ func startInGVisor(homeless bool) error {
 	env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		return strings.HasPrefix(entry, setup.RoleVariable+"=") || homeless && isHome(entry)
 	})
-	filter, err := assembleFilter(false)
+	packed, err := filterOf(false)
+	if err != nil {
+		return err
+	}
+	filter, err := setup.UnpackFilter(packed)
 	if err != nil {
 		return err
 	}

@@ -146,11 +146,11 @@ func (l *launcher) open() (failed string, err error) {
 	}
 	l.filters = map[bool][]byte{}
 	for _, shares := range []bool{false, true} {
-		filter, err := assembleFilter(shares)
+		filter, err := filterOf(shares)
 		if err != nil {
-			return "assemble the system call filter", err
+			return "find the system call filter", err
 		}
-		l.filters[shares] = setup.PackFilter(filter)
+		l.filters[shares] = filter
 	}
 	l.groups = findGroups(first.HandedOver)
 	if failed, err := setup.Do(stageSteps(program, worker, runsc)); err != nil {
