@@ -41,7 +41,7 @@ const (
 const maxEnv = 96 << 10
 
 // setupError is the failure that the event reports.
-func setupError(e control.Event) error {
+func setupError(e control.Event) *SetupError {
 	if e.Errno != 0 {
 		return &SetupError{Sandbox: e.Sandbox, Step: e.Step, Err: e.Errno}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -49,6 +50,9 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 		return nil, err
 	}
 	program, err := os.Open("/proc/self/exe")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, unavailable(errNoProc)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("local: open this program to run it as launcher: %w; its file must be readable for the user who runs it", err)
 	}
@@ -97,7 +101,11 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 		case err != nil:
 			return nil, unavailable(&SetupError{Step: "start the launcher", Err: launcherDeath(err, waitErr, s.stderr)})
 		}
-		return nil, unavailable(setupError(ready))
+		failed := setupError(ready)
+		if ready.Errno == 0 { // the process that was tried may have said why, through the launcher
+			failed.Err = deathOf(failed.Err, "", s.stderr.String())
+		}
+		return nil, unavailable(failed)
 	}
 	s.report = report(ready)
 	if d.gvisor {
@@ -136,18 +144,23 @@ func (s *session) startLauncher(attributes *syscall.SysProcAttr) error {
 	return nil
 }
 
-// launcherDeath is why a launcher ended before it was ready. Go's runtime says by its output only that it may have no more threads.
+// launcherDeath is why a launcher ended before it was ready.
 func launcherDeath(err, waitErr error, stderr *tail) error {
 	text := stderr.String()
+	return deathOf(fmt.Errorf("%w (%w)%s", err, waitErr, text), fmt.Sprintf(" (%v)", waitErr), text)
+}
+
+// deathOf is why a process that ended in err did, by what Go's runtime wrote of it: nothing else says that it may have no more threads.
+func deathOf(err error, how, stderr string) error {
 	switch {
-	case strings.Contains(text, "out of memory"), strings.Contains(text, "cannot allocate memory"):
-		return fmt.Errorf("%w (%w): it may have no more memory", syscall.ENOMEM, waitErr)
-	case !strings.Contains(text, "runtime.newosproc") && !strings.Contains(text, "pthread_create failed"):
-		return fmt.Errorf("%w (%w)%s", err, waitErr, text)
+	case strings.Contains(stderr, "out of memory"), strings.Contains(stderr, "cannot allocate memory"):
+		return fmt.Errorf("%w%s: it may have no more memory", syscall.ENOMEM, how)
+	case !strings.Contains(stderr, "runtime.newosproc") && !strings.Contains(stderr, "pthread_create failed"):
+		return err
 	case addressSpaceIsLimited(): // and a thread needs room for its stack
-		return fmt.Errorf("%w (%w): it may have no more memory for threads", syscall.ENOMEM, waitErr)
+		return fmt.Errorf("%w%s: it may have no more memory for threads", syscall.ENOMEM, how)
 	}
-	return fmt.Errorf("%w (%w): it may have no more threads", syscall.EAGAIN, waitErr)
+	return fmt.Errorf("%w%s: it may have no more threads", syscall.EAGAIN, how)
 }
 
 func addressSpaceIsLimited() bool {

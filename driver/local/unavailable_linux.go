@@ -14,6 +14,9 @@ func unavailable(err error) error {
 	return &driver.UnavailableError{Driver: driverName, Err: err, Remedies: remedies(err, os.ReadFile)}
 }
 
+// errNoProc is of a program in a folder of its own, as by chroot.
+var errNoProc = errors.New("there is no /proc/self/exe, by which the program starts itself again")
+
 // refusals are the settings by which kernels and distributions refuse user namespaces.
 var refusals = []struct{ path, value, remedy string }{
 	{"/proc/sys/user/max_user_namespaces", "0", "allow user namespaces: sysctl -w user.max_user_namespaces=15000"},
@@ -30,6 +33,9 @@ func remedies(err error, readFile func(string) ([]byte, error)) []string {
 	var found []string
 	if errors.Is(err, errNoRunsc) {
 		return []string{"install it: https://gvisor.dev/docs/user_guide/install/", "leave Options.GVisor out, for sandboxes on this machine's kernel"}
+	}
+	if errors.Is(err, errNoProc) {
+		return []string{"mount one: mount -t proc proc /proc"} // another driver would lack it, too
 	}
 	if errors.Is(err, errRoot) {
 		found = append(found, "run this program as another user", "give it the capabilities SETUID, SETGID and SETFCAP over all user ids")

@@ -42,6 +42,8 @@ func TestRemedies(t *testing.T) {
 
 // Nobody is told to give up isolation because of a limit that can be raised.
 func TestRemediesOfALimit(t *testing.T) {
+	assert.ErrorContains(t, unavailable(errNoProc), "mount -t proc proc /proc")
+	assert.NotContains(t, unavailable(errNoProc).Error(), "driver/process")
 	for errno, want := range map[syscall.Errno]string{
 		syscall.EMFILE: "ulimit -n", syscall.ENFILE: "fs.file-max", syscall.EAGAIN: "ulimit -u", syscall.EFBIG: "ulimit -f", syscall.ENOMEM: "memory",
 	} {
@@ -64,6 +66,11 @@ func TestALauncherWithoutThreads(t *testing.T) {
 		assert.ErrorContains(t, launcherDeath(io.EOF, errors.New("exit status 2"), stderr), ": panic: oh")
 		assert.Less(t, len(stderr.String()), 6000)
 	}
+
+	// So may what the launcher tries.
+	ended := errors.New("process 1 ended (wait status 0x200): EOF")
+	assert.Equal(t, ended, deathOf(ended, "", "sbx: oh\n"))
+	assert.ErrorIs(t, deathOf(ended, "", "runtime: failed to create new OS thread (have 2 already; errno=11)\nruntime.newosproc(0x1)\n"), syscall.EAGAIN)
 
 	// With cgo they look otherwise, and are long.
 	for text, want := range map[string]string{
