@@ -37,7 +37,8 @@ func (f *Function[In, Out]) inner() *function {
 func (f *Function[In, Out]) Err() error { return f.inner().resolve() }
 
 // Call runs the function in a sandbox and waits for its result. When ctx ends, so does the function's context, and Call
-// returns at once; a function that does not return within a second then loses its sandbox.
+// returns at once; a function that does not return within a second then loses its sandbox. The argument is encoded and the result decoded on
+// the caller's goroutine: marshalers of the program's own are not interrupted, nor bounded by Timeout.
 // Errors are [*CallError].
 func (f *Function[In, Out]) Call(ctx context.Context, in In) (out Out, err error) {
 	err = f.inner().invoke(ctx, &out, &in)

@@ -32,6 +32,9 @@ var errInTheWay = fmt.Errorf("%w, and is of another kind; remove it, or copy to 
 // errDevice is about a device, socket or pipe of this machine, or what a process has open.
 var errDevice = fmt.Errorf("%w, and is no place of a regular file; copy to another place", fs.ErrExist)
 
+// errLeadsNowhere is about a link that the caller names: neither it nor what it should lead to is the place of a copy.
+var errLeadsNowhere = fmt.Errorf("%w: a link that leads nowhere; remove it, or copy to another place", fs.ErrNotExist)
+
 var errCopyTooLong = fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooLong, int64(MaxCopy))
 
 // CopyTo copies a file or a whole folder of this machine into the sandbox: target becomes the copy. Folders that are there are
@@ -267,7 +270,7 @@ func isOpen(path string) bool {
 // Nothing is written outside of target, whatever the sandbox says: a link that leads out of the tree, or could, is refused, as devices, sockets and pipes
 // are. The rest is copied then, and the error wraps [ErrRefused] for each. What is removed from the folder meanwhile is left out; a file that is written
 // meanwhile is copied as it was read. A device, socket or pipe of this machine is not replaced, which is an error. If target is a link to a file, that file
-// becomes the copy. At most [MaxCopy] bytes are copied. A program that is killed meanwhile leaves a file whose name begins with .sbx- beside the target, or
+// becomes the copy; if it is a link that leads nowhere, nothing does, which is an error. At most [MaxCopy] bytes are copied. A program that is killed meanwhile leaves a file whose name begins with .sbx- beside the target, or
 // in it. Use what comes from untrusted code as such: the copy may hold any names and contents.
 func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 	fail := func(err error) error { return sb.fail("copy from the sandbox", err) }
@@ -291,6 +294,8 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 			if target, err = filepath.EvalSymlinks(target); err != nil {
 				return fail(err)
 			}
+		} else if here, err := os.Lstat(target); err == nil && here.Mode()&fs.ModeSymlink != 0 {
+			return fail(&fs.PathError{Op: "write", Path: target, Err: errLeadsNowhere})
 		}
 		root, err := os.OpenRoot(filepath.Dir(target))
 		if err != nil {

@@ -337,11 +337,16 @@ func TestNothingButFilesAndLinksIsReplaced(t *testing.T) {
 		require.ErrorIs(t, err, syscall.EISDIR)
 		require.ErrorContains(t, err, "write "+filepath.Clean(folder)+": is a directory")
 	}
+	nowhere := filepath.Join(dir, "nowhere")
+	require.NoError(t, os.Symlink("missing", nowhere))
+	err = sb.CopyFrom(t.Context(), "tree/pipe", nowhere)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.ErrorContains(t, err, "write "+nowhere+": file does not exist: a link that leads nowhere; remove it")
 	require.NoError(t, sb.CopyFrom(t.Context(), "tree/pipe", toFile))
 	data, err = os.ReadFile(file)
 	require.NoError(t, err)
 	assert.Equal(t, "new", string(data))
-	for name, mode := range map[string]fs.FileMode{pipe: fs.ModeNamedPipe, link: fs.ModeSymlink, toFile: fs.ModeSymlink} {
+	for name, mode := range map[string]fs.FileMode{pipe: fs.ModeNamedPipe, link: fs.ModeSymlink, toFile: fs.ModeSymlink, nowhere: fs.ModeSymlink} {
 		info, err := os.Lstat(name)
 		require.NoError(t, err)
 		assert.Equal(t, mode, info.Mode().Type(), name)
