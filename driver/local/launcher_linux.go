@@ -439,8 +439,12 @@ func (l *launcher) fork(resources driver.Resources, mounts []control.Placed, gro
 	}
 	// The program may need the libraries that the sandbox root has. The working folder stays outside of it.
 	attributes.Chroot = setup.StageRoot
+	env := []string{setup.RoleVariable + "=" + role}
+	if !l.gvisor {
+		env = append(env, "GOMAXPROCS=1") // it does one thing after the other; further threads would cost more than they do
+	}
 	p.pid, err = syscall.ForkExec(setup.AgentPath, []string{setup.AgentPath}, &syscall.ProcAttr{
-		Env:   []string{setup.RoleVariable + "=" + role},
+		Env:   env,
 		Files: inherited,
 		Sys:   attributes,
 	})

@@ -17,8 +17,8 @@ import (
 	"github.com/sandboxfn/sbx/driver/local/internal/control"
 )
 
-// RoleVariable tells a re-executed program which role to take; the others are driver/local's. It is the only variable in the environment of the
-// launcher, of process 1 and of the fetcher, and never in a worker's.
+// RoleVariable tells a re-executed program which role to take; the others are driver/local's. Beside it the environment of process 1 has GOMAXPROCS, and that
+// of the launcher and of the fetcher nothing; a worker's never has it.
 const RoleVariable = "SBX_LOCAL"
 
 // Role is this package's.
