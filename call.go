@@ -711,8 +711,15 @@ func (f *function) invoke(ctx context.Context, out any, args ...any) error {
 		return f.fail(r, "", ErrClosed)
 	}
 	defer f.session.leave()
+	ended := false
+	defer func() {
+		if !ended { // ctx has panicked, perhaps before the request's place was used
+			r.turn.Leave()
+		}
+	}()
 	f.queue(r)
 	data, err := f.run(r)
+	ended = true
 	if err != nil || out == nil {
 		return err
 	}

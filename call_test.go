@@ -668,3 +668,86 @@ func TestWhateverTheCauseOfAContext(t *testing.T) {
 		assert.Equal(t, sbx.NotBegun, delivery(t, err), name)
 	}
 }
+
+// brittle is a context that panics when a method is used for the nth time.
+type brittle struct {
+	context.Context
+	method string
+	n      *int
+}
+
+func (b brittle) use(method string) {
+	if b.method == method {
+		if *b.n--; *b.n == 0 {
+			panic("brittle")
+		}
+	}
+}
+
+func (b brittle) Done() <-chan struct{} { b.use("Done"); return b.Context.Done() }
+func (b brittle) Err() error            { b.use("Err"); return b.Context.Err() }
+func (b brittle) Value(key any) any     { b.use("Value"); return b.Context.Value(key) }
+
+// Whoever recovers from the panic of a context of theirs finds the session as it was.
+func TestAContextThatPanics(t *testing.T) {
+	ways := map[string]func(context.Context, *sbx.Session) error{
+		"Call": func(ctx context.Context, session *sbx.Session) error {
+			_, err := session.Function(Double).Call(ctx, 2)
+			return err
+		},
+		"Hedge": func(ctx context.Context, session *sbx.Session) error {
+			_, err := session.Function(Double, sbx.Retries(1), sbx.Hedge(time.Hour)).Call(ctx, 2)
+			return err
+		},
+		"In": func(ctx context.Context, session *sbx.Session) error {
+			own := sbxtest.Open(t).Sandbox()
+			defer func() { // it has a queue of its own
+				_, err := session.Function(Double).In(own).Call(t.Context(), 2)
+				assert.NoError(t, err)
+			}()
+			_, err := session.Function(Double).In(own).Call(ctx, 2)
+			return err
+		},
+		"Spawn": func(ctx context.Context, session *sbx.Session) error {
+			_, err := session.Function(Double).Spawn(ctx, 2).Result(t.Context())
+			return err
+		},
+		"an interceptor": func(ctx context.Context, session *sbx.Session) error {
+			_, err := session.Function(Double).Call(context.WithValue(t.Context(), brittle{}, ctx), 2)
+			return err
+		},
+	}
+	for name, way := range ways {
+		for _, method := range []string{"Done", "Err", "Value"} {
+			last := 10
+			switch {
+			case name == "Spawn" || name == "an interceptor":
+				last = 2 // later uses are where nobody could recover
+			case name == "In" && method == "Value":
+				continue // what panics while the call is sent costs the sandbox
+			}
+			panicked := true
+			for n := 1; panicked && n <= last; n++ {
+				opts := []sbx.OpenOption{sbx.MaxSandboxes(1)}
+				if name == "an interceptor" {
+					opts = append(opts, sbx.Intercept(func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
+						if inner, ok := ctx.Value(brittle{}).(context.Context); ok {
+							ctx = inner
+						}
+						return next(ctx)
+					}))
+				}
+				session, left := sbxtest.Open(t, opts...), n
+				func() {
+					defer func() { panicked = recover() != nil }()
+					assert.NoError(t, way(brittle{t.Context(), method, &left}, session))
+				}()
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				_, err := session.Function(Double).Call(ctx, 2)
+				require.NoError(t, err, "%s, use %d of %s", name, n, method)
+				require.NoError(t, session.Shutdown(ctx), "%s, use %d of %s", name, n, method)
+				cancel()
+			}
+		}
+	}
+}

@@ -101,13 +101,14 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 		if err != nil {
 			return &CallError{Function: f.name(), Index: r.index, Call: r.id, Delivery: NotBegun, Err: err}
 		}
+		ctx, cancel := context.WithCancelCause(ctx) // a context that panics does so before it counts
+		defer cancel(nil)
 		gate.Lock()
 		if gate.called || gate.closed {
 			gate.Unlock()
 			return callinfo.ErrNextTwice
 		}
-		gate.called = true
-		ctx, gate.cancel = context.WithCancelCause(ctx)
+		gate.called, gate.cancel = true, cancel
 		gate.Unlock()
 		defer close(done)
 		r.passed, r.ctx = true, ctx

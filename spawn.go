@@ -40,15 +40,18 @@ func spawn[Out any](ctx context.Context, f *function, args ...any) *Call[Out] {
 	if f.session.opened() {
 		c.told = func() *launch.Progress { return f.session.calls.progress(r) }
 	}
-	if err == nil && !f.session.enter() {
-		err = f.fail(r, "", ErrClosed)
+	if err == nil {
+		r.ctx, c.cancel = context.WithCancel(ctx) // a context that panics does so before anything is counted
+		if !f.session.enter() {
+			c.cancel()
+			err = f.fail(r, "", ErrClosed)
+		}
 	}
 	if err != nil {
 		c.err = err
 		close(c.done)
 		return c
 	}
-	r.ctx, c.cancel = context.WithCancel(ctx)
 	f.queue(r)
 	go func() {
 		returned := false

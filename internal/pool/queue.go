@@ -77,7 +77,7 @@ func (p *Pool[C, M]) queue(class C, w *waiter[C, M]) Turn[C, M] {
 
 // Wait returns a lease. It waits for one until ctx ends. Give it back by Release.
 func (t Turn[C, M]) Wait(ctx context.Context) (*Lease[C, M], error) {
-	p, w := t.pool, t.w
+	w := t.w
 	if w.ready == nil { // served at once
 		if w.err != nil || ctx.Err() == nil {
 			return w.lease, w.err
@@ -92,21 +92,27 @@ func (t Turn[C, M]) Wait(ctx context.Context) (*Lease[C, M], error) {
 		case <-ctx.Done():
 		}
 	}
+	t.Leave()
+	return nil, cmp.Or(context.Cause(ctx), context.Canceled)
+}
+
+// Leave gives the place in the queue back, or the lease if there is one by now and it was not given back. It is for those who do not come
+// to use a lease, because their context panics.
+func (t Turn[C, M]) Leave() {
+	p, w := t.pool, t.w
+	if w == nil {
+		return
+	}
 	p.mu.Lock()
-	if w.at > 0 {
+	defer p.mu.Unlock()
+	switch {
+	case w.at > 0:
 		w.group.leave(w)
 		p.reckon(w.group)
 		p.balance(w.group) // who waited behind may be served now
+	case w.lease != nil: // served at the same moment
+		w.lease.release(true)
 	}
-	p.mu.Unlock()
-	select {
-	case <-w.ready: // served at the same moment
-		if w.err == nil {
-			w.lease.Release(true)
-		}
-	default:
-	}
-	return nil, cmp.Or(context.Cause(ctx), context.Canceled)
 }
 
 // flow is one of those that share a class's members in turns.
