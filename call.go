@@ -574,11 +574,14 @@ func (f *function) lost(r *request, sb *sandbox, pending *launch.Pending, killed
 	case !begun:
 		return nil, NotBegun, &notBegunError{lost}
 	}
-	e := lostError(lost, f.config.retries > 0)
+	e := lostError(lost, f.config.retries > 0 || f.where != nil) // which is not replaced
 	e.memory = r.class.must.MemoryMiB
 	if e.ending.cause == ErrOutOfMemory { //nolint:errorlint // it is this or another one
 		if f.memoryIsHeld(r.class) { // else it may be for what others use
 			e.ending.itself, e.ending.advice = true, moreLimit
+			if f.where != nil {
+				e.ending.advice = moreLimitOfOwn
+			}
 		}
 	}
 	switch {

@@ -142,6 +142,17 @@ func testEndings(t *testing.T, opts ...sbx.OpenOption) {
 	}
 }
 
+// Retries are of no use in a sandbox of the program's own, so nobody is told there to give them.
+func TestALossIsToldWithWhatHelps(t *testing.T) {
+	crash := sbxtest.Open(t, sbx.Driver(process.New())).Function2(Crash)
+	own := sbxtest.Open(t, sbx.Driver(process.New())).Sandbox()
+	for _, crash := range []*sbx.Function2[string, string, string]{crash, crash.In(own)} {
+		_, err := crash.Call(t.Context(), "", "SIGKILL")
+		require.ErrorAs(t, err, new(*sbx.SandboxLostError))
+		assert.Equal(t, own.Status() == sbx.Unstarted, strings.Contains(err.Error(), "sbx.Retries"), "%v", err)
+	}
+}
+
 func TestACrashIsToldWhateverBecameOfStderr(t *testing.T) {
 	apart(t, func(t *testing.T, on sbx.OpenOption) {
 		session := sbxtest.Open(t, on)

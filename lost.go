@@ -28,7 +28,7 @@ type SandboxLostError struct {
 	ending ending
 	alone  bool // no other call ran in the sandbox
 	memory int  // the sandbox's limit in MiB; 0 if it had none that must be held
-	// retries says that the function was wrapped with Retries.
+	// retries says that the function was wrapped with Retries, or that they would be of no use.
 	retries bool
 }
 
@@ -122,8 +122,9 @@ const (
 	// maxShownStack bounds a stack in an error's text; that of a deep recursion has a hundred frames.
 	maxShownStack = 8 << 10
 
-	moreMemory = "give the function smaller inputs, or let fewer calls run at a time"
-	moreLimit  = "allow the sandbox more by MemoryMiB of sbx.Limit (sbx.RetryMemory does so for the calls that need it), " + moreMemory
+	moreMemory     = "give the function smaller inputs, or let fewer calls run at a time"
+	moreLimit      = "allow the sandbox more by MemoryMiB of sbx.Limit (sbx.RetryMemory does so for the calls that need it), " + moreMemory
+	moreLimitOfOwn = "allow the sandbox more by MemoryMiB of sbx.Limit, " + moreMemory
 )
 
 func endingOf(lost *launch.LostError) ending {
