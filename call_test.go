@@ -712,6 +712,15 @@ func TestAContextThatPanics(t *testing.T) {
 			_, err := session.Function(Double).Spawn(ctx, 2).Result(t.Context())
 			return err
 		},
+		"Command": func(ctx context.Context, session *sbx.Session) error {
+			session = sbxtest.Open(t, sbx.Driver(process.New()))
+			defer func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				assert.NoError(t, session.Shutdown(ctx))
+			}()
+			return session.Sandbox().CommandContext(ctx, "true").Run()
+		},
 		"an interceptor": func(ctx context.Context, session *sbx.Session) error {
 			_, err := session.Function(Double).Call(context.WithValue(t.Context(), brittle{}, ctx), 2)
 			return err
@@ -721,7 +730,9 @@ func TestAContextThatPanics(t *testing.T) {
 		for _, method := range []string{"Done", "Err", "Value"} {
 			last := 10
 			switch {
-			case name == "Spawn" || name == "an interceptor":
+			case name == "Command" && method != "Done":
+				continue
+			case name == "Command" || name == "Spawn" || name == "an interceptor":
 				last = 2 // later uses are where nobody could recover
 			case name == "In" && method == "Value":
 				continue // what panics while the call is sent costs the sandbox

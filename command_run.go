@@ -81,13 +81,19 @@ func (c *Cmd) begin() (*commandRun, error) {
 		failed: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{}),
 	}
 	running.note(r, true)
+	begun := false
+	defer func() {
+		if !begun { // also where the context panics
+			r.endStream()
+			running.note(r, false)
+			session.counts.count(func(_ *OwnStats, commands *CommandStats) { commands.NotStarted++ })
+			session.leave()
+		}
+	}()
 	if err := r.start(); err != nil {
-		r.endStream()
-		running.note(r, false)
-		session.counts.count(func(_ *OwnStats, commands *CommandStats) { commands.NotStarted++ })
-		session.leave()
 		return nil, err
 	}
+	begun = true
 	if c.stdin != nil {
 		c.stdin.attach(r)
 	}

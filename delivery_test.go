@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -477,6 +478,21 @@ func TestAnInterceptorThatReturnsANilPointer(t *testing.T) {
 		require.NoError(t, err)
 		_, err = half.Call(t.Context(), 1)
 		require.ErrorIs(t, err, ErrOdd)
+	}
+}
+
+// An error that is not nil, but holds a nil pointer, is a mistake of many; its methods panic.
+func TestAnInterceptorThatReturnsANilPointerOfItsOwn(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Intercept(func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
+		_ = next(ctx)
+		var none *fs.PathError
+		return none
+	}))
+	for _, err := range session.Function(Half).Map(t.Context(), slices.Values([]int{1, 2})) {
+		var failed *sbx.CallError
+		require.ErrorAs(t, err, &failed)
+		assert.ErrorContains(t, err, "*fs.PathError")
+		assert.Equal(t, sbx.Failed, failed.Delivery)
 	}
 }
 

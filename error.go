@@ -195,3 +195,23 @@ type OptionError struct {
 }
 
 func (e *OptionError) Error() string { return e.Option + " " + e.Reason }
+
+// nobodys is an error that nobody else has.
+type nobodys struct{}
+
+func (*nobodys) Error() string { return "nobody's" }
+
+// tame returns an error of the program's own code as it is; one whose methods panic, as those of a nil pointer in an error that is not nil do, or answer
+// to anything, as text: this package looks into errors on goroutines where nobody could recover.
+func tame(err error) (tamed error) {
+	if err == nil {
+		return nil
+	}
+	tamed = fmt.Errorf("an error of type %T, whose methods can't be called: %v", err, err) //nolint:errorlint // they can't
+	defer func() { _ = recover() }()
+	_ = err.Error()
+	if any := new(nobodys); errors.Is(err, any) || errors.As(err, &any) { // which look at all of it
+		return tamed
+	}
+	return err
+}

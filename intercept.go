@@ -151,9 +151,16 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 		err = outcome // there is no result that an interceptor could give instead
 	}
 	r.cut = r.cut || outcome == nil
-	if own := (*CallError)(nil); err != nil && (!errors.As(err, &own) || own == nil || own.Call != r.id) { // it may be another call's
-		err = f.fail(r, "", err)
+	if err != nil && !isOf(err, r) { // it may be another call's
+		err = f.fail(r, "", tame(err))
 		r.cut = true // it is not the function's, whatever that has done
 	}
 	return data, err
+}
+
+// isOf reports whether the error is a request's, or wraps it. Its methods are the program's own, and may panic.
+func isOf(err error, r *request) (is bool) {
+	defer func() { _ = recover() }()
+	var own *CallError
+	return errors.As(err, &own) && own != nil && own.Call == r.id
 }

@@ -154,7 +154,8 @@ func (s SecretSource) value(ctx context.Context) (string, error) {
 			}
 			done <- o
 		}()
-		o.value, o.err = s.get(ctx)
+		value, err := s.get(ctx)
+		o.value, o.err = value, tame(err)
 	}()
 	select {
 	case <-ctx.Done():

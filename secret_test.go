@@ -109,6 +109,7 @@ func TestSecretsThatCantBeHad(t *testing.T) {
 		"no file": {sbx.SecretFile("/no/such/file"), "/no/such/file", fs.ErrNotExist},
 		"failing": {sbx.SecretFunc(func(context.Context) (string, error) { return "hunter2", mine }), "the vault is shut", mine},
 		"panic":   {sbx.SecretFunc(func(context.Context) (string, error) { panic("no vault at all") }), "its function panicked: no vault at all", nil},
+		"nil":     {sbx.SecretFunc(func(context.Context) (string, error) { var none *fs.PathError; return "hunter2", none }), "an error of type *fs.PathError, whose methods can't be called", nil},
 		"NUL":     {constant("hunter2\x00"), "give it to the sandbox as a file", nil},
 		"long":    {constant("hunter2" + strings.Repeat("x", 128<<10)), "longer than", nil},
 		"no box":  {sbx.SecretFunc(func(context.Context) (string, error) { return "", sbx.ErrNotRunning }), "no sandbox could be started", sbx.ErrNotRunning},
