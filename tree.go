@@ -113,10 +113,15 @@ func (u *upload) makeTarget(ctx context.Context, mode fs.FileMode) (made bool, e
 	if err := u.sb.MkdirAll(ctx, path.Dir(u.target), 0o777); err != nil {
 		return false, err
 	}
-	if err := u.sb.Mkdir(ctx, u.target, mode.Perm()|0o700); !errors.Is(err, fs.ErrExist) {
+	return u.makeFolder(ctx, u.target, mode)
+}
+
+// makeFolder makes a folder where none is, and reports whether it did.
+func (u *upload) makeFolder(ctx context.Context, target string, mode fs.FileMode) (made bool, err error) {
+	if err := u.sb.Mkdir(ctx, target, mode.Perm()|0o700); !errors.Is(err, fs.ErrExist) {
 		return err == nil, err
 	}
-	return false, u.sb.MkdirAll(ctx, u.target, 0o777) // an error if it is no folder
+	return false, u.sb.MkdirAll(ctx, target, 0o777) // an error if it is no folder
 }
 
 func (u *upload) folder(ctx context.Context, name string, depth int) error {
@@ -158,7 +163,7 @@ func (u *upload) entry(ctx context.Context, name string, depth int) error {
 	target := path.Join(u.target, filepath.ToSlash(name))
 	switch info.Mode().Type() {
 	case fs.ModeDir:
-		if err := u.sb.Mkdir(ctx, target, info.Mode().Perm()|0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		if _, err := u.makeFolder(ctx, target, info.Mode()); err != nil {
 			return err
 		}
 		if err := u.folder(ctx, name, depth+1); err != nil {

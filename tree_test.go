@@ -353,6 +353,22 @@ func TestNothingButFilesAndLinksIsReplaced(t *testing.T) {
 	}
 }
 
+// An empty folder has nothing in it whose copy would fail.
+func TestAFolderDoesNotPassForAFile(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	source := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(source, "name"), 0o755))
+	require.NoError(t, sb.Mkdir(t.Context(), "tree", 0o755))
+	require.NoError(t, sb.WriteFile(t.Context(), "tree/name", []byte("old"), 0o600))
+	require.ErrorContains(t, sb.CopyTo(t.Context(), source, "tree"), "tree/name: not a directory")
+	info, err := sb.Stat(t.Context(), "tree/name")
+	require.NoError(t, err)
+	assert.Equal(t, fs.FileMode(0o600), info.Mode())
+	require.NoError(t, sb.Remove(t.Context(), "tree/name"))
+	require.NoError(t, sb.Symlink(t.Context(), "nothing", "tree/name"))
+	require.ErrorIs(t, sb.CopyTo(t.Context(), source, "tree"), fs.ErrExist)
+}
+
 func TestNothingFromOutsideOfATreeGoesIn(t *testing.T) {
 	sb := openLocal(t).Sandbox()
 	dir := t.TempDir()
