@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/sandboxfn/sbx"
 	"github.com/stretchr/testify/assert"
@@ -332,6 +333,25 @@ func TestFilesOfTheSystemCanBeRead(t *testing.T) {
 	data, err = sb.ReadFile(t.Context(), "/etc/hostname")
 	require.NoError(t, err)
 	assert.Equal(t, "sandbox\n", string(data))
+}
+
+// What an int64 has of nanoseconds is from 1678 to 2262, and a sandbox can say what it likes.
+func TestTimesOfAnyYear(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	for text, seconds := range map[string]int64{"@-100000000000.5": -100_000_000_001, "@-0.5": -1, "@0.5": 0, "@100000000000.5": 100_000_000_000} {
+		require.NoError(t, sb.Command("touch", "-d", text, "file").Run())
+		info, err := sb.Stat(t.Context(), "file")
+		require.NoError(t, err)
+		entries, err := sb.ReadDir(t.Context(), ".")
+		require.NoError(t, err)
+		require.Len(t, entries, 1)
+		listed, err := entries[0].Info()
+		require.NoError(t, err)
+		for _, changed := range []time.Time{info.ModTime(), listed.ModTime()} {
+			assert.Equal(t, seconds, changed.Unix())
+			assert.Equal(t, 500_000_000, changed.Nanosecond())
+		}
+	}
 }
 
 func TestPathsAreChanged(t *testing.T) {

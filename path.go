@@ -167,7 +167,7 @@ type fileInfo struct {
 }
 
 func newInfo(info *wirepb.Info, name string) fs.FileInfo {
-	return &fileInfo{name, info.GetSize(), fs.FileMode(info.GetMode()), time.Unix(0, info.GetTimeNanos())}
+	return &fileInfo{name, info.GetSize(), fs.FileMode(info.GetMode()), time.Unix(info.GetTimeSeconds(), int64(info.GetTimeNanos()))}
 }
 
 func (i *fileInfo) Name() string       { return i.name }

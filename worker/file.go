@@ -76,7 +76,7 @@ func (r refusal) Error() string { return string(r) }
 func refused(op, path, why string) error { return &fs.PathError{Op: op, Path: path, Err: refusal(why)} }
 
 func infoOf(info fs.FileInfo) *wirepb.Info {
-	return &wirepb.Info{Name: []byte(info.Name()), Size: info.Size(), Mode: uint32(info.Mode()), TimeNanos: info.ModTime().UnixNano()}
+	return &wirepb.Info{Name: []byte(info.Name()), Size: info.Size(), Mode: uint32(info.Mode()), TimeSeconds: info.ModTime().Unix(), TimeNanos: int32(info.ModTime().Nanosecond())}
 }
 
 // handle is one open file.

@@ -1618,8 +1618,10 @@ type Info struct {
 	Name  []byte                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Size  int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
 	// mode is a fs.FileMode, whose bits are the same everywhere.
-	Mode          uint32 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"`
-	TimeNanos     int64  `protobuf:"varint,4,opt,name=time_nanos,json=timeNanos,proto3" json:"time_nanos,omitempty"`
+	Mode uint32 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	// time_seconds and time_nanos behind them are since 1970: nanoseconds alone end in 2262.
+	TimeSeconds   int64 `protobuf:"varint,4,opt,name=time_seconds,json=timeSeconds,proto3" json:"time_seconds,omitempty"`
+	TimeNanos     int32 `protobuf:"varint,5,opt,name=time_nanos,json=timeNanos,proto3" json:"time_nanos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1675,7 +1677,14 @@ func (x *Info) GetMode() uint32 {
 	return 0
 }
 
-func (x *Info) GetTimeNanos() int64 {
+func (x *Info) GetTimeSeconds() int64 {
+	if x != nil {
+		return x.TimeSeconds
+	}
+	return 0
+}
+
+func (x *Info) GetTimeNanos() int32 {
 	if x != nil {
 		return x.TimeNanos
 	}
@@ -2368,13 +2377,14 @@ const file_sandbox_proto_rawDesc = "" +
 	"\x06length\x18\x04 \x01(\x03R\x06length\"4\n" +
 	"\x06Closed\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x16\n" +
-	"\x06crc32c\x18\x02 \x01(\rR\x06crc32c\"a\n" +
+	"\x06crc32c\x18\x02 \x01(\rR\x06crc32c\"\x84\x01\n" +
 	"\x04Info\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
-	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x1d\n" +
+	"\x04mode\x18\x03 \x01(\rR\x04mode\x12!\n" +
+	"\ftime_seconds\x18\x04 \x01(\x03R\vtimeSeconds\x12\x1d\n" +
 	"\n" +
-	"time_nanos\x18\x04 \x01(\x03R\ttimeNanos\"\xde\x02\n" +
+	"time_nanos\x18\x05 \x01(\x05R\ttimeNanos\"\xde\x02\n" +
 	"\vPathRequest\x12\x14\n" +
 	"\x04stat\x18\x01 \x01(\fH\x00R\x04stat\x12\x16\n" +
 	"\x05lstat\x18\x02 \x01(\fH\x00R\x05lstat\x121\n" +
