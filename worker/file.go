@@ -480,7 +480,7 @@ func (a *attendant) Path(_ context.Context, request *wirepb.PathRequest) (*wirep
 	case *wirepb.PathRequest_Link:
 		err = os.Symlink(string(kind.Link.GetTarget()), a.path(kind.Link.GetPath()))
 	case *wirepb.PathRequest_Chmod:
-		err = os.Chmod(a.path(kind.Chmod.GetPath()), fs.FileMode(kind.Chmod.GetMode())&(fs.ModePerm|fs.ModeSticky))
+		err = os.Chmod(a.path(kind.Chmod.GetPath()), fs.FileMode(kind.Chmod.GetMode()))
 	default:
 		return nil, status.Error(codes.InvalidArgument, "a request that this worker does not know")
 	}
