@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	random "math/rand/v2"
 	"os"
 	"path/filepath"
@@ -171,6 +172,23 @@ func TestWhereACommandStarts(t *testing.T) {
 	cmd = sb.Command("true")
 	cmd.Dir = "/etc/passwd"
 	require.ErrorContains(t, cmd.Run(), "/etc/passwd")
+	require.NoError(t, sb.Mkdir(t.Context(), "closed", 0))
+	cmd = sb.Command("true")
+	cmd.Dir = "closed"
+	err = cmd.Run()
+	require.ErrorIs(t, err, fs.ErrPermission)
+	require.ErrorContains(t, err, "chdir /work/closed: permission denied")
+}
+
+func TestAScriptWithoutItsInterpreter(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.WriteFile(t.Context(), "script", []byte("#!/bin/sh\r\necho\r\n"), 0o755))
+	err := sb.Command("./script").Run()
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.ErrorContains(t, err, "/work/script: no such file or directory: not of this file, but of the interpreter")
+	err = sb.Command("./nothing").Run()
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	assert.NotContains(t, err.Error(), "interpreter")
 }
 
 func TestStringsOfACommandNeedNotBeUTF8(t *testing.T) {

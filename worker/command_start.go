@@ -121,9 +121,21 @@ func (a *attendant) start(start *wirepb.Start) (_ *command, err error) {
 		c.reaped = true // there is nothing to signal
 		close(c.exited)
 		a.forget(start.GetId())
-		return nil, err
+		return nil, notStarted(err, path, dir)
 	}
 	return c, nil
+}
+
+// notStarted tells an error of a command's start as what it is about, where the system names the command for something else that is missing or closed.
+func notStarted(err error, path, dir string) error {
+	var entering, starting *os.PathError
+	if _, statErr := os.Stat(dir + "/."); errors.As(statErr, &entering) {
+		return &os.PathError{Op: "chdir", Path: dir, Err: entering.Err}
+	}
+	if _, statErr := os.Stat(path); statErr == nil && errors.Is(err, os.ErrNotExist) && errors.As(err, &starting) {
+		starting.Err = fmt.Errorf("%w: not of this file, but of the interpreter that its first line names (a carriage return at its end counts), or of its loader", starting.Err)
+	}
+	return err
 }
 
 // remember names a command; false if the name is taken.
