@@ -282,7 +282,7 @@ func (c *Cmd) outcome(r result, readErr error) error {
 	killed := r.exited == nil || c.Exit.Signal == syscall.SIGKILL
 	switch {
 	case r.writing != nil && !errors.Is(r.writing, errPipeClosed):
-		return r.writing
+		return fmt.Errorf("write its output: %w", r.writing) // whose path is of this machine, if it has one
 	case err != nil && killed && c.ctx.Err() != nil && !errors.Is(err, c.ctx.Err()):
 		return fmt.Errorf("%w: %w", contextError(c.ctx), err)
 	case c.run.killedWithSandbox(r):

@@ -335,6 +335,15 @@ func TestWritersAndReadersThatFail(t *testing.T) {
 	cmd.Stdout = faulty{func() error { return nil }}
 	require.ErrorIs(t, cmd.Run(), io.ErrShortWrite, "a writer that takes less than it was given, and does not say so")
 
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer full.Close()
+	cmd = sb.Command("echo")
+	cmd.Stdout = full
+	err = cmd.Run()
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.ErrorContains(t, err, `run "echo": write its output: write /dev/full`, "not as if it were the sandbox that has no space left")
+
 	cmd = sb.Command("sh", "-c", "setsid sleep 1000 & echo; sleep 1000")
 	cmd.Stdout = faulty{func() error { return errOwn }}
 	require.ErrorIs(t, cmd.Run(), errOwn, "another process holds the output open, for ever")
