@@ -35,6 +35,9 @@ var errDevice = fmt.Errorf("%w, and is no place of a regular file; copy to anoth
 // errLeadsNowhere is about a link that the caller names: neither it nor what it should lead to is the place of a copy.
 var errLeadsNowhere = fmt.Errorf("%w: a link that leads nowhere; remove it, or copy to another place", fs.ErrNotExist)
 
+// errIntoItself is about a folder that is mounted: its copy would be copied, and that one's.
+var errIntoItself = errors.New("the copy would be in the folder that is copied, by a mount; copy to another place")
+
 var errCopyTooLong = fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooLong, int64(MaxCopy))
 
 // CopyTo copies a file or a whole folder of this machine into the sandbox: target becomes the copy. Folders that are there are
@@ -43,7 +46,7 @@ var errCopyTooLong = fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooL
 //
 // Symbolic links within a folder are made again as they are and never followed, so nothing from outside of the folder gets into the sandbox; source itself may be one.
 // Devices, sockets and pipes are refused: the rest is copied, and the error wraps [ErrRefused] for each. What is removed from the folder meanwhile
-// is left out; a file that is written meanwhile is copied as it was read.
+// is left out; a file that is written meanwhile is copied as it was read. A folder is not copied into itself, which a mount would allow.
 func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
 	fail := func(err error) error { return sb.fail("copy to the sandbox", err) }
 	info, err := os.Stat(source)
@@ -69,6 +72,9 @@ func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
 	if target != "" { // which names nothing
 		target = path.Clean(target) // as that of each entry is
 	}
+	if here, ok := sb.class.here(target); ok && within(here, source) {
+		return fail(&fs.PathError{Op: "copy", Path: source, Err: errIntoItself})
+	}
 	up := &upload{sb: sb, root: root, target: target}
 	made, err := up.makeTarget(ctx, info.Mode())
 	if err == nil {
@@ -82,6 +88,36 @@ func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
 		err = fail(err)
 	}
 	return err
+}
+
+// here is where on this machine a path of a sandbox is that leads into a mount.
+func (c class) here(name string) (string, bool) {
+	_, _, mounts := c.parse()
+	for _, m := range mounts {
+		if rest, ok := strings.CutPrefix(name+"/", m.Target+"/"); ok {
+			return filepath.Join(m.Source, filepath.FromSlash(rest)), true
+		}
+	}
+	return "", false
+}
+
+// within reports whether a path of this machine, which need not be there, is a folder's or leads to below it.
+func within(name, folder string) bool {
+	whole, err := os.Stat(folder)
+	if err != nil {
+		return false
+	}
+	name, err = filepath.Abs(name)
+	for err == nil {
+		if above, err := os.Stat(name); err == nil && os.SameFile(above, whole) {
+			return true
+		}
+		if name == filepath.Dir(name) {
+			break
+		}
+		name = filepath.Dir(name)
+	}
+	return false
 }
 
 // openPlain opens a regular file, and nothing else.
@@ -312,6 +348,9 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 			return sb.fileError("copy", source, err)
 		}
 		return nil
+	}
+	if here, ok := sb.class.here(source); ok && within(target, here) {
+		return fail(&fs.PathError{Op: "copy", Path: source, Err: errIntoItself})
 	}
 	made, err := makeTarget(target, info.Mode())
 	if err != nil {

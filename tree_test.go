@@ -369,6 +369,32 @@ func TestAFolderDoesNotPassForAFile(t *testing.T) {
 	require.ErrorIs(t, sb.CopyTo(t.Context(), source, "tree"), fs.ErrExist)
 }
 
+func TestAFolderIsNotCopiedIntoItself(t *testing.T) {
+	folder := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(folder, "below"), 0o777))
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "below/file"), []byte("x"), 0o666))
+	require.NoError(t, errors.Join(os.Chmod(folder, 0o777), os.Chmod(filepath.Join(folder, "below"), 0o777)))
+	link := filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(folder, link))
+	sb := openLocal(t).Sandbox(sbx.MountWritable(folder, "/data"))
+	ctx, missing := t.Context(), filepath.Join(folder, "new")
+	for _, err := range []error{
+		sb.CopyTo(ctx, folder, "/data/new"), sb.CopyTo(ctx, link, "/data/new/newer"), sb.CopyTo(ctx, folder, "/data/"),
+		sb.CopyTo(ctx, filepath.Join(folder, "below"), "/data/below/new"),
+		sb.CopyFrom(ctx, "/data", missing), sb.CopyFrom(ctx, "/data/", filepath.Join(link, "new", "newer")), sb.CopyFrom(ctx, "/data", folder),
+	} {
+		require.ErrorContains(t, err, "the copy would be in the folder that is copied, by a mount; copy to another place")
+	}
+	require.NoFileExists(t, missing)
+	// Beside it is another matter.
+	require.NoError(t, sb.CopyTo(ctx, filepath.Join(folder, "below"), "/data/new"))
+	require.NoError(t, sb.CopyFrom(ctx, "/data/new", filepath.Join(folder, "newer")))
+	require.NoError(t, sb.CopyFrom(ctx, "/data", t.TempDir()))
+	data, err := os.ReadFile(filepath.Join(folder, "newer", "file"))
+	require.NoError(t, err)
+	assert.Equal(t, "x", string(data))
+}
+
 func TestNothingFromOutsideOfATreeGoesIn(t *testing.T) {
 	sb := openLocal(t).Sandbox()
 	dir := t.TempDir()
