@@ -33,6 +33,9 @@ func FromURL(text string) (Driver, error) {
 	if !strings.Contains(text, ":") {
 		text += ":"
 	}
+	if name, _, _ := strings.Cut(text, "?"); !strings.Contains(name, ":") {
+		return nil, fmt.Errorf("a driver's URL has a colon before its parameters: write %s:?…", name)
+	}
 	u, err := url.Parse(text)
 	if err != nil {
 		if parse, ok := errors.AsType[*url.Error](err); ok {

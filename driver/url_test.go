@@ -31,6 +31,7 @@ func TestDriversAreFoundByURL(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"plain:?x=1": "no parameters", "plain://u:secret@host": "u:xxxxx@host", "plain://u:p%ss@host": "a driver's URL: invalid", "nope": `no driver "nope" is part of this program, which has plain, rich`, "": "URL", "%:": "URL", ":": "URL",
+		"rich?x=1": "write rich:?", "rich?x=debian:12": "write rich:?",
 	} {
 		_, err := driver.FromURL(text)
 		assert.ErrorContains(t, err, want, text)
