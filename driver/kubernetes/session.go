@@ -211,11 +211,15 @@ func (s *session) Close(ctx context.Context) error {
 	if err := s.endWarm(ctx); err != nil {
 		return fmt.Errorf("kubernetes: close session %s: %w", s.spec.ID, err)
 	}
-	if err := s.deleteLeft(ctx); err != nil {
-		return fmt.Errorf("kubernetes: close session %s: %w", s.spec.ID, err)
-	}
-	if names, err := s.pods.awaitNone(ctx); err != nil {
-		return fmt.Errorf("kubernetes: close session %s: the pods %s in %s are still there: %w", s.spec.ID, strings.Join(names, ", "), s.namespace, err)
+	for left := true; left; {
+		if err := s.deleteLeft(ctx); err != nil {
+			return fmt.Errorf("kubernetes: close session %s: %w", s.spec.ID, err)
+		}
+		names, err := s.pods.awaitNone(ctx)
+		if err != nil {
+			return fmt.Errorf("kubernetes: close session %s: the pods %s in %s are still there: %w", s.spec.ID, strings.Join(names, ", "), s.namespace, err)
+		}
+		left = len(names) > 0 // what a discard asked for was refused meanwhile; what comes of the next try is told
 	}
 	if err := s.allowNetwork(ctx); err != nil {
 		return fmt.Errorf("kubernetes: close session %s: %w", s.spec.ID, err)

@@ -129,6 +129,31 @@ func TestThrottledStorm(t *testing.T) {
 	assert.GreaterOrEqual(t, p.asked["POST pods"]-p.refused["POST pods"], sandboxes)
 }
 
+// A pod that could not be deleted costs Close no time, and its error says why.
+func TestDeletesThatAreRefused(t *testing.T) {
+	needCluster(t)
+	refusing := true
+	p, config := newProxy(t, func(p *proxy, w http.ResponseWriter, r *http.Request) bool {
+		if about(r) != "delete a pod" || !refusing {
+			return false
+		}
+		if p.asked[about(r)] == 1 {
+			time.Sleep(time.Second) // until Close looks who has not been deleted
+		}
+		http.Error(w, "who are you?", http.StatusUnauthorized)
+		return true
+	})
+	session, err := sbx.Open(t.Context(), sbx.Driver(onCluster(func(o *kubernetes.Options) { o.Config = config })))
+	require.NoError(t, err)
+	_, err = session.Function(echo).Call(t.Context(), "")
+	require.NoError(t, err)
+	require.ErrorContains(t, session.Close(), "provide credentials")
+	p.mu.Lock()
+	refusing = false
+	p.mu.Unlock()
+	require.NoError(t, session.Close())
+}
+
 // What client-go says of its own limit goes where the session's log does, and not to the program's standard error.
 func TestLimitOfRequestsIsLogged(t *testing.T) {
 	needCluster(t)

@@ -42,6 +42,13 @@ func (o *observed) state() (pod *corev1.Pod, gone bool, changed <-chan struct{})
 	return o.pod, o.gone, o.changed
 }
 
+// isAsked tells whether the API server has been asked to delete the pod, or is being asked.
+func (o *observed) isAsked() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.asked
+}
+
 // await returns the first state of the pod for which until is true. pod is nil before the pod has been seen.
 func (o *observed) await(ctx context.Context, until func(pod *corev1.Pod, gone bool) bool) (*corev1.Pod, bool, error) {
 	for {
@@ -198,17 +205,17 @@ func (w *watch) noteAsked(name string, asked bool) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		o.asked = asked
+		close(o.changed)
+		o.changed = make(chan struct{})
 	}
 }
 
 // unasked are the pods that are there or expected, and of which the API server has not been asked that it delete them, by name.
 func (w *watch) unasked() (names []string) {
 	for name, o := range w.left() {
-		o.mu.Lock()
-		if !o.asked {
+		if !o.isAsked() {
 			names = append(names, name)
 		}
-		o.mu.Unlock()
 	}
 	return names
 }
@@ -227,12 +234,14 @@ func (w *watch) ending() (ending []*observed, last time.Time) {
 	return ending, w.last
 }
 
-// awaitNone waits until no pods are left, and returns the names of those that are if ctx ends first.
+// awaitNone waits until no pods are left, and returns the names of those that are if ctx ends first, or if a request to delete one has failed.
 func (w *watch) awaitNone(ctx context.Context) ([]string, error) {
 	for {
 		left := w.left()
 		for _, name := range slices.Sorted(maps.Keys(left)) {
-			if _, _, err := left[name].await(ctx, func(_ *corev1.Pod, gone bool) bool { return gone }); err != nil {
+			o := left[name]
+			_, gone, err := o.await(ctx, func(_ *corev1.Pod, gone bool) bool { return gone || !o.isAsked() })
+			if err != nil || !gone {
 				return slices.Sorted(maps.Keys(w.left())), err
 			}
 		}
