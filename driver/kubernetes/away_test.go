@@ -4,6 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -21,12 +24,50 @@ func TestAnAPIServerThatIsNotThere(t *testing.T) {
 	require.NoError(t, err)
 	address := listener.Addr().String()
 	require.NoError(t, listener.Close())
-	own := func(context.Context, driver.Platform) (string, error) { return worker.Executable() }
-	_, err = kubernetes.New(&kubernetes.Options{Config: &rest.Config{Host: "http://" + address}, Namespace: "away"}).
-		Open(t.Context(), driver.SessionSpec{ID: "away", Worker: own, Logger: slog.New(slog.DiscardHandler)})
-	var unavailable *driver.UnavailableError
-	require.ErrorAs(t, err, &unavailable)
-	remedies := strings.Join(unavailable.Remedies, "")
+	_, remedies := openInVain(t, &kubernetes.Options{Config: &rest.Config{Host: "http://" + address}, Namespace: "away"})
 	assert.Contains(t, remedies, "kubectl get pods -n away")
 	assert.NotContains(t, remedies, "rbac.yaml")
+}
+
+// openInVain returns the error of a session that can't be opened, and what would help.
+func openInVain(t *testing.T, o *kubernetes.Options) (err error, remedies string) {
+	t.Helper()
+	own := func(context.Context, driver.Platform) (string, error) { return worker.Executable() }
+	_, err = kubernetes.New(o).Open(t.Context(), driver.SessionSpec{ID: "away", Worker: own, Logger: slog.New(slog.DiscardHandler)})
+	var unavailable *driver.UnavailableError
+	require.ErrorAs(t, err, &unavailable)
+	return err, strings.Join(unavailable.Remedies, "")
+}
+
+// Nor is one whose token has expired.
+func TestAnAPIServerThatKnowsNobody(t *testing.T) {
+	for _, code := range []int{http.StatusUnauthorized, http.StatusForbidden} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }))
+		t.Cleanup(server.Close)
+		_, remedies := openInVain(t, &kubernetes.Options{Config: &rest.Config{Host: server.URL}, Namespace: "away"})
+		assert.Contains(t, remedies, "renew the token")
+		assert.NotContains(t, remedies, "rbac.yaml")
+	}
+}
+
+func TestANamespaceThatIsNotThere(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/leases") {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"kind": "SelfSubjectRulesReview", "apiVersion": "authorization.k8s.io/v1", "status": {"incomplete": true}}`))
+	}))
+	t.Cleanup(server.Close)
+	_, remedies := openInVain(t, &kubernetes.Options{Config: &rest.Config{Host: server.URL}, Namespace: "away"})
+	assert.Contains(t, remedies, "kubectl create namespace away")
+}
+
+// The files are named in which no cluster was found.
+func TestNoKubeconfig(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "config")
+	t.Setenv("KUBECONFIG", missing)
+	err, _ := openInVain(t, nil)
+	assert.ErrorContains(t, err, "no current context with a cluster in "+missing)
 }

@@ -95,6 +95,9 @@ func configure(o Options) (*cluster, error) {
 	rules.ExplicitPath = o.Kubeconfig
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: o.Context})
 	config, err := loader.ClientConfig()
+	if clientcmd.IsEmptyConfig(err) { // says nothing of files that are not there
+		return nil, fmt.Errorf("no current context with a cluster in %s", strings.Join(rules.GetLoadingPrecedence(), ", "))
+	}
 	if err != nil {
 		return nil, err
 	}
