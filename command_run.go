@@ -275,6 +275,7 @@ func (r *commandRun) write(to io.Writer, data []byte) {
 		return
 	}
 	n, err := to.Write(data)
+	err = tame(err)
 	if err == nil && n < len(data) {
 		err = io.ErrShortWrite
 	}
@@ -369,7 +370,7 @@ func (r *commandRun) sendAll(stdin io.Reader) error {
 		if n > 0 && r.send(buffer[:n]) != nil {
 			return nil // it has ended, and Wait says how; or it takes no more
 		}
-		if errors.Is(err, io.EOF) {
+		if err = tame(err); errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

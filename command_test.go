@@ -360,6 +360,15 @@ func TestWritersAndReadersThatFail(t *testing.T) {
 	cmd.Stdin = faulty{func() error { runtime.Goexit(); return nil }}
 	require.ErrorContains(t, cmd.Run(), "Goexit", "the command had only a part of its input")
 
+	// An error that is not nil, but holds a nil pointer: its methods panic.
+	null := faulty{func() error { var none *fs.PathError; return none }}
+	cmd = sb.Command("cat")
+	cmd.Stdin = null
+	require.ErrorContains(t, cmd.Run(), "*fs.PathError")
+	cmd = sb.Command("echo")
+	cmd.Stdout = null
+	require.ErrorContains(t, cmd.Run(), "*fs.PathError")
+
 	cmd = sb.Command("cat")
 	cmd.Stdin = tooMuch{}
 	require.ErrorContains(t, cmd.Run(), "impossible count")

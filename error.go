@@ -210,7 +210,7 @@ func tame(err error) (tamed error) {
 	tamed = fmt.Errorf("an error of type %T, whose methods can't be called: %v", err, err) //nolint:errorlint // they can't
 	defer func() { _ = recover() }()
 	_ = err.Error()
-	if any := new(nobodys); errors.Is(err, any) || errors.As(err, &any) { // which look at all of it
+	if nobody := new(nobodys); errors.Is(err, nobody) || errors.As(err, &nobody) { // which look at all of it
 		return tamed
 	}
 	return err
