@@ -95,7 +95,7 @@ func (sb *Sandbox) OpenFile(ctx context.Context, name string, flag int, mode fs.
 func (sb *Sandbox) fileError(op, name string, err error) error {
 	var inner *fs.PathError
 	switch {
-	case !errors.As(err, &inner):
+	case !errors.As(err, &inner) || inner == nil: // what a context was cancelled with may say anything
 	case !errors.As(inner.Err, new(*sandboxFailure)):
 		return sb.fail(op, err)
 	default:
