@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -66,7 +67,8 @@ func (sb *Sandbox) shell(ctx context.Context, in, out *os.File, name string, arg
 			keys.end() // else Wait would wait for a key
 			return cmd.Wait()
 		case got := <-signals:
-			if len(sizeSignals) > 0 && got == sizeSignals[0] {
+			if slices.Contains(sizeSignals, got) {
+				rawAgain(fd)
 				_ = cmd.Resize(sizeOf(fd)) // if it fails, the size stays
 				continue
 			}
@@ -103,6 +105,15 @@ func makeRaw(fd int) (restore func(), err error) {
 	}
 	raw.restore = func() { _ = term.Restore(fd, state) } // it worked before, and there is nothing else to try
 	return restoreTerminal, nil
+}
+
+// rawAgain puts a terminal back into raw mode that another program has had, as a shell while this program was stopped.
+func rawAgain(fd int) {
+	raw.Lock()
+	defer raw.Unlock()
+	if raw.restore != nil {
+		_, _ = term.MakeRaw(fd) // it worked before, and what is to be restored stays
+	}
 }
 
 func restoreTerminal() {

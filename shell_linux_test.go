@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/assert"
@@ -84,6 +85,12 @@ func TestShell(t *testing.T) {
 	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGWINCH)) // as the system does for a program's own terminal
 	s.keys(t, "while [ \"$(stty size)\" != '7 70' ]; do :; done; echo re''sized\n")
 	s.await(t, "resized")
+
+	// A shell in which this program was stopped, and goes on, has had the terminal meanwhile.
+	isRaw := termios(t, s.slave)
+	require.NoError(t, unix.IoctlSetTermios(int(s.slave.Fd()), unix.TCSETS, s.before))
+	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGCONT))
+	require.Eventually(t, func() bool { return *termios(t, s.slave) == *isRaw }, 10*time.Second, time.Millisecond)
 
 	s.keys(t, "sh -c 'trap \"exit 3\" INT; echo sta\"\"rted; while :; do sleep 0.01; done'; echo inter''rupted $?\n")
 	s.await(t, "started")

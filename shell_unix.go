@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sizeSignals say that the terminal's size has changed.
-var sizeSignals = []os.Signal{syscall.SIGWINCH}
+// sizeSignals say that the terminal's size has changed, or may have, while this program was stopped.
+var sizeSignals = []os.Signal{syscall.SIGWINCH, syscall.SIGCONT}
 
 // keys reads a terminal until it is ended, and takes no key after that: the next is for whoever reads next.
 type keys struct {
