@@ -322,6 +322,9 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 	if target == "" { // which is a variable that was not set, and not this program's folder
 		return fail(&fs.PathError{Op: "open", Path: target, Err: fs.ErrNotExist})
 	}
+	if !info.IsDir() && os.IsPathSeparator(target[len(target)-1]) {
+		return fail(&fs.PathError{Op: "write", Path: target, Err: syscall.EISDIR}) // as package os has it, also where none is
+	}
 	target = filepath.Clean(target)
 	if !info.IsDir() {
 		// A link that the caller names is followed: what it leads to may be a device.

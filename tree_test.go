@@ -342,6 +342,8 @@ func TestNothingButFilesAndLinksIsReplaced(t *testing.T) {
 	err = sb.CopyFrom(t.Context(), "tree/pipe", nowhere)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.ErrorContains(t, err, "write "+nowhere+": file does not exist: a link that leads nowhere; remove it")
+	require.ErrorIs(t, sb.CopyFrom(t.Context(), "tree/pipe", filepath.Join(dir, "new")+"/"), syscall.EISDIR)
+	require.NoFileExists(t, filepath.Join(dir, "new"))
 	require.NoError(t, sb.CopyFrom(t.Context(), "tree/pipe", toFile))
 	data, err = os.ReadFile(file)
 	require.NoError(t, err)
