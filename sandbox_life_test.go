@@ -704,7 +704,8 @@ func TestASandboxThatWasNotMade(t *testing.T) {
 		var option *sbx.OptionError
 		_, read := sb.ReadFile(t.Context(), "f")
 		_, called := session.Function(Double).In(sb).Call(t.Context(), 1)
-		for _, err := range []error{sb.Start(t.Context()), sb.Stop(t.Context()), sb.Close(), sb.Wait(t.Context()), session.Adopt(sb), read, called} {
+		copied := sb.CopyTo(t.Context(), t.TempDir(), "copy")
+		for _, err := range []error{sb.Start(t.Context()), sb.Stop(t.Context()), sb.Close(), sb.Wait(t.Context()), session.Adopt(sb), read, called, copied} {
 			require.ErrorAs(t, err, &option)
 			assert.ErrorContains(t, err, "the sandbox was not made")
 		}

@@ -72,7 +72,7 @@ func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
 	if target != "" { // which names nothing
 		target = path.Clean(target) // as that of each entry is
 	}
-	if here, ok := sb.class.here(target); ok && within(here, source) {
+	if here, ok := sb.here(target); ok && within(here, source) {
 		return fail(&fs.PathError{Op: "copy", Path: source, Err: errIntoItself})
 	}
 	up := &upload{sb: sb, root: root, target: target}
@@ -90,9 +90,12 @@ func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
 	return err
 }
 
-// here is where on this machine a path of a sandbox is that leads into a mount.
-func (c class) here(name string) (string, bool) {
-	_, _, mounts := c.parse()
+// here is where on this machine a path of the sandbox is that leads into a mount.
+func (sb *Sandbox) here(name string) (string, bool) {
+	if sb.wrong() != nil {
+		return "", false
+	}
+	_, _, mounts := sb.class.parse()
 	for _, m := range mounts {
 		if rest, ok := strings.CutPrefix(name+"/", m.Target+"/"); ok {
 			return filepath.Join(m.Source, filepath.FromSlash(rest)), true
@@ -111,6 +114,9 @@ func within(name, folder string) bool {
 	for err == nil {
 		if above, err := os.Stat(name); err == nil && os.SameFile(above, whole) {
 			return true
+		}
+		if resolved, err := filepath.EvalSymlinks(name); err == nil {
+			name = resolved // what is above a link is not above what it leads to
 		}
 		if name == filepath.Dir(name) {
 			break
@@ -338,8 +344,11 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 			if target, err = filepath.EvalSymlinks(target); err != nil {
 				return fail(err)
 			}
-		} else if here, err := os.Lstat(target); err == nil && here.Mode()&fs.ModeSymlink != 0 {
-			return fail(&fs.PathError{Op: "write", Path: target, Err: errLeadsNowhere})
+		} else if link, linkErr := os.Lstat(target); linkErr == nil && link.Mode()&fs.ModeSymlink != 0 {
+			if errors.Is(err, fs.ErrNotExist) { // and not that this user may not look, say
+				err = &fs.PathError{Op: "write", Path: target, Err: errLeadsNowhere}
+			}
+			return fail(err)
 		}
 		root, err := os.OpenRoot(filepath.Dir(target))
 		if err != nil {
@@ -352,7 +361,7 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 		}
 		return nil
 	}
-	if here, ok := sb.class.here(source); ok && within(target, here) {
+	if here, ok := sb.here(source); ok && within(target, here) {
 		return fail(&fs.PathError{Op: "copy", Path: source, Err: errIntoItself})
 	}
 	made, err := makeTarget(target, info.Mode())

@@ -342,6 +342,11 @@ func TestNothingButFilesAndLinksIsReplaced(t *testing.T) {
 	err = sb.CopyFrom(t.Context(), "tree/pipe", nowhere)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.ErrorContains(t, err, "write "+nowhere+": file does not exist: a link that leads nowhere; remove it")
+	loop := filepath.Join(dir, "loop")
+	require.NoError(t, os.Symlink("loop", loop))
+	err = sb.CopyFrom(t.Context(), "tree/pipe", loop)
+	require.ErrorIs(t, err, syscall.ELOOP)
+	require.NotErrorIs(t, err, fs.ErrNotExist)
 	require.ErrorIs(t, sb.CopyFrom(t.Context(), "tree/pipe", filepath.Join(dir, "new")+"/"), syscall.EISDIR)
 	require.NoFileExists(t, filepath.Join(dir, "new"))
 	require.NoError(t, sb.CopyFrom(t.Context(), "tree/pipe", toFile))
@@ -378,12 +383,15 @@ func TestAFolderIsNotCopiedIntoItself(t *testing.T) {
 	require.NoError(t, errors.Join(os.Chmod(folder, 0o777), os.Chmod(filepath.Join(folder, "below"), 0o777)))
 	link := filepath.Join(t.TempDir(), "link")
 	require.NoError(t, os.Symlink(folder, link))
+	below := filepath.Join(t.TempDir(), "below")
+	require.NoError(t, os.Symlink(filepath.Join(folder, "below"), below))
 	sb := openLocal(t).Sandbox(sbx.MountWritable(folder, "/data"))
 	ctx, missing := t.Context(), filepath.Join(folder, "new")
 	for _, err := range []error{
 		sb.CopyTo(ctx, folder, "/data/new"), sb.CopyTo(ctx, link, "/data/new/newer"), sb.CopyTo(ctx, folder, "/data/"),
 		sb.CopyTo(ctx, filepath.Join(folder, "below"), "/data/below/new"),
 		sb.CopyFrom(ctx, "/data", missing), sb.CopyFrom(ctx, "/data/", filepath.Join(link, "new", "newer")), sb.CopyFrom(ctx, "/data", folder),
+		sb.CopyFrom(ctx, "/data", filepath.Join(below, "new")),
 	} {
 		require.ErrorContains(t, err, "the copy would be in the folder that is copied, by a mount; copy to another place")
 	}
