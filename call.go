@@ -270,6 +270,7 @@ func (f *function) do(r *request) ([]byte, error) {
 	calls := &f.session.calls
 	calls.enter(f, r)
 	defer calls.leave(r)
+	var none pool.Turn[class, *sandbox]
 	for resent := 0; ; {
 		lease, err := r.turn.Wait(r.ctx)
 		if err != nil {
@@ -278,6 +279,8 @@ func (f *function) do(r *request) ([]byte, error) {
 		}
 		r.attempt++
 		data, sandbox, delivery, err := f.runOnce(r, lease)
+		turn := r.turn
+		r.turn = none // the lease was given back, or is when the function has returned
 		if err == nil {
 			r.delivery = Failed // should anything fail from here on
 			return data, nil
@@ -285,7 +288,7 @@ func (f *function) do(r *request) ([]byte, error) {
 		if err == errSentBack { //nolint:errorlint // nobody wraps it
 			r.attempt--
 			calls.waits(r)
-			r.turn = r.turn.Again()
+			r.turn = turn.Again()
 			continue
 		}
 		f.note(r, sandbox, delivery, err)
@@ -296,7 +299,7 @@ func (f *function) do(r *request) ([]byte, error) {
 		// What send returned, not what that wraps: a function's error may hold anything.
 		if cause, ok := err.(*notBegunError); ok { //nolint:errorlint // see above
 			if resent++; resent <= maxResend {
-				r.turn = r.turn.Again()
+				r.turn = turn.Again()
 				continue
 			}
 			err = startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, cause.err))

@@ -762,3 +762,27 @@ func TestAContextThatPanics(t *testing.T) {
 		}
 	}
 }
+
+// A function that still runs keeps its sandbox from others, wherever a context panics once it has ended.
+func TestAContextThatPanicsAtItsEnd(t *testing.T) {
+	for n, panicked := 2, true; panicked; n++ { // the first use is before the call is sent
+		session, path, left := sbxtest.Open(t, sbx.Driver(process.New()), sbx.MaxSandboxes(1)), filepath.Join(t.TempDir(), "began"), n
+		sandbox, err := session.Function0(Where).Call(t.Context())
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			defer cancel()
+			assert.Eventually(t, exists(path), 10*time.Second, time.Millisecond)
+		}()
+		func() {
+			defer func() { panicked = recover() != nil }()
+			_, err := session.Function2(End, sbx.Retries(1)).Call(brittle{ctx, "Err", &left}, path, "ignore")
+			assert.ErrorIs(t, err, context.Canceled)
+		}()
+		later, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		other, err := session.Function0(Where).Call(later)
+		cancel()
+		require.NoError(t, err, "use %d", n)
+		assert.NotEqual(t, sandbox.Sandbox, other.Sandbox, "use %d", n)
+	}
+}
