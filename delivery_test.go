@@ -496,6 +496,18 @@ func TestAnInterceptorThatReturnsANilPointerOfItsOwn(t *testing.T) {
 	}
 }
 
+// What panics in next is code of the caller's, as a context's. That makes no success, either.
+func TestAnInterceptorThatRecoversAndReturnsNoError(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Intercept(func(ctx context.Context, _ sbx.CallInfo, next func(context.Context) error) error {
+		defer func() { _ = recover() }()
+		uses := 3 // the third one is when the call is sent
+		return next(brittle{ctx, "Value", &uses})
+	}))
+	err := session.Action(Check).Call(t.Context(), "no number")
+	require.ErrorContains(t, err, "next had panicked")
+	assert.Equal(t, sbx.NotBegun, delivery(t, err))
+}
+
 // An interceptor that gives up waits for what it has begun, and can't begin it later.
 func TestAnInterceptorThatReturnsBeforeNext(t *testing.T) {
 	var late func(context.Context) error

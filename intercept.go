@@ -112,6 +112,7 @@ func (f *function) intercepted(r *request) (data []byte, err error) {
 		gate.Unlock()
 		defer close(done)
 		r.passed, r.ctx = true, ctx
+		outcome = callinfo.ErrNextPanicked // unless it returns
 		f.queue(r)
 		data, outcome = f.do(r)
 		return outcome

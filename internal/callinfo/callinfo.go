@@ -98,6 +98,8 @@ var (
 	ErrNextMissed = errors.New("an interceptor returned no error, but did not call next")
 	// ErrNextRuns is the error of one that returns none while next runs, and the cause of the end of the call's context.
 	ErrNextRuns = errors.New("an interceptor returned before next had")
+	// ErrNextPanicked is the error of one that returns none when next has panicked, or has ended its goroutine.
+	ErrNextPanicked = errors.New("an interceptor returned no error, but next had panicked or ended its goroutine")
 )
 
 // Run runs a function within the interceptors.
