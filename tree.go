@@ -54,6 +54,9 @@ func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
 		return fail(err)
 	}
 	if !info.IsDir() {
+		if strings.HasSuffix(target, "/") {
+			return fail(&fs.PathError{Op: "copy", Path: target, Err: syscall.EISDIR}) // as CopyFrom has it
+		}
 		file, err := openPlain(source)
 		if err != nil {
 			return fail(err)
