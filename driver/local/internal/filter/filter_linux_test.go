@@ -2,7 +2,6 @@ package filter
 
 import (
 	"encoding/binary"
-	"runtime"
 	"testing"
 
 	"github.com/elastic/go-seccomp-bpf/arch"
@@ -13,8 +12,8 @@ import (
 )
 
 // verdictsOf runs a seccomp program.
-func verdictsOf(t *testing.T, shares bool) func(arch, number uint32, arguments ...uint64) uint32 {
-	filter, err := Assemble(runtime.GOARCH, shares)
+func verdictsOf(t *testing.T, architecture string, shares bool) func(arch, number uint32, arguments ...uint64) uint32 {
+	filter, err := Assemble(architecture, shares)
 	require.NoError(t, err)
 	require.Less(t, len(filter), 4096, "the kernel's limit")
 	instructions := make([]bpf.Instruction, len(filter))
@@ -45,8 +44,14 @@ func failWith(errno unix.Errno) uint32 { return uint32(unix.SECCOMP_RET_ERRNO) |
 // The filter is run here on made-up system calls, so that ones which this kernel lacks, and other architectures' ways
 // in, are tried, too.
 func TestFilter(t *testing.T) {
-	verdict := verdictsOf(t, false)
-	info, err := arch.GetInfo("")
+	for _, architecture := range Architectures() {
+		t.Run(architecture, func(t *testing.T) { testFilter(t, architecture) })
+	}
+}
+
+func testFilter(t *testing.T, architecture string) {
+	verdict := verdictsOf(t, architecture, false)
+	info, err := arch.GetInfo(architecture)
 	require.NoError(t, err)
 	const allow, high = allowed, uint64(7) << 32
 	refuse := failWith
@@ -145,9 +150,15 @@ func TestFilter(t *testing.T) {
 
 // A sandbox that can change folders of the host makes no file that others could run as its user.
 func TestFilterOfSetIDs(t *testing.T) {
-	info, err := arch.GetInfo("")
+	for _, architecture := range Architectures() {
+		t.Run(architecture, func(t *testing.T) { testFilterOfSetIDs(t, architecture) })
+	}
+}
+
+func testFilterOfSetIDs(t *testing.T, architecture string) {
+	info, err := arch.GetInfo(architecture)
 	require.NoError(t, err)
-	usual, shares := verdictsOf(t, false), verdictsOf(t, true)
+	usual, shares := verdictsOf(t, architecture, false), verdictsOf(t, architecture, true)
 	for _, test := range []struct {
 		name      string
 		arguments []uint64
