@@ -17,7 +17,7 @@ import (
 	"github.com/sandboxfn/sbx/driver/local/internal/control"
 )
 
-// RoleVariable tells a re-executed program which role to take; the others are driver/local's. Beside it the environment of process 1 has GOMAXPROCS, and that
+// RoleVariable tells a re-executed program which role to take; the others are driver/local's. Beside it the environment of process 1 may have GOMAXPROCS, and that
 // of the launcher and of the fetcher nothing; a worker's never has it.
 const RoleVariable = "SBX_LOCAL"
 
