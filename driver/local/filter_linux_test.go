@@ -22,7 +22,7 @@ func TestFiltersAreUpToDate(t *testing.T) {
 		require.NoError(t, err)
 		for name, shares := range map[string]bool{"callFilter": false, "sharingCallFilter": true} {
 			var written strings.Builder
-			ast.Inspect(file.Scope.Lookup(name).Decl.(ast.Node), func(n ast.Node) bool { //nolint:staticcheck // one file, where identifiers need no resolving
+			ast.Inspect(file.Scope.Lookup(name).Decl.(ast.Node), func(n ast.Node) bool {
 				if literal, ok := n.(*ast.BasicLit); ok {
 					part, err := strconv.Unquote(literal.Value)
 					require.NoError(t, err)

@@ -36,7 +36,7 @@ func main() {
 			}
 			b.WriteString("\n")
 		}
-		if err := os.WriteFile("filter_linux_"+architecture+".go", b.Bytes(), 0o644); err != nil { //nolint:gosec // source, for everybody to read
+		if err := os.WriteFile("filter_linux_"+architecture+".go", b.Bytes(), 0o644); err != nil {
 			log.Fatal(err)
 		}
 	}
