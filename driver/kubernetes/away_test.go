@@ -24,19 +24,19 @@ func TestAnAPIServerThatIsNotThere(t *testing.T) {
 	require.NoError(t, err)
 	address := listener.Addr().String()
 	require.NoError(t, listener.Close())
-	_, remedies := openInVain(t, &kubernetes.Options{Config: &rest.Config{Host: "http://" + address}, Namespace: "away"})
+	remedies, _ := openInVain(t, &kubernetes.Options{Config: &rest.Config{Host: "http://" + address}, Namespace: "away"})
 	assert.Contains(t, remedies, "kubectl get pods -n away")
 	assert.NotContains(t, remedies, "rbac.yaml")
 }
 
-// openInVain returns the error of a session that can't be opened, and what would help.
-func openInVain(t *testing.T, o *kubernetes.Options) (err error, remedies string) {
+// openInVain returns what would help a session that can't be opened, and its error.
+func openInVain(t *testing.T, o *kubernetes.Options) (remedies string, err error) {
 	t.Helper()
 	own := func(context.Context, driver.Platform) (string, error) { return worker.Executable() }
 	_, err = kubernetes.New(o).Open(t.Context(), driver.SessionSpec{ID: "away", Worker: own, Logger: slog.New(slog.DiscardHandler)})
 	var unavailable *driver.UnavailableError
 	require.ErrorAs(t, err, &unavailable)
-	return err, strings.Join(unavailable.Remedies, "")
+	return strings.Join(unavailable.Remedies, ""), err
 }
 
 // Nor is one whose token has expired.
@@ -44,7 +44,7 @@ func TestAnAPIServerThatKnowsNobody(t *testing.T) {
 	for _, code := range []int{http.StatusUnauthorized, http.StatusForbidden} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }))
 		t.Cleanup(server.Close)
-		_, remedies := openInVain(t, &kubernetes.Options{Config: &rest.Config{Host: server.URL}, Namespace: "away"})
+		remedies, _ := openInVain(t, &kubernetes.Options{Config: &rest.Config{Host: server.URL}, Namespace: "away"})
 		assert.Contains(t, remedies, "renew the token")
 		assert.NotContains(t, remedies, "rbac.yaml")
 	}
@@ -60,7 +60,7 @@ func TestANamespaceThatIsNotThere(t *testing.T) {
 		_, _ = w.Write([]byte(`{"kind": "SelfSubjectRulesReview", "apiVersion": "authorization.k8s.io/v1", "status": {"incomplete": true}}`))
 	}))
 	t.Cleanup(server.Close)
-	_, remedies := openInVain(t, &kubernetes.Options{Config: &rest.Config{Host: server.URL}, Namespace: "away"})
+	remedies, _ := openInVain(t, &kubernetes.Options{Config: &rest.Config{Host: server.URL}, Namespace: "away"})
 	assert.Contains(t, remedies, "kubectl create namespace away")
 }
 
@@ -68,6 +68,6 @@ func TestANamespaceThatIsNotThere(t *testing.T) {
 func TestNoKubeconfig(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "config")
 	t.Setenv("KUBECONFIG", missing)
-	err, _ := openInVain(t, nil)
+	_, err := openInVain(t, nil)
 	assert.ErrorContains(t, err, "no current context with a cluster in "+missing)
 }
