@@ -159,7 +159,7 @@ func allowedNames(architecture string) []string {
 	return slices.DeleteFunc(names, func(name string) bool { return slices.Contains(denied, name) })
 }
 
-// Architectures are those that Assemble knows, by their names in Go. They have the numbers of what rules test in common, as of flags.
+// Architectures are those that Assemble knows, by their names in Go. The constants that rules test have the same values on all of them.
 func Architectures() []string { return []string{"amd64", "arm64"} }
 
 // Assemble returns the seccomp program for an architecture; shares says that the sandbox can change folders of the host.
