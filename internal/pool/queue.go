@@ -82,10 +82,7 @@ func (t Turn[C, M]) Wait(ctx context.Context) (*Lease[C, M], error) {
 		if w.err != nil || ctx.Err() == nil {
 			return w.lease, w.err
 		}
-		w.lease.Release(true)
-		return nil, cmp.Or(context.Cause(ctx), context.Canceled)
-	}
-	if ctx.Err() == nil {
+	} else if ctx.Err() == nil {
 		select {
 		case <-w.ready:
 			return w.lease, w.err
