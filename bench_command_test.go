@@ -4,6 +4,7 @@ package sbx_test
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -142,6 +143,44 @@ func BenchmarkCopyFrom(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkCopyTreeTo copies a folder of 1,000 small files into a sandbox.
+func BenchmarkCopyTreeTo(b *testing.B) {
+	from := smallFiles(b)
+	benchmarkCommands(b, func(b *testing.B, sb *sbx.Sandbox) {
+		for b.Loop() {
+			if err := sb.CopyTo(b.Context(), from, "tree"); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkCopyTreeFrom copies a folder of 1,000 small files out of a sandbox.
+func BenchmarkCopyTreeFrom(b *testing.B) {
+	from, to := smallFiles(b), filepath.Join(b.TempDir(), "to")
+	benchmarkCommands(b, func(b *testing.B, sb *sbx.Sandbox) {
+		if err := sb.CopyTo(b.Context(), from, "tree"); err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			if err := sb.CopyFrom(b.Context(), "tree", to); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// smallFiles makes a folder of 1,000 files of 4 KiB.
+func smallFiles(b *testing.B) string {
+	folder, content := b.TempDir(), bytes.Repeat([]byte("sbx "), 1<<10)
+	for i := range 1000 {
+		if err := os.WriteFile(filepath.Join(folder, fmt.Sprintf("file-%d", i)), content, 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return folder
 }
 
 // bigFile is 64 MiB without zeros, which would become holes.

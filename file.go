@@ -45,6 +45,7 @@ type File struct {
 	end     context.CancelFunc
 	stream  grpc.BidiStreamingClient[wirepb.FileRequest, wirepb.FileReply]
 	open    *wirepb.Open
+	opening bool // its answer has not been taken yet
 	folder  bool
 
 	mu      sync.Mutex
@@ -117,31 +118,52 @@ func checkPath(name string) error {
 	return nil
 }
 
+// openFile opens a file.
 func (sb *Sandbox) openFile(ctx context.Context, open *wirepb.Open) (*File, *wirepb.Info, error) {
-	if err := checkPath(string(open.GetPath())); err != nil {
+	f, err := sb.opening(ctx, open)
+	if err != nil {
 		return nil, nil, err
+	}
+	info, err := f.opened()
+	if err != nil {
+		f.end()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// opening begins to open a file. Requests may follow before the sandbox has answered, which saves a short file a round trip; if it can't be opened, that is their answer.
+func (sb *Sandbox) opening(ctx context.Context, open *wirepb.Open) (*File, error) {
+	if err := checkPath(string(open.GetPath())); err != nil {
+		return nil, err
 	}
 	running, err := sb.started(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	f := &File{sandbox: sb, running: running, name: string(open.GetPath()), open: open}
+	f := &File{sandbox: sb, running: running, name: string(open.GetPath()), open: open, opening: true}
 	f.ctx, f.end = context.WithCancel(ctx)
 	if f.stream, err = running.client().File(f.ctx); err != nil {
 		f.end()
-		return nil, nil, sb.remoteError(ctx, running, err)
+		return nil, sb.remoteError(ctx, running, err)
 	}
 	_ = f.stream.Send(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Open{Open: open}}) // what is wrong, Recv says
+	return f, nil
+}
+
+// opened takes the answer to what opening has begun.
+func (f *File) opened() (*wirepb.Info, error) {
+	f.opening = false
 	reply, err := f.receive()
-	if err == nil && reply.GetInfo() == nil {
-		err = unexpected(reply)
-	}
-	if err != nil {
-		f.end()
-		return nil, nil, err
+	switch {
+	case err != nil:
+		return nil, err
+	case reply.GetInfo() == nil:
+		f.broken = unexpected(reply)
+		return nil, f.broken
 	}
 	f.folder = fs.FileMode(reply.GetInfo().GetMode()).IsDir()
-	return f, reply.GetInfo(), nil
+	return reply.GetInfo(), nil
 }
 
 func unexpected(reply *wirepb.FileReply) error {
@@ -150,6 +172,11 @@ func unexpected(reply *wirepb.FileReply) error {
 
 // receive takes one answer. After an error the file is of no use.
 func (f *File) receive() (*wirepb.FileReply, error) {
+	if f.opening {
+		if _, err := f.opened(); err != nil {
+			return nil, err
+		}
+	}
 	reply, err := f.stream.Recv()
 	switch {
 	case errors.Is(err, io.EOF):
@@ -286,11 +313,9 @@ func (f *File) read(p []byte) (int, error) {
 // fill takes one more piece of what is next in order.
 func (f *File) fill(length int) error {
 	if !f.coming {
-		request := &wirepb.Read{Length: int64(length), Offset: f.offset}
-		if err := f.send(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Read{Read: request}}); err != nil {
+		if err := f.askFor(length); err != nil {
 			return err
 		}
-		f.coming = true
 	}
 	piece, err := f.piece()
 	if err != nil {
@@ -301,6 +326,14 @@ func (f *File) fill(length int) error {
 		return f.protocol("an empty piece")
 	}
 	return nil
+}
+
+// askFor asks for what is next in order, for fill to take.
+func (f *File) askFor(length int) error {
+	request := &wirepb.Read{Length: int64(length), Offset: f.offset}
+	err := f.send(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Read{Read: request}})
+	f.coming = err == nil
+	return err
 }
 
 func (f *File) piece() (*wirepb.Piece, error) {
@@ -649,11 +682,18 @@ func (sb *Sandbox) ReadFile(ctx context.Context, name string) ([]byte, error) {
 }
 
 func (sb *Sandbox) readFile(ctx context.Context, name string) ([]byte, error) {
-	f, info, err := sb.openFile(ctx, &wirepb.Open{Path: []byte(name), Read: true})
+	f, err := sb.opening(ctx, &wirepb.Open{Path: []byte(name), Read: true})
 	if err != nil {
 		return nil, err
 	}
 	defer f.end()
+	if err := f.askFor(readAhead); err != nil {
+		return nil, err
+	}
+	info, err := f.opened()
+	if err != nil {
+		return nil, err
+	}
 	data := make([]byte, 0, min(max(info.GetSize(), 0), MaxReadFile)+1)
 	for {
 		if len(data) == cap(data) {
@@ -691,7 +731,7 @@ var ErrFileTooLong = errors.New("the file is too long")
 // has the mode before the sandbox's mask, 0o022; one that is there keeps its own. Links are followed. Until it is whole it has another name in the same folder,
 // which begins with .sbx- and which no listing shows; in a folder of this machine that is mounted for writing, one is left if the sandbox is killed meanwhile.
 func (sb *Sandbox) WriteFile(ctx context.Context, name string, data []byte, mode fs.FileMode) error {
-	f, _, err := sb.openFile(ctx, &wirepb.Open{Path: []byte(name), Write: true, Atomic: true, Mode: uint32(mode.Perm())})
+	f, err := sb.opening(ctx, &wirepb.Open{Path: []byte(name), Write: true, Atomic: true, Mode: uint32(mode.Perm())})
 	if err == nil {
 		defer f.end()
 		if _, err = f.write(data, 0); err == nil {

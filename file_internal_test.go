@@ -178,7 +178,7 @@ func TestWhatArrivesDamagedIsAnError(t *testing.T) {
 	} {
 		to, err := os.Create(filepath.Join(t.TempDir(), "to"))
 		require.NoError(t, err)
-		err = (&download{rest: MaxCopy}).content(scriptedFile(data("hello", false, true), c.closed), to, "to")
+		err = newDownload(nil, nil, "").content(scriptedFile(data("hello", false, true), c.closed), to, "to")
 		if c.want == "" {
 			require.NoError(t, err, name)
 		} else {
@@ -188,6 +188,8 @@ func TestWhatArrivesDamagedIsAnError(t *testing.T) {
 	}
 	to, err := os.Create(filepath.Join(t.TempDir(), "to"))
 	require.NoError(t, err)
-	require.ErrorIs(t, (&download{rest: 3}).content(scriptedFile(data("hello", false, true)), to, "to"), ErrFileTooLong)
+	down := newDownload(nil, nil, "")
+	down.rest.Store(3)
+	require.ErrorIs(t, down.content(scriptedFile(data("hello", false, true)), to, "to"), ErrFileTooLong)
 	require.NoError(t, to.Close())
 }

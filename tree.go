@@ -11,8 +11,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
@@ -24,6 +29,9 @@ const (
 	maxDepth = 200
 	// copyAhead is how much a copy asks for at a time.
 	copyAhead = 64 << 20
+	// smallFile is how long a file of a tree may be that is copied beside others, and copiesAtOnce how many are, for most of a short file's time is waiting.
+	smallFile    = filePiece
+	copiesAtOnce = 16
 )
 
 // errInTheWay is about what a copy does not replace.
@@ -80,11 +88,17 @@ func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
 	}
 	up := &upload{sb: sb, root: root, target: target}
 	made, err := up.makeTarget(ctx, info.Mode())
-	if err == nil {
-		err = up.folder(ctx, ".", 0)
+	if made {
+		up.modes = append(up.modes, folderMode{target, info.Mode().Perm()})
 	}
-	if err == nil && made {
-		err = sb.Chmod(ctx, target, info.Mode().Perm())
+	if err == nil {
+		err = besides(ctx, func(ctx context.Context, beside *errgroup.Group) error {
+			up.beside = beside
+			return up.folder(ctx, ".", 0)
+		})
+	}
+	if err == nil {
+		err = up.setModes(ctx)
 	}
 	err = errors.Join(err, errors.Join(up.refused...))
 	if err != nil && !errors.As(err, new(*SandboxError)) {
@@ -145,12 +159,35 @@ func refusal(op, name string, mode fs.FileMode) error {
 	return &fs.PathError{Op: op, Path: name, Err: fmt.Errorf("%w: it is no regular file, folder or link (%v)", ErrRefused, mode.Type())}
 }
 
+// besides runs walk, which goes through a tree and has small files copied beside it. The error is that of the first file, or else of walk.
+func besides(ctx context.Context, walk func(context.Context, *errgroup.Group) error) error {
+	beside, ctx := errgroup.WithContext(ctx)
+	beside.SetLimit(copiesAtOnce)
+	err := walk(ctx, beside)
+	if fileErr := beside.Wait(); fileErr != nil {
+		return fileErr // walk's comes of that one, if there is any
+	}
+	return err
+}
+
 // upload is one CopyTo of a folder.
 type upload struct {
 	sb      *Sandbox
 	root    *os.Root
 	target  string
+	beside  *errgroup.Group
+	modes   []folderMode // of the copy
 	refused []error
+}
+
+// setModes gives the folders theirs when all is in them.
+func (u *upload) setModes(ctx context.Context) error {
+	for _, folder := range slices.Backward(u.modes) { // the innermost first
+		if err := u.sb.Chmod(ctx, folder.name, folder.mode); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeTarget makes the folder that becomes the copy, and those above it, and reports whether it was not there: one that was keeps its mode.
@@ -211,10 +248,8 @@ func (u *upload) entry(ctx context.Context, name string, depth int) error {
 		if _, err := u.makeFolder(ctx, target, info.Mode()); err != nil {
 			return err
 		}
-		if err := u.folder(ctx, name, depth+1); err != nil {
-			return err
-		}
-		return u.sb.Chmod(ctx, target, info.Mode().Perm())
+		u.modes = append(u.modes, folderMode{target, info.Mode().Perm()})
+		return u.folder(ctx, name, depth+1)
 	case fs.ModeSymlink:
 		link, err := u.root.Readlink(name)
 		switch {
@@ -241,18 +276,31 @@ func (u *upload) entry(ctx context.Context, name string, depth int) error {
 		case err != nil:
 			return err
 		}
-		defer file.Close()
-		if info, err = file.Stat(); err != nil {
-			return err
+		if info, err = file.Stat(); err == nil && info.Mode().IsRegular() {
+			return u.file(ctx, file, info.Size(), target)
 		}
-		if info.Mode().IsRegular() {
-			if err := u.sb.upload(ctx, file, target); err != nil {
-				return u.sb.fileError("copy", target, err)
-			}
-			return nil
+		_ = file.Close()
+		if err != nil {
+			return err
 		}
 	}
 	u.refused = append(u.refused, refusal("copy", name, info.Mode()))
+	return nil
+}
+
+// file copies one file, beside others if it is small, and closes it.
+func (u *upload) file(ctx context.Context, file *os.File, size int64, target string) error {
+	copyIt := func() error {
+		defer file.Close()
+		if err := u.sb.upload(ctx, file, target); err != nil {
+			return u.sb.fileError("copy", target, err)
+		}
+		return nil
+	}
+	if size > smallFile {
+		return copyIt()
+	}
+	u.beside.Go(copyIt)
 	return nil
 }
 
@@ -262,13 +310,19 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 	if err != nil {
 		return err
 	}
-	f, _, err := sb.openFile(ctx, &wirepb.Open{Path: []byte(target), Write: true, Atomic: true, Exact: true, Mode: uint32(info.Mode().Perm())})
+	f, err := sb.opening(ctx, &wirepb.Open{Path: []byte(target), Write: true, Atomic: true, Exact: true, Mode: uint32(info.Mode().Perm())})
 	if err != nil {
 		return err
 	}
 	defer f.end()
+	if info.Size() > smallFile { // much would be on its way when the answer comes
+		if _, err := f.opened(); err != nil {
+			return err
+		}
+	}
 	f.takeWindows(info.Size())
 	defer f.lent.free()
+	f.lent.buffer = make([]byte, min(info.Size()+1, filePiece)) // a short one's end is found with its content
 	for {
 		buffer, err := f.space()
 		if err != nil {
@@ -358,8 +412,8 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 			return fail(err)
 		}
 		defer root.Close()
-		down := &download{sb: sb, root: root, source: path.Dir(source), rest: MaxCopy}
-		if err := down.file(ctx, source, filepath.Base(target)); err != nil {
+		down := newDownload(sb, root, path.Dir(source))
+		if err := down.file(ctx, source, filepath.Base(target), info.Size()); err != nil {
 			return sb.fileError("copy", source, err)
 		}
 		return nil
@@ -376,11 +430,14 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 		return fail(err)
 	}
 	defer root.Close()
-	down := &download{sb: sb, root: root, source: source, rest: MaxCopy}
+	down := newDownload(sb, root, source)
 	if made {
 		down.modes = append(down.modes, folderMode{".", info.Mode().Perm()})
 	}
-	err = down.folder(ctx, ".", 0)
+	err = besides(ctx, func(ctx context.Context, beside *errgroup.Group) error {
+		down.beside = beside
+		return down.folder(ctx, ".", 0)
+	})
 	// Last, so that nothing is written through them.
 	for _, link := range down.links {
 		if err != nil {
@@ -388,8 +445,8 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 		}
 		err = down.link(link)
 	}
-	for i := len(down.modes) - 1; i >= 0; i-- { // the innermost first
-		if chmodErr := root.Chmod(down.modes[i].name, down.modes[i].mode); err == nil {
+	for _, folder := range slices.Backward(down.modes) { // the innermost first
+		if chmodErr := root.Chmod(folder.name, folder.mode); err == nil {
 			err = chmodErr
 		}
 	}
@@ -415,12 +472,27 @@ type download struct {
 	sb      *Sandbox
 	root    *os.Root
 	source  string
-	rest    int64 // of MaxCopy
+	beside  *errgroup.Group
+	rest    atomic.Int64 // of MaxCopy
+	serial  atomic.Int64
 	entries int
-	serial  int
 	links   []link
 	modes   []folderMode
+
+	mu      sync.Mutex
 	refused []error
+}
+
+func newDownload(sb *Sandbox, root *os.Root, source string) *download {
+	d := &download{sb: sb, root: root, source: source}
+	d.rest.Store(MaxCopy)
+	return d
+}
+
+func (d *download) refuse(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.refused = append(d.refused, err)
 }
 
 type link struct{ name, to string }
@@ -480,23 +552,33 @@ func (d *download) entry(ctx context.Context, name string, entry fs.DirEntry, de
 			return err
 		}
 		if why := leadsOut(name, to); why != "" {
-			d.refused = append(d.refused, &fs.PathError{Op: "copy", Path: name, Err: fmt.Errorf("%w: it is a link that %s", ErrRefused, why)})
+			d.refuse(&fs.PathError{Op: "copy", Path: name, Err: fmt.Errorf("%w: it is a link that %s", ErrRefused, why)})
 			return nil
 		}
 		d.links = append(d.links, link{name, to})
 		return nil
 	case 0:
-		err := d.file(ctx, path.Join(d.source, name), name)
-		switch {
-		case err == nil, errors.As(err, new(*goneError)):
-		case errors.Is(err, ErrRefused): // it is another by now
-			d.refused = append(d.refused, err)
-		default:
-			return d.sb.fileError("copy", path.Join(d.source, name), err)
+		info, err := entry.Info()
+		if err != nil {
+			return err
 		}
+		copyIt := func() error {
+			switch err := d.file(ctx, path.Join(d.source, name), name, info.Size()); {
+			case err == nil, errors.As(err, new(*goneError)):
+			case errors.Is(err, ErrRefused): // it is another by now
+				d.refuse(err)
+			default:
+				return d.sb.fileError("copy", path.Join(d.source, name), err)
+			}
+			return nil
+		}
+		if info.Size() > smallFile {
+			return copyIt()
+		}
+		d.beside.Go(copyIt)
 		return nil
 	}
-	d.refused = append(d.refused, refusal("copy", name, entry.Type()))
+	d.refuse(refusal("copy", name, entry.Type()))
 	return nil
 }
 
@@ -553,8 +635,8 @@ type goneError struct{ error }
 
 func (e *goneError) Unwrap() error { return e.error }
 
-// file copies one file to a name that it takes when it is whole.
-func (d *download) file(ctx context.Context, source, name string) (err error) {
+// file copies one file, which had that size, to a name that it takes when it is whole.
+func (d *download) file(ctx context.Context, source, name string, size int64) (err error) {
 	// What no file can or may replace is found before all of it has come.
 	if info, err := d.root.Lstat(name); err == nil {
 		switch info.Mode().Type() {
@@ -565,22 +647,31 @@ func (d *download) file(ctx context.Context, source, name string) (err error) {
 			return d.here(name, errDevice)
 		}
 	}
-	f, info, err := d.sb.openFile(ctx, &wirepb.Open{Path: []byte(source), Read: true})
+	f, err := d.sb.opening(ctx, &wirepb.Open{Path: []byte(source), Read: true})
+	if err != nil {
+		return err
+	}
+	defer f.end()
+	if size <= smallFile {
+		err = f.askFor(copyAhead)
+	}
+	var info *wirepb.Info
+	if err == nil {
+		info, err = f.opened()
+	}
 	switch {
 	case gone(ctx, err):
 		return &goneError{err}
 	case err != nil:
 		return err
 	}
-	defer f.end()
-	if info.GetSize() > d.rest { // which would take a while to come
+	if info.GetSize() > d.rest.Load() { // which would take a while to come
 		return errCopyTooLong
 	}
 	var to *os.File
 	temporary := ""
 	for to == nil {
-		d.serial++
-		temporary = filepath.Join(filepath.Dir(name), fmt.Sprintf(".sbx-%d-%d", os.Getpid(), d.serial))
+		temporary = filepath.Join(filepath.Dir(name), fmt.Sprintf(".sbx-%d-%d", os.Getpid(), d.serial.Add(1)))
 		to, err = d.root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return d.here(name, err)
@@ -591,8 +682,10 @@ func (d *download) file(ctx context.Context, source, name string) (err error) {
 			_, _ = to.Close(), d.root.Remove(temporary)
 		}
 	}()
-	f.takeWindows(info.GetSize())
-	defer f.lent.free()
+	if !f.coming {
+		f.takeWindows(info.GetSize())
+		defer f.lent.free()
+	}
 	if err := d.content(f, to, name); err != nil {
 		return err
 	}
@@ -629,7 +722,7 @@ func (d *download) content(from *File, to *os.File, name string) error {
 		if err != nil {
 			return err
 		}
-		if d.rest -= int64(len(data)); d.rest < 0 {
+		if d.rest.Add(-int64(len(data))) < 0 {
 			return errCopyTooLong
 		}
 		if !isZero(data) {

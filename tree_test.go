@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -361,6 +362,50 @@ func TestNothingButFilesAndLinksIsReplaced(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, mode, info.Mode().Type(), name)
 	}
+}
+
+// Small files are copied beside each other: it is the one that failed that is told, and not another that was given up for it.
+func TestOneOfManySmallFilesFails(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	source, out := t.TempDir(), t.TempDir()
+	for i := range 200 {
+		require.NoError(t, os.WriteFile(filepath.Join(source, fmt.Sprintf("file-%03d", i)), fmt.Append(nil, i), 0o600))
+	}
+	require.NoError(t, os.Chmod(source, 0o500))
+	require.NoError(t, sb.CopyTo(t.Context(), source, "tree"))
+	require.NoError(t, sb.CopyFrom(t.Context(), "tree", filepath.Join(out, "whole")))
+	for i := range 200 {
+		data, err := os.ReadFile(filepath.Join(out, "whole", fmt.Sprintf("file-%03d", i)))
+		require.NoError(t, err)
+		assert.Equal(t, strconv.Itoa(i), string(data))
+	}
+	for _, folder := range []string{source, filepath.Join(out, "whole")} {
+		info, err := os.Stat(folder)
+		require.NoError(t, err)
+		assert.Equal(t, fs.FileMode(0o500), info.Mode().Perm(), "set when all is in it")
+	}
+
+	require.NoError(t, sb.MkdirAll(t.Context(), "full/file-100", 0o755))
+	err := sb.CopyTo(t.Context(), source, "full")
+	require.ErrorIs(t, err, syscall.EISDIR)
+	require.ErrorContains(t, err, "full/file-100")
+	require.NotErrorIs(t, err, context.Canceled)
+	require.NoError(t, os.MkdirAll(filepath.Join(out, "full", "file-100"), 0o755))
+	err = sb.CopyFrom(t.Context(), "tree", filepath.Join(out, "full"))
+	require.ErrorIs(t, err, syscall.EISDIR)
+	require.ErrorContains(t, err, "write "+filepath.Join(out, "full", "file-100"))
+	require.NotErrorIs(t, err, context.Canceled)
+	entries, err := os.ReadDir(filepath.Join(out, "full"))
+	require.NoError(t, err)
+	for _, entry := range entries {
+		assert.NotContains(t, entry.Name(), ".sbx-")
+	}
+
+	stop := errors.New("the caller gave up")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stop)
+	require.ErrorIs(t, sb.CopyTo(ctx, source, "late"), stop)
+	require.ErrorIs(t, sb.CopyFrom(ctx, "tree", filepath.Join(out, "late")), stop)
 }
 
 // An empty folder has nothing in it whose copy would fail.

@@ -16,7 +16,7 @@ type lent struct {
 	next    int              // of them, which is lent next
 	count   int              // how many before that one the worker has
 	asked   int64            // of the file, by reads
-	buffer  []byte           // what there is instead of windows
+	buffer  []byte           // what there is instead of windows, for who writes
 }
 
 // takeWindows gets windows for a copy of size bytes. Whoever calls it calls free at the end.
@@ -74,9 +74,6 @@ func (f *File) settle() error {
 func (f *File) space() ([]byte, error) {
 	l := &f.lent
 	if len(l.windows) == 0 {
-		if l.buffer == nil {
-			l.buffer = make([]byte, filePiece)
-		}
 		return l.buffer, nil
 	}
 	if l.count == len(l.windows) {

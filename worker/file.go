@@ -79,6 +79,9 @@ func infoOf(info fs.FileInfo) *wirepb.Info {
 	return &wirepb.Info{Name: []byte(info.Name()), Size: info.Size(), Mode: uint32(info.Mode()), TimeSeconds: info.ModTime().Unix(), TimeNanos: int32(info.ModTime().Nanosecond())}
 }
 
+// fileBuffers are what files have as theirs: to make one takes longer than to read a short file.
+var fileBuffers = sync.Pool{New: func() any { return new([filePiece]byte) }}
+
 // handle is one open file.
 type handle struct {
 	stream grpc.BidiStreamingServer[wirepb.FileRequest, wirepb.FileReply]
@@ -87,7 +90,7 @@ type handle struct {
 	append bool
 	// target is the path that an atomic file takes when it is whole; empty for others.
 	target string
-	buffer []byte
+	buffer *[filePiece]byte // for what is read
 	ledger *ledger.Ledger
 
 	// size and sum are of what was read, or written, in order from the begin.
@@ -169,6 +172,10 @@ func (h *handle) fail(err error) error {
 // abandon closes the file, and removes what was not committed.
 func (h *handle) abandon() {
 	_ = h.file.Close() // again: no harm
+	if h.buffer != nil {
+		fileBuffers.Put(h.buffer)
+		h.buffer = nil
+	}
 	if h.target != "" {
 		_ = os.Remove(h.path)
 		unfinished.Delete(filepath.Base(h.path))
@@ -331,7 +338,7 @@ func (h *handle) read(request *wirepb.Read) error {
 		return h.readInto(request)
 	}
 	if h.buffer == nil {
-		h.buffer = make([]byte, filePiece)
+		h.buffer = fileBuffers.Get().(*[filePiece]byte)
 	}
 	offset, rest := request.GetOffset(), request.GetLength()
 	for {
