@@ -235,6 +235,9 @@ func (u *upload) folder(ctx context.Context, name string, depth int) error {
 }
 
 func (u *upload) entry(ctx context.Context, name string, depth int) error {
+	if ctx.Err() != nil { // a file that is copied beside this one may have failed
+		return contextError(ctx)
+	}
 	info, err := u.root.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -525,6 +528,9 @@ func (d *download) folder(ctx context.Context, name string, depth int) error {
 }
 
 func (d *download) entry(ctx context.Context, name string, entry fs.DirEntry, depth int) error {
+	if ctx.Err() != nil { // as in upload
+		return contextError(ctx)
+	}
 	switch entry.Type() {
 	case fs.ModeDir:
 		// A folder here must be one, and no link: what is below it would be elsewhere.
