@@ -2,6 +2,8 @@ package kubernetes
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"testing"
 	"time"
 
@@ -141,4 +143,42 @@ func TestURL(t *testing.T) {
 		_, err := driver.FromURL(wrong)
 		require.Error(t, err, wrong)
 	}
+}
+
+func TestRoomForTheWorker(t *testing.T) {
+	of := func(mib int) driver.Spec { return driver.Spec{ID: "s-1", Limits: driver.Resources{MemoryMiB: mib}} }
+	sent, inImage := &session{cluster: &cluster{namespace: "jobs"}}, &session{options: Options{WorkerInImage: true}}
+	cached := &session{options: Options{NodeCache: "/var/cache/sbx"}}
+	const size = 80<<20 + 1
+	err := sent.roomFor(of(64), size)
+	limit, ok := errors.AsType[*driver.LimitError](err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, driver.LimitMemory, limit.Limit)
+	assert.ErrorContains(t, err, "takes 81 of the 64 MiB")
+	assert.Error(t, sent.roomFor(of(86), size))
+	assert.Error(t, sent.roomFor(driver.Spec{ID: "s-1", Soft: driver.Resources{MemoryMiB: 64}}, size))
+	_, err = sent.podFor("sbx-1", of(64), size)
+	assert.ErrorAs(t, err, &limit, "no pod is made")
+
+	assert.NoError(t, sent.roomFor(of(87), size))
+	assert.NoError(t, sent.roomFor(of(0), size))
+	assert.NoError(t, inImage.roomFor(of(64), size))
+	assert.NoError(t, cached.roomFor(of(64), size), "but the first pods of a node")
+}
+
+// The end of a container is often seen in its log or its connection before the cluster tells of it.
+func TestEndsAreExplained(t *testing.T) {
+	running := podWith(corev1.PodStatus{Phase: corev1.PodRunning})
+	sb := &sandbox{pod: &observed{pod: running, changed: make(chan struct{})}}
+	assert.Equal(t, errors.ErrUnsupported, sb.explained(t.Context(), errors.ErrUnsupported), "nothing is waited for")
+	time.AfterFunc(50*time.Millisecond, func() {
+		sb.pod.mu.Lock()
+		defer sb.pod.mu.Unlock()
+		sb.pod.pod = podWith(hasEnded(corev1.PodFailed, "OOMKilled", "", 137))
+		close(sb.pod.changed)
+	})
+	assert.ErrorContains(t, sb.explained(t.Context(), fmt.Errorf("the log ends: %w", io.EOF)), "OOMKilled")
+
+	sb.pod = &observed{pod: running, gone: true, changed: make(chan struct{})}
+	assert.Equal(t, io.EOF, sb.explained(t.Context(), io.EOF), "the cluster doesn't say")
 }

@@ -99,6 +99,9 @@ func (s *session) podFor(name string, spec driver.Spec, workerSize int64) (*core
 	pod.Name, pod.GenerateName, pod.Namespace = name, "", s.namespace
 	pod.Labels, pod.Annotations = merge(pod.Labels, s.labels(spec)), merge(pod.Annotations, o.Annotations)
 	pod.OwnerReferences = append(pod.OwnerReferences, s.owner())
+	if err := s.roomFor(spec, workerSize); err != nil {
+		return nil, err
+	}
 	if len(spec.Tags) > 0 {
 		tags, err := json.Marshal(spec.Tags)
 		if err != nil {
@@ -124,6 +127,28 @@ func (s *session) podFor(name string, spec driver.Spec, workerSize int64) (*core
 	}
 	s.addContainers(p, spec, workerSize)
 	return pod, nil
+}
+
+// leastMemoryMiB is what a sandbox certainly needs beside the file of its worker.
+const leastMemoryMiB = 6
+
+// roomFor refuses a limit of memory that the worker's file alone uses up: what ends then is one of the programs that bring it, at any moment, and
+// what that looks like from here says nothing of memory.
+func (s *session) roomFor(spec driver.Spec, workerSize int64) error {
+	o, limits := s.options, spec.Limits.Or(spec.Soft)
+	sent := !o.WorkerInImage && (o.NodeCache == "" || o.LoaderImage != "")
+	size := workerSize>>20 + 1
+	if !sent || limits.MemoryMiB == 0 || int64(limits.MemoryMiB) >= size+leastMemoryMiB {
+		return nil
+	}
+	return &driver.LimitError{
+		Driver: Name, Limit: driver.LimitMemory,
+		Err: fmt.Errorf("the worker is sent into the sandbox's memory, and its file takes %d of the %d MiB", size, limits.MemoryMiB),
+		Remedies: []string{
+			fmt.Sprintf("give the sandbox more (sbx.Limit with MemoryMiB: its programs need some 30 beside the %d)", size),
+			"have a smaller worker built (go tool sbxgen worker, and sbx.BuiltWorker)", "bring it in another way (Options.WorkerInImage, NodeCache)",
+		},
+	}
 }
 
 // addContainers adds the sandbox's own container and what it needs.

@@ -4,6 +4,7 @@ package kubernetes
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ const (
 	// quotaTime is how long a quota may take to count a pod that is gone no more, and quotaPause is between two tries.
 	quotaTime  = 10 * time.Second
 	quotaPause = 200 * time.Millisecond
-	// newsTime is how long the cluster may take to tell what became of a pod whose connection broke. A session waits a little longer.
+	// newsTime is how long the cluster may take to tell what became of a pod whose connection broke, or whose log ended. A session waits a little longer.
 	newsTime = 4 * time.Second
 	// killTime is how long an agent has to say that all is dead, before the cluster is asked.
 	killTime = 2 * time.Second
@@ -99,7 +100,7 @@ func (s *session) newSandbox(ctx context.Context, name string, spec driver.Spec)
 		err = sb.start(ctx)
 	}
 	if err != nil {
-		return nil, err
+		return nil, sb.explained(ctx, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -407,6 +408,7 @@ func (sb *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (dri
 		Lost: sb.lost,
 	})
 	if err != nil {
+		err = sb.explained(ctx, err)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -424,6 +426,20 @@ func (sb *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (dri
 		_ = process.Kill()
 	}
 	return process, nil
+}
+
+// explained returns why the pod has ended where err is that its log or its connection did, which is often seen first.
+func (sb *sandbox) explained(ctx context.Context, err error) error {
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, newsTime)
+	defer cancel()
+	pod, _, noNews := sb.pod.await(ctx, func(pod *corev1.Pod, gone bool) bool { return gone || pod != nil && failure(pod) != nil })
+	if noNews != nil || pod == nil {
+		return err
+	}
+	return cmp.Or(failure(pod), err)
 }
 
 // lost says how the sandbox ended, where the agent could not tell.
