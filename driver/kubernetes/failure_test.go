@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -181,4 +184,18 @@ func TestEndsAreExplained(t *testing.T) {
 
 	sb.pod = &observed{pod: running, gone: true, changed: make(chan struct{})}
 	assert.Equal(t, io.EOF, sb.explained(t.Context(), io.EOF), "the cluster doesn't say")
+}
+
+// Each Close breaks connections off, of which client-go says that they failed.
+func TestErrorsOfClientGoAreDetails(t *testing.T) {
+	said := func(level slog.Level) string {
+		var text strings.Builder
+		logger := logr.FromSlogHandler(quiet{slog.NewTextHandler(&text, &slog.HandlerOptions{Level: level})})
+		logger.WithName("stream").WithValues("id", 1).Error(io.ErrClosedPipe, "Websocket Ping failed")
+		logger.Info("Waited before sending request")
+		return text.String()
+	}
+	assert.NotContains(t, said(slog.LevelInfo), "Ping")
+	assert.Contains(t, said(slog.LevelInfo), "Waited")
+	assert.Contains(t, said(slog.LevelDebug), "level=DEBUG msg=\"Websocket Ping failed\"")
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/url"
 	"slices"
@@ -72,7 +73,7 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 		return nil, unavailable(err, "name a kubeconfig file in KUBECONFIG or Options.Kubeconfig, and a context in Options.Context")
 	}
 	s := &session{cluster: cluster, options: options, spec: spec, sandboxes: map[*sandbox]struct{}{}, filled: map[string]bool{}, loads: map[string]*load{}, cancel: func() {}}
-	s.logger = logr.FromSlogHandler(spec.Logger.Handler())
+	s.logger = logr.FromSlogHandler(quiet{spec.Logger.Handler()})
 	ctx = s.logged(ctx)
 	s.ending, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
@@ -159,6 +160,24 @@ func (s *session) removeLease() error {
 
 // logged returns a context with which client-go logs what it has to say to the session's logger, and not to standard error.
 func (s *session) logged(ctx context.Context) context.Context { return klog.NewContext(ctx, s.logger) }
+
+// quiet logs client-go's errors as details. What fails is told by who asked for it; the rest is said of connections and answers that the session
+// itself has ended, as in each Close.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Handle(ctx context.Context, record slog.Record) error {
+	if record.Level >= slog.LevelError {
+		record.Level = slog.LevelDebug
+	}
+	if !q.Enabled(ctx, record.Level) { // logr asks that of no error
+		return nil
+	}
+	return q.Handler.Handle(ctx, record)
+}
+
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
+
+func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name)} }
 
 func (s *session) Report() driver.Report { return s.report }
 
