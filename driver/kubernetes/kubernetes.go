@@ -57,6 +57,9 @@ const (
 )
 
 // Options configure the driver. The zero value is the current context of kubectl, or the cluster that the program itself runs in.
+//
+// In a worker that sbxgen built Config, Tolerations, Resources and Template are of type any, since it has no client-go. So set them as a whole:
+// code that goes into them, such as options.Template.Spec.PriorityClassName = "low", does not compile there.
 type Options struct {
 	// Config says how the cluster is reached. Nil is, in this order: what Kubeconfig and Context name, the file that KUBECONFIG names, the
 	// cluster that this program runs in, kubectl's own file.
