@@ -42,8 +42,11 @@ func (s *session) makeLease(ctx context.Context) error {
 		ObjectMeta: metav1.ObjectMeta{Name: s.name, Labels: map[string]string{leaseLabel: s.name}},
 		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &s.spec.ID, LeaseDurationSeconds: &seconds, AcquireTime: &now, RenewTime: &now},
 	}
-	// An owner in another namespace counts as one that is gone.
-	if name, uid := os.Getenv(podNameVariable), os.Getenv(podUIDVariable); s.own == s.namespace && name != "" && uid != "" {
+	switch name, uid := os.Getenv(podNameVariable), os.Getenv(podUIDVariable); {
+	case (name == "") != (uid == ""):
+		s.spec.Logger.Warn("one of two variables is missing that tell which pod this program is in, so nothing goes with that pod; set both, see docs/kubernetes.md",
+			podNameVariable, name, podUIDVariable, uid)
+	case name != "" && s.own == s.namespace: // an owner in another namespace counts as one that is gone
 		lease.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: name, UID: types.UID(uid)}}
 	}
 	made, err := s.client.CoordinationV1().Leases(s.namespace).Create(ctx, lease, metav1.CreateOptions{})
