@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	crand "crypto/rand"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -48,6 +49,36 @@ func TestFilesAreWrittenAndRead(t *testing.T) {
 	_, err = sb.ReadFile(ctx, "/dev/zero")
 	require.ErrorIs(t, err, sbx.ErrRefused)
 	require.ErrorIs(t, sb.WriteFile(ctx, "/usr/x", nil, 0o600), syscall.EROFS)
+}
+
+// A change that was given up has ended before what comes next begins: here the end of a removal would take what was made after it.
+func TestWhatWasGivenUpUndoesNothing(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	for range 5 {
+		require.NoError(t, sb.Command("sh", "-c", "mkdir tree && cd tree && seq 12000 | xargs touch").Run())
+		ctx, cancel := context.WithCancel(t.Context())
+		removed := make(chan error, 1)
+		go func() { removed <- sb.RemoveAll(ctx, "tree") }()
+		for { // until it is under way
+			_, err := sb.Lstat(t.Context(), "tree/12000")
+			if errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			require.NoError(t, err)
+		}
+		cancel()
+		<-removed // no error if it was faster
+
+		require.NoError(t, sb.MkdirAll(t.Context(), "tree", 0o755))
+		require.NoError(t, sb.WriteFile(t.Context(), "tree/new", []byte("new"), 0o644))
+		for range 20 {
+			data, err := sb.ReadFile(t.Context(), "tree/new")
+			require.NoError(t, err)
+			require.Equal(t, "new", string(data))
+			time.Sleep(5 * time.Millisecond)
+		}
+		require.NoError(t, sb.RemoveAll(t.Context(), "tree"))
+	}
 }
 
 func TestAnOpenFile(t *testing.T) {

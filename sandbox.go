@@ -76,6 +76,9 @@ func (e *SandboxError) Unwrap() error { return e.Err }
 //
 // Commands, files and functions ([Function.In]) of one sandbox share everything in it. All are served by one process, the worker: a function
 // that ends its process ends the sandbox.
+//
+// A change of files that was given up, because its context ended, may have been made or not. It is over before anything begins that is
+// done with files, or by a command, after that.
 type Sandbox struct {
 	session *Session
 	class   class

@@ -31,6 +31,8 @@ type attendant struct {
 	env    []string
 	ledger *ledger.Ledger // whose windows contents of files pass through; nil if there is none
 
+	changes changes
+
 	mu       sync.Mutex
 	commands map[uint64]*command
 }
@@ -40,7 +42,7 @@ func newAttendant(l *ledger.Ledger) (*attendant, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &attendant{folder: folder, env: os.Environ(), ledger: l, commands: map[uint64]*command{}}, nil
+	return &attendant{folder: folder, env: os.Environ(), ledger: l, changes: changes{under: map[*change]struct{}{}}, commands: map[uint64]*command{}}, nil
 }
 
 // path is a path of the sandbox as the session means it.
@@ -158,6 +160,9 @@ func takesInput(start *wirepb.Start) bool { return start.GetStdin() || start.Get
 
 // run runs a command.
 func (a *attendant) run(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput], start *wirepb.Start) error {
+	if _, err := a.changes.begin(stream.Context(), false); err != nil {
+		return err
+	}
 	to := &outputs{stream: stream}
 	// The kernel takes the end of the thread that starts the command for the worker's (see dieWithWorker), and user code may end threads.
 	// The thread is needed anyway, to wait for the command's end.

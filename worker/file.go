@@ -79,6 +79,55 @@ func infoOf(info fs.FileInfo) *wirepb.Info {
 	return &wirepb.Info{Name: []byte(info.Name()), Size: info.Size(), Mode: uint32(info.Mode()), TimeSeconds: info.ModTime().Unix(), TimeNanos: int32(info.ModTime().Nanosecond())}
 }
 
+// changes are the requests that change files now. When the context of one ends, whoever sent it has its error and goes on, while its last step may
+// still be under way: what comes next waits for its end, or what was given up would undo it.
+type changes struct {
+	mu    sync.Mutex
+	under map[*change]struct{}
+}
+
+type change struct {
+	ctx  context.Context
+	done chan struct{}
+}
+
+// begin is called before a request does anything, and waits for what was given up before it. The request counts as a change until end if it alters
+// anything. Cancellations and requests come in the order in which they were sent, but handlers run in any: one that was given up does nothing.
+func (c *changes) begin(ctx context.Context, alters bool) (end func(), err error) {
+	c.mu.Lock()
+	if ctx.Err() != nil {
+		c.mu.Unlock()
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+	var before []*change
+	for other := range c.under {
+		if other.ctx.Err() != nil {
+			before = append(before, other)
+		}
+	}
+	end = func() {}
+	if alters {
+		own := &change{ctx: ctx, done: make(chan struct{})}
+		c.under[own] = struct{}{}
+		end = func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			delete(c.under, own)
+			close(own.done)
+		}
+	}
+	c.mu.Unlock()
+	for _, other := range before {
+		select {
+		case <-other.done:
+		case <-ctx.Done():
+			end()
+			return nil, status.FromContextError(ctx.Err()).Err()
+		}
+	}
+	return end, nil
+}
+
 // fileBuffers are what files have as theirs: to make one takes longer than to read a short file.
 var fileBuffers = sync.Pool{New: func() any { return new([filePiece]byte) }}
 
@@ -107,6 +156,12 @@ func (a *attendant) File(stream grpc.BidiStreamingServer[wirepb.FileRequest, wir
 	if first.GetOpen() == nil {
 		return status.Error(codes.InvalidArgument, "the first message of a file opens it")
 	}
+	alters := first.GetOpen().GetWrite() || first.GetOpen().GetCreate() || first.GetOpen().GetTruncate()
+	end, err := a.changes.begin(stream.Context(), alters)
+	if err != nil {
+		return err
+	}
+	defer end()
 	h := &handle{stream: stream, ledger: a.ledger}
 	info, err := h.open(a.path(first.GetOpen().GetPath()), first.GetOpen())
 	if err != nil {
@@ -457,10 +512,15 @@ func (h *handle) commit(commit *wirepb.Commit) error {
 }
 
 // Path is the handler of what is done with a path.
-func (a *attendant) Path(_ context.Context, request *wirepb.PathRequest) (*wirepb.PathReply, error) {
+func (a *attendant) Path(ctx context.Context, request *wirepb.PathRequest) (*wirepb.PathReply, error) {
+	looks := request.GetStat() != nil || request.GetLstat() != nil || request.GetReadLink() != nil
+	end, err := a.changes.begin(ctx, !looks)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	reply := &wirepb.PathReply{}
 	var info fs.FileInfo
-	var err error
 	switch kind := request.GetKind().(type) {
 	case *wirepb.PathRequest_Stat:
 		info, err = os.Stat(a.path(kind.Stat))
@@ -500,6 +560,9 @@ func (a *attendant) Path(_ context.Context, request *wirepb.PathRequest) (*wirep
 
 // List is the handler of a folder's content.
 func (a *attendant) List(request *wirepb.PathRequest, stream grpc.ServerStreamingServer[wirepb.Listing]) error {
+	if _, err := a.changes.begin(stream.Context(), false); err != nil {
+		return err
+	}
 	folder := a.path(request.GetList())
 	entries, err := os.ReadDir(folder)
 	if err != nil {
