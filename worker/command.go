@@ -2,7 +2,9 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -114,15 +116,18 @@ func (o *outputs) send(message *wirepb.CommandOutput) error {
 // buffers are for copy. gRPC has encoded a message when Send returns.
 var buffers = sync.Pool{New: func() any { return new([outputPiece]byte) }}
 
-// copy sends what it reads, until the end or until the stream has ended, and so the command.
-func (o *outputs) copy(from *os.File, wrap func([]byte) *wirepb.CommandOutput) {
+// copy sends what it reads, until the end or until the stream has ended, and so the command. A terminal ends with EIO, and the kernel may say so a moment
+// before what was written last can be read: it is the end when it is said twice.
+func (o *outputs) copy(from io.Reader, wrap func([]byte) *wirepb.CommandOutput) {
 	buffer := buffers.Get().(*[outputPiece]byte)
 	defer buffers.Put(buffer)
+	said := false
 	for {
 		n, err := from.Read(buffer[:])
-		if n > 0 && o.send(wrap(buffer[:n])) != nil || err != nil {
+		if n > 0 && o.send(wrap(buffer[:n])) != nil || err != nil && (said || !errors.Is(err, syscall.EIO)) {
 			return
 		}
+		said = err != nil
 	}
 }
 
