@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 
@@ -36,6 +37,10 @@ func remedies(err error, readFile func(string) ([]byte, error)) []string {
 	}
 	if errors.Is(err, errNoProc) {
 		return []string{"mount one: mount -t proc proc /proc"} // another driver would lack it, too
+	}
+	if exited, ok := errors.AsType[*exec.ExitError](err); ok && exited.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
+		// It says nothing of what this machine can do.
+		return []string{"try again: something killed the launcher, perhaps the kernel for lack of memory, which its log (dmesg) has then"}
 	}
 	if errors.Is(err, errRoot) {
 		found = append(found, "run this program as another user", "give it the capabilities SETUID, SETGID and SETFCAP over all user ids")

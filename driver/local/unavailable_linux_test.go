@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -50,6 +51,16 @@ func TestRemediesOfALimit(t *testing.T) {
 		err := unavailable(&SetupError{Step: "x", Err: os.NewSyscallError("pipe2", errno)})
 		assert.ErrorContains(t, err, want)
 		assert.NotContains(t, err.Error(), "driver/process")
+	}
+}
+
+// So it is with a launcher that something killed: the next one may live.
+func TestALauncherThatIsKilled(t *testing.T) {
+	for signal, mayGiveUp := range map[string]bool{"KILL": false, "SYS": true} {
+		killed := exec.Command("/bin/sh", "-c", "kill -"+signal+" $$").Run()
+		err := unavailable(&SetupError{Step: "start the launcher", Err: launcherDeath(io.EOF, killed, &tail{})})
+		assert.Equal(t, mayGiveUp, strings.Contains(err.Error(), "driver/process"), err)
+		assert.Equal(t, !mayGiveUp, strings.Contains(err.Error(), "try again"), err)
 	}
 }
 
