@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,9 +19,38 @@ import (
 
 	"github.com/sandboxfn/sbx"
 	"github.com/sandboxfn/sbx/driver/process"
+	"github.com/sandboxfn/sbx/sbxtest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
+
+// Nobody reaps what a killed command has started, where process 1 is a program that does not know of it.
+func TestAKilledCommandWhoseChildrenNobodyReaps(t *testing.T) {
+	require.NoError(t, unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+	defer func() { assert.NoError(t, unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)) }()
+	sb := sbxtest.Open(t, sbx.Driver(process.New())).Sandbox()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	cmd := sb.CommandContext(ctx, "/bin/sh", "-c", "sleep 1000 & echo $!; wait")
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err)
+	orphan, err := strconv.Atoi(strings.TrimSpace(line))
+	require.NoError(t, err)
+	cancel()
+	err = cmd.Wait()
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, sbx.ErrWaitDelay)
+	require.NotNil(t, cmd.Exit, err)
+	assert.Equal(t, syscall.SIGKILL, cmd.Exit.Signal)
+	var status unix.WaitStatus
+	_, err = unix.Wait4(orphan, &status, 0, nil)
+	require.NoError(t, err)
+	assert.Equal(t, unix.SIGKILL, status.Signal())
+}
 
 // Acceptance 3, 30.
 func TestASandboxOverridesByKey(t *testing.T) {

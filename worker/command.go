@@ -247,13 +247,17 @@ func (c *command) drain(copying *sync.WaitGroup, delay time.Duration) (cut bool)
 	}
 }
 
-// groupPause is between two looks at whether a group is dead.
+// groupPause is between the first two looks at whether a group is dead.
 const groupPause = 5 * time.Millisecond
 
-// awaitGroup waits until no process of a group is left that was killed, but not for ever: whoever inherits them may not reap them.
+// awaitGroup waits until no process of a group lives that was killed, but not for ever: one may be stuck in the system.
 func awaitGroup(group int) {
-	for end := time.Now().Add(wire.Grace); groupLives(group) && time.Now().Before(end); {
-		time.Sleep(groupPause)
+	pause := groupPause
+	for end := time.Now().Add(wire.Grace); groupLives(group) && time.Now().Before(end); pause *= 2 {
+		time.Sleep(pause)
+		if onlyZombies(group) {
+			return
+		}
 	}
 }
 

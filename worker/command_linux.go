@@ -1,6 +1,10 @@
 package worker
 
 import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -18,4 +22,23 @@ func awaitExit(c *command) {
 			return
 		}
 	}
+}
+
+// onlyZombies reports whether the processes that a group has are dead: whoever inherited them may not reap them, as process 1 of many
+// containers doesn't.
+func onlyZombies(group int) bool {
+	paths, _ := filepath.Glob("/proc/[0-9]*/stat")
+	zombies := 0
+	for _, path := range paths {
+		stat, _ := os.ReadFile(path) // of one that is gone there is none
+		fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+		switch {
+		case len(fields) < 3 || string(fields[2]) != strconv.Itoa(group): // state, parent, group
+		case string(fields[0]) != "Z" && string(fields[0]) != "X":
+			return false
+		default:
+			zombies++
+		}
+	}
+	return zombies > 0
 }
