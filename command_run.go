@@ -31,6 +31,7 @@ var (
 	errNoStatus = errors.New("the sandbox ended the command's stream and did not say how the command ended")
 	// errUnanswered is how a command ended whose sandbox did not answer.
 	errUnanswered   = errors.New("the sandbox did not say in time that the command is dead; stop the sandbox to be sure")
+	errNoAnswer     = fmt.Errorf("the sandbox did not answer within %v, so the command may have got it or not; try again, or stop the sandbox", signalTime)
 	errGoexit       = errors.New("the writer ended its goroutine (runtime.Goexit)")
 	errReaderGoexit = errors.New("the reader of Stdin ended its goroutine (runtime.Goexit)")
 	errReaderCount  = errors.New("the reader of Stdin returned an impossible count")
@@ -346,10 +347,13 @@ func (r *commandRun) tell(message *wirepb.CommandSignal) error {
 	ctx, cancel := context.WithTimeout(context.Background(), signalTime)
 	defer cancel()
 	done, err := r.running.client().Signal(ctx, message)
-	if err != nil {
-		return r.cmd.sandbox.remoteError(ctx, r.running, err)
+	switch {
+	case err == nil:
+		return remoteFailure(done.GetFailure())
+	case ctx.Err() != nil: // which is no context of the caller's
+		return errNoAnswer
 	}
-	return remoteFailure(done.GetFailure())
+	return r.cmd.sandbox.remoteError(ctx, r.running, err)
 }
 
 // feed sends what Stdin has.

@@ -52,6 +52,29 @@ func TestAKilledCommandWhoseChildrenNobodyReaps(t *testing.T) {
 	assert.Equal(t, unix.SIGKILL, status.Signal())
 }
 
+// No context of the caller's has ended then.
+func TestASignalThatASilentSandboxDoesNotTake(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()))
+	sb := session.Sandbox()
+	pid, err := session.Function0(Process).In(sb).Call(t.Context())
+	require.NoError(t, err)
+	cmd := sb.Command("/bin/sleep", "1000")
+	require.NoError(t, cmd.Start())
+	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	require.Eventually(t, func() bool { // the signal is not obeyed at once
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err == nil && strings.Contains(string(stat), ") T ")
+	}, 10*time.Second, time.Millisecond)
+	err = cmd.Kill()
+	require.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
+	require.ErrorContains(t, err, "did not answer")
+	require.NotErrorIs(t, err, context.DeadlineExceeded)
+	if err = cmd.Kill(); err != nil { // it may have got the first one
+		require.ErrorIs(t, err, os.ErrProcessDone)
+	}
+	require.ErrorContains(t, cmd.Wait(), "killed")
+}
+
 // Acceptance 3, 30.
 func TestASandboxOverridesByKey(t *testing.T) {
 	session := openLocal(t, sbx.Env("A", "session"), sbx.Env("B", "session"), sbx.Limit(sbx.Resources{OpenFiles: 100, Processes: 100}), sbx.Secret("C", constant("session")))
