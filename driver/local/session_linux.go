@@ -224,7 +224,7 @@ func (s *session) read() {
 	s.mu.Unlock()
 	cause := driver.ErrStopped
 	if !closed {
-		cause = fmt.Errorf("the local driver's launcher died: %w%s", cmp.Or(err, errors.New("exit status 0")), s.stderr)
+		cause = fmt.Errorf("the local driver's launcher died: %w%s; open a new session", cmp.Or(err, errors.New("exit status 0")), s.stderr)
 	}
 	s.mu.Lock()
 	s.cause = cause
@@ -288,7 +288,7 @@ func (s *session) refusal(id string) error {
 func (s *session) refusalLocked(id string) error {
 	switch {
 	case s.cause != nil && !errors.Is(s.cause, driver.ErrStopped):
-		return fmt.Errorf("local: create sandbox %s: %w; open a new session", id, s.cause)
+		return fmt.Errorf("local: create sandbox %s: %w", id, s.cause)
 	case s.closed:
 		return fmt.Errorf("local: create sandbox %s: session is %w", id, driver.ErrStopped)
 	case id == "":
