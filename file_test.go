@@ -83,6 +83,31 @@ func TestWhatWasGivenUpUndoesNothing(t *testing.T) {
 	}
 }
 
+// A file that is open already waits, too.
+func TestWhatWasGivenUpInAnOpenFile(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.WriteFile(t.Context(), "file", nil, 0o600))
+	old, content := bytes.Repeat([]byte("old "), 256<<10), bytes.Repeat([]byte("new "), 256<<10)
+	g, err := sb.OpenFile(t.Context(), "file", os.O_RDWR, 0)
+	require.NoError(t, err)
+	for range 300 {
+		ctx, cancel := context.WithCancel(t.Context())
+		f, err := sb.OpenFile(ctx, "file", os.O_WRONLY, 0)
+		require.NoError(t, err)
+		_, err = f.WriteAt(old, 0) // is on its way when it returns
+		require.NoError(t, err)
+		cancel()
+		require.ErrorIs(t, f.Close(), context.Canceled)
+		_, err = g.WriteAt(content, 0)
+		require.NoError(t, err)
+		require.NoError(t, g.Sync())
+		data, err := sb.ReadFile(t.Context(), "file")
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(content, data))
+	}
+	require.NoError(t, g.Close())
+}
+
 func TestAnOpenFile(t *testing.T) {
 	sb := openLocal(t).Sandbox()
 	f, err := sb.Create(t.Context(), "f")

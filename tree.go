@@ -32,6 +32,8 @@ const (
 	// smallFile is how long a file of a tree may be that is copied beside others, and copiesAtOnce how many are, for most of a short file's time is waiting.
 	smallFile    = filePiece
 	copiesAtOnce = 16
+	// leastBuffer is for files whose size is told as nothing, as those of /proc are.
+	leastBuffer = 32 << 10
 )
 
 // errInTheWay is about what a copy does not replace.
@@ -97,8 +99,8 @@ func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
 			return up.folder(ctx, ".", 0)
 		})
 	}
-	if err == nil {
-		err = up.setModes(ctx)
+	if modeErr := up.setModes(ctx); err == nil {
+		err = modeErr
 	}
 	err = errors.Join(err, errors.Join(up.refused...))
 	if err != nil && !errors.As(err, new(*SandboxError)) {
@@ -159,15 +161,12 @@ func refusal(op, name string, mode fs.FileMode) error {
 	return &fs.PathError{Op: op, Path: name, Err: fmt.Errorf("%w: it is no regular file, folder or link (%v)", ErrRefused, mode.Type())}
 }
 
-// besides runs walk, which goes through a tree and has small files copied beside it. The error is that of the first file, or else of walk.
+// besides runs walk, which goes through a tree and has small files copied beside it. The error is the first of both: the rest is given up for it.
 func besides(ctx context.Context, walk func(context.Context, *errgroup.Group) error) error {
-	beside, ctx := errgroup.WithContext(ctx)
-	beside.SetLimit(copiesAtOnce)
-	err := walk(ctx, beside)
-	if fileErr := beside.Wait(); fileErr != nil {
-		return fileErr // walk's comes of that one, if there is any
-	}
-	return err
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(copiesAtOnce + 1)
+	group.Go(func() error { return walk(ctx, group) })
+	return group.Wait()
 }
 
 // upload is one CopyTo of a folder.
@@ -180,7 +179,7 @@ type upload struct {
 	refused []error
 }
 
-// setModes gives the folders theirs when all is in them.
+// setModes gives the folders theirs when all is in them, or nothing more will be.
 func (u *upload) setModes(ctx context.Context) error {
 	for _, folder := range slices.Backward(u.modes) { // the innermost first
 		if err := u.sb.Chmod(ctx, folder.name, folder.mode); err != nil {
@@ -325,7 +324,9 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 	}
 	f.takeWindows(info.Size())
 	defer f.lent.free()
-	f.lent.buffer = make([]byte, min(info.Size()+1, filePiece)) // a short one's end is found with its content
+	if len(f.lent.windows) == 0 {
+		f.lent.buffer = make([]byte, min(max(info.Size()+1, leastBuffer), filePiece)) // a short one's end is found with its content
+	}
 	for {
 		buffer, err := f.space()
 		if err != nil {

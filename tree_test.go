@@ -400,12 +400,46 @@ func TestOneOfManySmallFilesFails(t *testing.T) {
 	for _, entry := range entries {
 		assert.NotContains(t, entry.Name(), ".sbx-")
 	}
+}
 
+// Whoever gives a copy up, files are on their way then.
+func TestACopyOfATreeIsGivenUp(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	source, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
+	for i := range 4000 {
+		require.NoError(t, os.WriteFile(filepath.Join(source, strconv.Itoa(i)), []byte("x"), 0o600))
+	}
+	require.NoError(t, sb.CopyTo(t.Context(), source, "tree"))
 	stop := errors.New("the caller gave up")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(stop)
-	require.ErrorIs(t, sb.CopyTo(ctx, source, "late"), stop)
-	require.ErrorIs(t, sb.CopyFrom(ctx, "tree", filepath.Join(out, "late")), stop)
+	for name, c := range map[string]struct {
+		copyIt func(ctx context.Context) error
+		count  func() int
+	}{
+		"CopyTo": {func(ctx context.Context) error { return sb.CopyTo(ctx, source, "late") }, func() int {
+			entries, _ := sb.ReadDir(t.Context(), "late")
+			return len(entries)
+		}},
+		"CopyFrom": {func(ctx context.Context) error { return sb.CopyFrom(ctx, "tree", out) }, func() int {
+			entries, _ := os.ReadDir(out)
+			return len(entries)
+		}},
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		result := make(chan error, 1)
+		go func() { result <- c.copyIt(ctx) }()
+		require.Eventually(t, func() bool { return c.count() > 20 }, time.Minute, time.Millisecond, name)
+		cancel(stop)
+		require.ErrorIs(t, <-result, stop, name)
+		count := c.count()
+		assert.Less(t, count, 4000, name)
+		time.Sleep(20 * time.Millisecond)
+		assert.Equal(t, count, c.count(), "%s: nothing goes on", name)
+	}
+	entries, err := os.ReadDir(out)
+	require.NoError(t, err)
+	for _, entry := range entries {
+		assert.NotContains(t, entry.Name(), ".sbx-")
+	}
 }
 
 // An empty folder has nothing in it whose copy would fail.

@@ -165,10 +165,10 @@ func takesInput(start *wirepb.Start) bool { return start.GetStdin() || start.Get
 
 // run runs a command.
 func (a *attendant) run(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput], start *wirepb.Start) error {
-	if _, err := a.changes.begin(stream.Context(), false); err != nil {
-		return err
-	}
 	to := &outputs{stream: stream}
+	if err := a.changes.settle(stream.Context()); err != nil {
+		return tell(err, func(*wirepb.Failure) error { return to.send(asFailure(err)) })
+	}
 	// The kernel takes the end of the thread that starts the command for the worker's (see dieWithWorker), and user code may end threads.
 	// The thread is needed anyway, to wait for the command's end.
 	runtime.LockOSThread()
@@ -247,16 +247,19 @@ func (c *command) drain(copying *sync.WaitGroup, delay time.Duration) (cut bool)
 	}
 }
 
-// groupPause is between the first two looks at whether a group is dead.
+// groupPause is between two looks at whether a group is dead.
 const groupPause = 5 * time.Millisecond
 
 // awaitGroup waits until no process of a group lives that was killed, but not for ever: one may be stuck in the system.
 func awaitGroup(group int) {
-	pause := groupPause
-	for end := time.Now().Add(wire.Grace); groupLives(group) && time.Now().Before(end); pause *= 2 {
-		time.Sleep(pause)
-		if onlyZombies(group) {
-			return
+	begun, next := time.Now(), groupPause
+	for groupLives(group) && time.Since(begun) < wire.Grace {
+		time.Sleep(groupPause)
+		if waited := time.Since(begun); waited >= next { // this look costs more
+			if onlyZombies(group) {
+				return
+			}
+			next = 2 * waited
 		}
 	}
 }

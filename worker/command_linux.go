@@ -33,8 +33,8 @@ func onlyZombies(group int) bool {
 		stat, _ := os.ReadFile(path) // of one that is gone there is none
 		fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 		switch {
-		case len(fields) < 3 || string(fields[2]) != strconv.Itoa(group): // state, parent, group
-		case string(fields[0]) != "Z" && string(fields[0]) != "X":
+		case len(fields) < 18 || string(fields[2]) != strconv.Itoa(group): // state, parent, group
+		case string(fields[0]) != "Z" && string(fields[0]) != "X", string(fields[17]) > "1": // its other threads live
 			return false
 		default:
 			zombies++

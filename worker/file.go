@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -88,44 +89,68 @@ type changes struct {
 
 type change struct {
 	ctx  context.Context
+	path string
 	done chan struct{}
 }
 
-// begin is called before a request does anything, and waits for what was given up before it. The request counts as a change until end if it alters
-// anything. Cancellations and requests come in the order in which they were sent, but handlers run in any: one that was given up does nothing.
-func (c *changes) begin(ctx context.Context, alters bool) (end func(), err error) {
+// settleTime is how long what was given up is waited for. One that takes longer is stuck, in a file system that does not answer say, or removes very much.
+const settleTime = 10 * time.Second
+
+// begin counts a request as a change until end. It is called before the request does anything.
+func (c *changes) begin(ctx context.Context, path string) (end func()) {
+	own := &change{ctx: ctx, path: path, done: make(chan struct{})}
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.under[own] = struct{}{}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.under, own)
+		close(own.done)
+	}
+}
+
+// settle waits until what was given up before is over. It is called before anything is done with files. Cancellations and requests come in the order in
+// which they were sent, but handlers run in any: one that was given up itself is to do nothing.
+func (c *changes) settle(ctx context.Context) error {
 	if ctx.Err() != nil {
-		c.mu.Unlock()
-		return nil, status.FromContextError(ctx.Err()).Err()
+		return status.FromContextError(ctx.Err()).Err()
 	}
-	var before []*change
-	for other := range c.under {
-		if other.ctx.Err() != nil {
-			before = append(before, other)
-		}
+	given := c.givenUp()
+	if len(given) == 0 {
+		return nil
 	}
-	end = func() {}
-	if alters {
-		own := &change{ctx: ctx, done: make(chan struct{})}
-		c.under[own] = struct{}{}
-		end = func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			delete(c.under, own)
-			close(own.done)
-		}
-	}
-	c.mu.Unlock()
-	for _, other := range before {
+	late := time.After(settleTime)
+	for _, other := range given {
 		select {
 		case <-other.done:
 		case <-ctx.Done():
-			end()
-			return nil, status.FromContextError(ctx.Err()).Err()
+			return status.FromContextError(ctx.Err()).Err()
+		case <-late:
+			return refused("wait", other.path, "is still being changed by what was given up; try again later, or stop the sandbox")
 		}
 	}
-	return end, nil
+	return nil
+}
+
+// givenUp returns the changes whose contexts have ended.
+func (c *changes) givenUp() (given []*change) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for other := range c.under {
+		if other.ctx.Err() != nil {
+			given = append(given, other)
+		}
+	}
+	return given
+}
+
+// tell sends an error as a failure. One of the stream, or of its context, is nobody's to hear.
+func tell(err error, send func(*wirepb.Failure) error) error {
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return send(failure(err))
 }
 
 // fileBuffers are what files have as theirs: to make one takes longer than to read a short file.
@@ -156,14 +181,15 @@ func (a *attendant) File(stream grpc.BidiStreamingServer[wirepb.FileRequest, wir
 	if first.GetOpen() == nil {
 		return status.Error(codes.InvalidArgument, "the first message of a file opens it")
 	}
-	alters := first.GetOpen().GetWrite() || first.GetOpen().GetCreate() || first.GetOpen().GetTruncate()
-	end, err := a.changes.begin(stream.Context(), alters)
-	if err != nil {
-		return err
+	open, path := first.GetOpen(), a.path(first.GetOpen().GetPath())
+	if open.GetWrite() || open.GetCreate() || open.GetTruncate() {
+		defer a.changes.begin(stream.Context(), path)()
 	}
-	defer end()
 	h := &handle{stream: stream, ledger: a.ledger}
-	info, err := h.open(a.path(first.GetOpen().GetPath()), first.GetOpen())
+	if err := a.changes.settle(stream.Context()); err != nil {
+		return h.fail(err)
+	}
+	info, err := h.open(path, open)
 	if err != nil {
 		return h.fail(err)
 	}
@@ -178,6 +204,9 @@ func (a *attendant) File(stream grpc.BidiStreamingServer[wirepb.FileRequest, wir
 		}
 		if err != nil {
 			return err
+		}
+		if err := a.changes.settle(stream.Context()); err != nil {
+			return h.fail(err)
 		}
 		closed := false
 		switch kind := request.GetKind().(type) {
@@ -216,12 +245,11 @@ func (h *handle) done() error {
 	return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Done{Done: true}})
 }
 
-// fail tells why the handle is of no use any more. An error of the stream is nobody's to hear.
+// fail tells why the handle is of no use any more.
 func (h *handle) fail(err error) error {
-	if _, ok := status.FromError(err); ok {
-		return err
-	}
-	return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Failure{Failure: failure(err)}})
+	return tell(err, func(f *wirepb.Failure) error {
+		return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Failure{Failure: f}})
+	})
 }
 
 // abandon closes the file, and removes what was not committed.
@@ -511,16 +539,34 @@ func (h *handle) commit(commit *wirepb.Commit) error {
 	return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Closed{Closed: &wirepb.Closed{Size: h.size, Crc32C: h.sum}}})
 }
 
+// changedBy returns the path that a request changes something at; nil if it only looks.
+func changedBy(request *wirepb.PathRequest) []byte {
+	switch kind := request.GetKind().(type) {
+	case *wirepb.PathRequest_MakeDir:
+		return kind.MakeDir.GetPath()
+	case *wirepb.PathRequest_Remove:
+		return kind.Remove.GetPath()
+	case *wirepb.PathRequest_Rename:
+		return kind.Rename.GetFrom()
+	case *wirepb.PathRequest_Link:
+		return kind.Link.GetPath()
+	case *wirepb.PathRequest_Chmod:
+		return kind.Chmod.GetPath()
+	}
+	return nil
+}
+
 // Path is the handler of what is done with a path.
 func (a *attendant) Path(ctx context.Context, request *wirepb.PathRequest) (*wirepb.PathReply, error) {
-	looks := request.GetStat() != nil || request.GetLstat() != nil || request.GetReadLink() != nil
-	end, err := a.changes.begin(ctx, !looks)
-	if err != nil {
-		return nil, err
+	if changed := changedBy(request); changed != nil {
+		defer a.changes.begin(ctx, a.path(changed))()
 	}
-	defer end()
 	reply := &wirepb.PathReply{}
+	if err := a.changes.settle(ctx); err != nil {
+		return reply, tell(err, func(f *wirepb.Failure) error { reply.Failure = f; return nil })
+	}
 	var info fs.FileInfo
+	var err error
 	switch kind := request.GetKind().(type) {
 	case *wirepb.PathRequest_Stat:
 		info, err = os.Stat(a.path(kind.Stat))
@@ -560,8 +606,8 @@ func (a *attendant) Path(ctx context.Context, request *wirepb.PathRequest) (*wir
 
 // List is the handler of a folder's content.
 func (a *attendant) List(request *wirepb.PathRequest, stream grpc.ServerStreamingServer[wirepb.Listing]) error {
-	if _, err := a.changes.begin(stream.Context(), false); err != nil {
-		return err
+	if err := a.changes.settle(stream.Context()); err != nil {
+		return tell(err, func(f *wirepb.Failure) error { return stream.Send(&wirepb.Listing{Failure: f}) })
 	}
 	folder := a.path(request.GetList())
 	entries, err := os.ReadDir(folder)

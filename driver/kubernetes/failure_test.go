@@ -1,11 +1,13 @@
 package kubernetes
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,7 +20,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	watcher "k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
 )
 
 func waits(reason, message string) corev1.PodStatus {
@@ -198,4 +203,27 @@ func TestErrorsOfClientGoAreDetails(t *testing.T) {
 	assert.NotContains(t, said(slog.LevelInfo), "Ping")
 	assert.Contains(t, said(slog.LevelInfo), "Waited")
 	assert.Contains(t, said(slog.LevelDebug), "level=DEBUG msg=\"Websocket Ping failed\"")
+}
+
+// The watch is tried again and again, and whoever waits for a pod would learn nothing.
+func TestAWatchThatFailsIsTold(t *testing.T) {
+	var text strings.Builder
+	w := newWatch(nil, nil, slog.New(slog.NewTextHandler(&text, nil)))
+	expired := errors.New("x509: certificate has expired")
+	list := &cache.ListWatch{
+		ListWithContextFunc:  func(context.Context, metav1.ListOptions) (runtime.Object, error) { return nil, expired },
+		WatchFuncWithContext: func(context.Context, metav1.ListOptions) (watcher.Interface, error) { return nil, expired },
+	}
+	running, cancel := context.WithCancel(t.Context())
+	ctx, stop := context.WithTimeout(running, 3*time.Second)
+	defer stop()
+	var tasks sync.WaitGroup
+	err := w.start(ctx, running, list, &tasks)
+	cancel()
+	tasks.Wait()
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorIs(t, err, expired)
+	assert.Equal(t, 1, strings.Count(text.String(), "does not tell"), text.String())
+	assert.Contains(t, text.String(), expired.Error())
+	assert.True(t, ordinary(io.EOF))
 }

@@ -133,7 +133,7 @@ func (s *session) podFor(name string, spec driver.Spec, workerSize int64) (*core
 const leastMemoryMiB = 6
 
 // roomFor refuses a limit of memory that the worker's file alone uses up: what ends then is one of the programs that bring it, at any moment, and
-// what that looks like from here says nothing of memory.
+// what that looks like from here says nothing of memory. It refuses one that is to be held if possible, too: this driver holds it.
 func (s *session) roomFor(spec driver.Spec, workerSize int64) error {
 	o, limits := s.options, spec.Limits.Or(spec.Soft)
 	sent := !o.WorkerInImage && (o.NodeCache == "" || o.LoaderImage != "")

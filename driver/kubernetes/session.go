@@ -125,7 +125,7 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 
 // prepare watches the session's pods, and does what needs the lease.
 func (s *session) prepare(ctx context.Context) error {
-	s.pods = newWatch(s.discard, s.loadWarm)
+	s.pods = newWatch(s.discard, s.loadWarm, s.spec.Logger)
 	list := cache.NewFilteredListWatchFromClient(s.client.CoreV1().RESTClient(), "pods", s.namespace, func(o *metav1.ListOptions) {
 		o.LabelSelector = leaseLabel + "=" + s.name
 	})
@@ -161,8 +161,8 @@ func (s *session) removeLease() error {
 // logged returns a context with which client-go logs what it has to say to the session's logger, and not to standard error.
 func (s *session) logged(ctx context.Context) context.Context { return klog.NewContext(ctx, s.logger) }
 
-// quiet logs client-go's errors as details. What fails is told by who asked for it; the rest is said of connections and answers that the session
-// itself has ended, as in each Close.
+// quiet logs client-go's errors as details. What fails is told by who asked for it, or by the watch; the rest is said of connections and answers that
+// the session itself has ended, as in each Close.
 type quiet struct{ slog.Handler }
 
 func (q quiet) Handle(ctx context.Context, record slog.Record) error {

@@ -5,9 +5,13 @@ package kubernetes
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,8 +21,9 @@ import (
 
 // watch knows the session's pods. One informer feeds it.
 type watch struct {
-	stray func(name string)              // called for pods that nobody expects
-	warm  func(name string, o *observed) // called for pods that wait for their sandbox
+	stray  func(name string)              // called for pods that nobody expects
+	warm   func(name string, o *observed) // called for pods that wait for their sandbox
+	logger *slog.Logger
 
 	mu   sync.Mutex
 	pods map[string]*observed // by name: those that are expected or there
@@ -64,15 +69,27 @@ func (o *observed) await(ctx context.Context, until func(pod *corev1.Pod, gone b
 	}
 }
 
-func newWatch(stray func(name string), warm func(name string, o *observed)) *watch {
-	return &watch{stray: stray, warm: warm, pods: map[string]*observed{}}
+func newWatch(stray func(name string), warm func(name string, o *observed), logger *slog.Logger) *watch {
+	return &watch{stray: stray, warm: warm, logger: logger, pods: map[string]*observed{}}
+}
+
+// ordinary reports whether a watch that ended so just begins again. Servers end each of them after a while.
+func ordinary(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || apierrors.IsResourceExpired(err) || apierrors.IsGone(err)
 }
 
 // start returns when the watch works, which is until running ends.
 func (w *watch) start(ctx, running context.Context, list cache.ListerWatcher, tasks *sync.WaitGroup) error {
 	informer := cache.NewSharedIndexInformer(list, &corev1.Pod{}, 0, nil)
 	refused := make(chan error, 1)
+	var trouble atomic.Pointer[error] // the last
 	handler := func(ctx context.Context, r *cache.Reflector, err error) {
+		if !ordinary(err) && ctx.Err() == nil {
+			// Once, though it is tried again all the time. Nobody else tells of it.
+			if last := trouble.Swap(&err); last == nil || (*last).Error() != err.Error() {
+				w.logger.Warn("the cluster does not tell of the session's pods", "err", err)
+			}
+		}
 		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
 			select {
 			case refused <- err:
@@ -96,6 +113,9 @@ func (w *watch) start(ctx, running context.Context, list cache.ListerWatcher, ta
 	case err := <-refused:
 		return err
 	case <-ctx.Done():
+		if err := trouble.Load(); err != nil {
+			return fmt.Errorf("%w: %w", context.Cause(ctx), *err)
+		}
 		return context.Cause(ctx)
 	}
 }
