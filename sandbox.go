@@ -79,8 +79,7 @@ func (e *SandboxError) Unwrap() error { return e.Err }
 //
 // A change of files that was given up, because its context ended, may have been made or not. It is over before anything begins that is
 // done with files, or by a command, after its method has failed, or its File's Close has returned. What begins then waits for it, and fails if
-// that takes more than ten seconds: where a mounted
-// folder's file system does not answer, say.
+// that takes more than ten seconds: where the file system of a mounted folder does not answer, say.
 type Sandbox struct {
 	session *Session
 	class   class
