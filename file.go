@@ -89,6 +89,9 @@ func (sb *Sandbox) OpenFile(ctx context.Context, name string, flag int, mode fs.
 	if err != nil {
 		return nil, sb.fileError("open", name, err)
 	}
+	if !f.folder && (open.Write || open.Create || open.Truncate) {
+		f.running.noteFile(f, true)
+	}
 	return f, nil
 }
 
@@ -190,6 +193,17 @@ func (f *File) receive() (*wirepb.FileReply, error) {
 	}
 	f.broken = err
 	return nil, err
+}
+
+// giveUp ends the file's stream, whose context has ended. The worker hears of that before it hears of what is sent after it.
+func (f *File) giveUp() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		if _, err := f.stream.Recv(); err != nil {
+			return
+		}
+	}
 }
 
 // send sends a request. If the stream has ended, it is the answer that says why.
@@ -632,6 +646,7 @@ func (f *File) commit(check bool) (*wirepb.Closed, error) {
 	}
 	f.closed = true
 	defer f.end()
+	defer f.running.noteFile(f, false)
 	if f.broken != nil {
 		return nil, f.broken
 	}
@@ -651,8 +666,11 @@ func (f *File) ReadDir(n int) ([]fs.DirEntry, error) {
 		return nil, err
 	}
 	defer f.mu.Unlock()
-	if err := f.usable(); err != nil {
+	switch err := f.usable(); {
+	case err != nil:
 		return nil, f.fail("readdir", err)
+	case !f.folder:
+		return nil, f.fail("readdir", syscall.ENOTDIR)
 	}
 	if f.offset == 0 { // once: who removes what was returned misses nothing of the rest
 		entries, err := f.sandbox.list(f.ctx, f.name)

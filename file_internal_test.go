@@ -40,7 +40,7 @@ func (s *scripted) Recv() (*wirepb.FileReply, error) {
 
 func scriptedFile(replies ...*wirepb.FileReply) *File {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &File{sandbox: &Sandbox{id: "s-1"}, name: "file", open: &wirepb.Open{Read: true, Write: true}, ctx: ctx, end: cancel, stream: &scripted{replies: replies}}
+	return &File{sandbox: &Sandbox{id: "s-1"}, running: &sandbox{}, name: "file", open: &wirepb.Open{Read: true, Write: true}, ctx: ctx, end: cancel, stream: &scripted{replies: replies}}
 }
 
 func data(text string, more, end bool) *wirepb.FileReply {

@@ -25,6 +25,7 @@ type sandbox struct {
 	mu       sync.Mutex
 	commands map[*commandRun]struct{} // that run
 	streams  []*commandStream         // on which none runs
+	writing  map[*File]struct{}       // files that are open and may change
 }
 
 // startSandbox makes a sandbox and starts its worker. When it fails, nothing is left, or what is returned with the error is to be
@@ -111,6 +112,37 @@ func (sb *sandbox) note(run *commandRun, runs bool) {
 		sb.commands = map[*commandRun]struct{}{}
 	}
 	sb.commands[run] = struct{}{}
+}
+
+// noteFile notes that a file was opened which may change, or that it is of no use any more.
+func (sb *sandbox) noteFile(f *File, open bool) {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	if !open {
+		delete(sb.writing, f)
+		return
+	}
+	if sb.writing == nil {
+		sb.writing = map[*File]struct{}{}
+	}
+	sb.writing[f] = struct{}{}
+}
+
+// endGivenUp tells the worker of files that were given up, because their contexts ended, before what comes next is sent: gRPC does so by itself, but a
+// moment later, and what was written would come after that.
+func (sb *sandbox) endGivenUp() {
+	sb.mu.Lock()
+	var over []*File
+	for f := range sb.writing {
+		if f.ctx.Err() != nil {
+			over = append(over, f)
+		}
+	}
+	sb.mu.Unlock()
+	for _, f := range over {
+		f.giveUp()
+		sb.noteFile(f, false) // not before: others wait for it, too
+	}
 }
 
 func (sb *sandbox) String() string { return "sandbox " + sb.id }

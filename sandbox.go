@@ -78,7 +78,7 @@ func (e *SandboxError) Unwrap() error { return e.Err }
 // that ends its process ends the sandbox.
 //
 // A change of files that was given up, because its context ended, may have been made or not. It is over before anything begins that is
-// done with files, or by a command, after its method has failed, or its File's Close has returned. What begins then waits for it, and fails if
+// done with files, or by a command, after its method has failed, or the context of its File has ended. What begins then waits for it, and fails if
 // that takes more than ten seconds: where the file system of a mounted folder does not answer, say.
 type Sandbox struct {
 	session *Session
@@ -248,6 +248,15 @@ func (sb *Sandbox) started(ctx context.Context) (*sandbox, error) {
 			return nil, contextError(ctx)
 		}
 	}
+	running, err := sb.runs()
+	if err == nil {
+		running.endGivenUp()
+	}
+	return running, err
+}
+
+// runs returns the sandbox if it runs.
+func (sb *Sandbox) runs() (*sandbox, error) {
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
 	switch sb.status {
