@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
@@ -478,7 +479,6 @@ type download struct {
 	source  string
 	beside  *errgroup.Group
 	rest    atomic.Int64 // of MaxCopy
-	serial  atomic.Int64
 	entries int
 	links   []link
 	modes   []folderMode
@@ -678,7 +678,8 @@ func (d *download) file(ctx context.Context, source, name string, size int64) (e
 	var to *os.File
 	temporary := ""
 	for to == nil {
-		temporary = filepath.Join(filepath.Dir(name), fmt.Sprintf(".sbx-%d-%d", os.Getpid(), d.serial.Add(1)))
+		// Random: what is copied may have any name, and must not take the place of a file that is being copied beside it.
+		temporary = filepath.Join(filepath.Dir(name), fmt.Sprintf(".sbx-%016x", rand.Uint64()))
 		to, err = d.root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return d.here(name, err)

@@ -3,6 +3,7 @@
 package sbx_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -234,6 +235,33 @@ func TestUnfinishedFilesAreNotListed(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// What a sandbox, or a program, left that was killed is copied like the rest, and takes the place of nothing that is copied beside it.
+func TestWhatWasLeftUnfinishedIsCopied(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	parent, err := sb.Command("sh", "-c", "echo $PPID").Output()
+	require.NoError(t, err)
+	source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
+	content := map[string][]byte{}
+	for i := range 200 {
+		content[fmt.Sprintf("file-%d", i)] = bytes.Repeat([]byte{byte(i)}, 100_000)
+		content[fmt.Sprintf(".sbx-%s-%d", bytes.TrimSpace(parent), i+1)] = []byte("left in a sandbox")
+		content[fmt.Sprintf(".sbx-%d-%d", os.Getpid(), i+1)] = []byte("left by a program")
+	}
+	for name, data := range content {
+		require.NoError(t, os.WriteFile(filepath.Join(source, name), data, 0o600))
+	}
+	require.NoError(t, sb.CopyTo(t.Context(), source, "tree"))
+	require.NoError(t, sb.CopyFrom(t.Context(), "tree", target))
+	entries, err := os.ReadDir(target)
+	require.NoError(t, err)
+	assert.Len(t, entries, len(content))
+	for name, data := range content {
+		copied, err := os.ReadFile(filepath.Join(target, name))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(data, copied), name)
+	}
 }
 
 func TestATreeGoesInAndOut(t *testing.T) {

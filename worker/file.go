@@ -7,10 +7,10 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -316,11 +316,9 @@ func plain(info fs.FileInfo, path string) error {
 }
 
 // unfinished has the names of files that are to take the place of others, from before they are there until they are gone. Listings leave
-// them out: they are nobody's, and a copy of one would be half a file.
-var (
-	unfinished       sync.Map
-	unfinishedSerial atomic.Uint64
-)
+// them out: they are nobody's, and a copy of one would be half a file. Names are random: one that another sandbox has left, in a mount, is copied with the rest,
+// and must not be that of a file which is being written beside it.
+var unfinished sync.Map
 
 // create makes the file that is to take path's place.
 func (h *handle) create(path string, mode fs.FileMode, exact bool) (fs.FileInfo, error) {
@@ -342,7 +340,7 @@ func (h *handle) create(path string, mode fs.FileMode, exact bool) (fs.FileInfo,
 		path = linked(path)
 	}
 	for {
-		name := fmt.Sprintf(".sbx-%d-%d", os.Getpid(), unfinishedSerial.Add(1))
+		name := fmt.Sprintf(".sbx-%016x", rand.Uint64())
 		unfinished.Store(name, true)
 		temporary := filepath.Join(filepath.Dir(path), name)
 		h.file, err = os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
