@@ -443,6 +443,9 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 		down.beside = beside
 		return down.folder(ctx, ".", 0)
 	})
+	for _, name := range down.left { // for lack of descriptors, which are free now
+		_ = root.Remove(name)
+	}
 	// Last, so that nothing is written through them.
 	for _, link := range down.links {
 		if err != nil {
@@ -485,6 +488,7 @@ type download struct {
 
 	mu      sync.Mutex
 	refused []error
+	left    []string // files that could not be removed
 }
 
 func newDownload(sb *Sandbox, root *os.Root, source string) *download {
@@ -497,6 +501,12 @@ func (d *download) refuse(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.refused = append(d.refused, err)
+}
+
+func (d *download) leave(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.left = append(d.left, name)
 }
 
 type link struct{ name, to string }
@@ -687,7 +697,10 @@ func (d *download) file(ctx context.Context, source, name string, size int64) (e
 	}
 	defer func() {
 		if err != nil {
-			_, _ = to.Close(), d.root.Remove(temporary)
+			_ = to.Close()
+			if d.root.Remove(temporary) != nil {
+				d.leave(temporary)
+			}
 		}
 	}()
 	if !f.coming {

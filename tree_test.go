@@ -264,6 +264,33 @@ func TestWhatWasLeftUnfinishedIsCopied(t *testing.T) {
 	}
 }
 
+// Where this program may not open more files, a copy fails, and leaves none that is not whole.
+func TestACopyWithTooFewDescriptorsLeavesNothing(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.Command("sh", "-c", "mkdir -p tree/a/b && cd tree/a/b && for i in $(seq 60); do echo $i >$i; done").Run())
+	target := t.TempDir()
+	var limit syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
+	open, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	failed := 0
+	for i := range 60 {
+		few := syscall.Rlimit{Cur: uint64(len(open) + 3 + i%15), Max: limit.Max}
+		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few))
+		err := sb.CopyFrom(t.Context(), "tree", filepath.Join(target, strconv.Itoa(i)))
+		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit))
+		if err != nil {
+			require.ErrorIs(t, err, syscall.EMFILE)
+			failed++
+		}
+	}
+	assert.NotZero(t, failed)
+	require.NoError(t, filepath.WalkDir(target, func(path string, entry fs.DirEntry, err error) error {
+		assert.NotContains(t, path, ".sbx-")
+		return err
+	}))
+}
+
 func TestATreeGoesInAndOut(t *testing.T) {
 	sb := openLocal(t, sbx.Limit(sbx.Resources{DiskMiB: 16})).Sandbox()
 	dir := makeTree(t)
