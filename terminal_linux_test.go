@@ -72,6 +72,15 @@ func TestTerminals(t *testing.T) {
 				require.NoError(t, cmd.Wait())
 			}
 		})
+		t.Run("closed and opened again", func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), long)
+			defer cancel()
+			cmd := sb.CommandContext(ctx, "sh", "-c", "stty -opost; exec </dev/null >/dev/null 2>&1; sleep 0.1; seq 5000 >/dev/tty")
+			cmd.Terminal = &sbx.Terminal{}
+			output, err := cmd.Output()
+			require.NoError(t, err)
+			assert.Equal(t, 5000, strings.Count(string(output), "\n"))
+		})
 		t.Run("held open", func(t *testing.T) {
 			cmd, _, line := terminal(t, sb, "trap '' HUP; stty -echo; (trap '' HUP; exec sleep 1000) & echo $!")
 			assert.NotEmpty(t, line())

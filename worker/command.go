@@ -198,7 +198,10 @@ func (a *attendant) run(stream grpc.BidiStreamingServer[wirepb.CommandInput, wir
 	}
 	awaitExit(c)
 	close(c.exited)
-	if c.streams.stdin != nil && !c.streams.terminal {
+	switch {
+	case c.streams.terminal:
+		_ = c.streams.held.Close() // the output ends when nobody else has it
+	case c.streams.stdin != nil:
 		_ = c.streams.stdin.Close() // who writes there waits for nobody
 	}
 	cut := c.drain(&copying, time.Duration(start.GetWaitDelayNanos()))

@@ -23,10 +23,13 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 type commandStreams struct {
 	stdin, stdout, stderr *os.File
 	terminal              bool // stdin and stdout are one terminal
+	// held is the command's end of its terminal, until it has ended: without it reading would end when the command closes its own, and it may open the
+	// terminal again.
+	held *os.File
 }
 
 func (s *commandStreams) close() {
-	for _, file := range []*os.File{s.stdin, s.stdout, s.stderr} {
+	for _, file := range []*os.File{s.stdin, s.stdout, s.stderr, s.held} {
 		if file != nil {
 			_ = file.Close() // again: no harm
 		}
@@ -165,9 +168,9 @@ func (s *commandStreams) open(start *wirepb.Start, cmd *exec.Cmd) (theirs []*os.
 			return nil, err
 		}
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = other, other, other
-		s.stdin, s.stdout, s.terminal = ours, ours, true
+		s.stdin, s.stdout, s.held, s.terminal = ours, ours, other, true
 		controlTerminal(cmd.SysProcAttr)
-		return []*os.File{other}, nil
+		return nil, nil
 	}
 	if start.GetStdin() {
 		r, w, err := os.Pipe()
