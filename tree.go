@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
 
@@ -261,15 +262,7 @@ func (u *upload) entry(ctx context.Context, name string, depth int) error {
 		case err != nil:
 			return err
 		}
-		err = u.sb.Symlink(ctx, filepath.ToSlash(link), target)
-		if errors.Is(err, fs.ErrExist) { // a link is replaced, and nothing else
-			if there, statErr := u.sb.Lstat(ctx, target); statErr == nil && there.Mode().Type() == fs.ModeSymlink {
-				if err = u.sb.Remove(ctx, target); err == nil {
-					err = u.sb.Symlink(ctx, filepath.ToSlash(link), target)
-				}
-			}
-		}
-		return err
+		return u.link(ctx, filepath.ToSlash(link), target)
 	case 0:
 		// Root follows links that stay in it, should it be one by now; and what it opens may be another by now, too.
 		file, err := u.root.OpenFile(name, os.O_RDONLY|nonblock, 0)
@@ -289,6 +282,30 @@ func (u *upload) entry(ctx context.Context, name string, depth int) error {
 	}
 	u.refused = append(u.refused, refusal("copy", name, info.Mode()))
 	return nil
+}
+
+// link makes a link. One that is there is replaced, and nothing else.
+func (u *upload) link(ctx context.Context, to, target string) error {
+	err := u.sb.Symlink(ctx, to, target)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	there, statErr := u.sb.Lstat(ctx, target)
+	switch {
+	case statErr != nil:
+		return statErr
+	case there.Mode().Type() != fs.ModeSymlink:
+		return err
+	}
+	if err = u.sb.Remove(ctx, target); err == nil {
+		err = u.sb.Symlink(ctx, to, target)
+	}
+	if ctx.Err() != nil { // the old one may be removed by now, and is not to be lost
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), wire.Grace)
+		defer cancel()
+		_ = u.sb.Symlink(late, to, target)
+	}
+	return err
 }
 
 // file copies one file, beside others if it is small, and closes it.
@@ -379,8 +396,8 @@ func isOpen(path string) bool {
 // Nothing is written outside of target, whatever the sandbox says: a link that leads out of the tree, or could, is refused, as devices, sockets and pipes
 // are. The rest is copied then, and the error wraps [ErrRefused] for each. What is removed from the folder meanwhile is left out; a file that is written
 // meanwhile is copied as it was read. A device, socket or pipe of this machine is not replaced, which is an error. If target is a link to a file, that file
-// becomes the copy; if it is a link that leads nowhere, nothing does, which is an error. At most [MaxCopy] bytes are copied. A program that is killed meanwhile leaves a file whose name begins with .sbx- beside the target, or
-// in it. Use what comes from untrusted code as such: the copy may hold any names and contents.
+// becomes the copy; if it is a link that leads nowhere, nothing does, which is an error. At most [MaxCopy] bytes are copied. A program that is killed meanwhile leaves files whose names begin with .sbx-, one beside the target, or
+// some in it. Use what comes from untrusted code as such: the copy may hold any names and contents.
 func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 	fail := func(err error) error { return sb.fail("copy from the sandbox", err) }
 	info, err := sb.Stat(ctx, source)

@@ -291,6 +291,31 @@ func TestACopyWithTooFewDescriptorsLeavesNothing(t *testing.T) {
 	}))
 }
 
+// A link is replaced or not, also where the context ends meanwhile.
+func TestACopyThatIsGivenUpLosesNoLink(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	source := t.TempDir()
+	const links = 20
+	for i := range links {
+		require.NoError(t, os.Symlink("target", filepath.Join(source, strconv.Itoa(i))))
+	}
+	require.NoError(t, sb.CopyTo(t.Context(), source, "tree"))
+	begun := time.Now()
+	require.NoError(t, sb.CopyTo(t.Context(), source, "tree"))
+	whole := time.Since(begun)
+	for i := range 200 {
+		ctx, cancel := context.WithTimeout(t.Context(), whole*time.Duration(i)/200)
+		err := sb.CopyTo(ctx, source, "tree")
+		cancel()
+		if err != nil {
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		}
+		entries, err := sb.ReadDir(t.Context(), "tree")
+		require.NoError(t, err)
+		require.Len(t, entries, links)
+	}
+}
+
 func TestATreeGoesInAndOut(t *testing.T) {
 	sb := openLocal(t, sbx.Limit(sbx.Resources{DiskMiB: 16})).Sandbox()
 	dir := makeTree(t)
