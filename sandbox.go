@@ -101,12 +101,14 @@ type Sandbox struct {
 	ended    chan struct{} // closed when it is Stopped or Lost
 	adopters []*Session
 	serial   uint64 // of commands
+
+	copying chan struct{} // has one for each small file that is being copied beside others
 }
 
 // Sandbox returns a sandbox that is not started yet, with the session's defaults and what opts override. It does no I/O. What is wrong
 // with opts is reported by the first use. Close stops the sandbox. It does not count for [MaxSandboxes], which bounds the pool.
 func (s *Session) Sandbox(opts ...SandboxOption) *Sandbox {
-	sb := &Sandbox{session: s, ended: make(chan struct{})}
+	sb := &Sandbox{session: s, ended: make(chan struct{}), copying: make(chan struct{}, copiesAtOnce)}
 	if !s.opened() {
 		sb.misuse = errNotOpened
 		return sb

@@ -31,7 +31,8 @@ const (
 	maxDepth = 200
 	// copyAhead is how much a copy asks for at a time.
 	copyAhead = 64 << 20
-	// smallFile is how long a file of a tree may be that is copied beside others, and copiesAtOnce how many are, for most of a short file's time is waiting.
+	// smallFile is how long a file of a tree may be that is copied beside others, and copiesAtOnce how many are in one sandbox: most of a short file's time is
+	// waiting, but each takes a descriptor there, which sbx.Limit may bound.
 	smallFile    = filePiece
 	copiesAtOnce = 16
 	// leastBuffer is for files whose size is told as nothing, as those of /proc are.
@@ -169,6 +170,17 @@ func besides(ctx context.Context, walk func(context.Context, *errgroup.Group) er
 	group.SetLimit(copiesAtOnce + 1)
 	group.Go(func() error { return walk(ctx, group) })
 	return group.Wait()
+}
+
+// copyBeside copies one small file when it is its turn.
+func (sb *Sandbox) copyBeside(ctx context.Context, copyIt func() error) error {
+	select {
+	case sb.copying <- struct{}{}:
+		defer func() { <-sb.copying }()
+		return copyIt()
+	case <-ctx.Done():
+		return contextError(ctx)
+	}
 }
 
 // upload is one CopyTo of a folder.
@@ -311,16 +323,19 @@ func (u *upload) link(ctx context.Context, to, target string) error {
 // file copies one file, beside others if it is small, and closes it.
 func (u *upload) file(ctx context.Context, file *os.File, size int64, target string) error {
 	copyIt := func() error {
-		defer file.Close()
 		if err := u.sb.upload(ctx, file, target); err != nil {
 			return u.sb.fileError("copy", target, err)
 		}
 		return nil
 	}
 	if size > smallFile {
+		defer file.Close()
 		return copyIt()
 	}
-	u.beside.Go(copyIt)
+	u.beside.Go(func() error {
+		defer file.Close()
+		return u.sb.copyBeside(ctx, copyIt)
+	})
 	return nil
 }
 
@@ -609,7 +624,7 @@ func (d *download) entry(ctx context.Context, name string, entry fs.DirEntry, de
 		if info.Size() > smallFile {
 			return copyIt()
 		}
-		d.beside.Go(copyIt)
+		d.beside.Go(func() error { return d.sb.copyBeside(ctx, copyIt) })
 		return nil
 	}
 	d.refuse(refusal("copy", name, entry.Type()))

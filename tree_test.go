@@ -22,6 +22,7 @@ import (
 	"github.com/sandboxfn/sbx"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 )
 
 // makeTree makes a folder with most of what there is.
@@ -289,6 +290,22 @@ func TestACopyWithTooFewDescriptorsLeavesNothing(t *testing.T) {
 		assert.NotContains(t, path, ".sbx-")
 		return err
 	}))
+}
+
+// Copies of one sandbox share how many files are copied at the same time there.
+func TestCopiesAtOnceInASandboxWithFewDescriptors(t *testing.T) {
+	sb := openLocal(t, sbx.Limit(sbx.Resources{OpenFiles: 40})).Sandbox()
+	source, out := t.TempDir(), t.TempDir()
+	for i := range 100 {
+		require.NoError(t, os.WriteFile(filepath.Join(source, strconv.Itoa(i)), make([]byte, 1000), 0o600))
+	}
+	require.NoError(t, sb.CopyTo(t.Context(), source, "tree"))
+	var copies errgroup.Group
+	for i := range 4 {
+		copies.Go(func() error { return sb.CopyTo(t.Context(), source, fmt.Sprintf("tree-%d", i)) })
+		copies.Go(func() error { return sb.CopyFrom(t.Context(), "tree", filepath.Join(out, strconv.Itoa(i))) })
+	}
+	require.NoError(t, copies.Wait())
 }
 
 // A link is replaced or not, also where the context ends meanwhile.
