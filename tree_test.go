@@ -469,6 +469,11 @@ func TestOneOfManySmallFilesFails(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(source, fmt.Sprintf("file-%03d", i)), fmt.Append(nil, i), 0o600))
 	}
 	require.NoError(t, os.Chmod(source, 0o500))
+	t.Cleanup(func() { // or they can't be removed
+		for _, folder := range []string{source, filepath.Join(out, "whole")} {
+			assert.NoError(t, os.Chmod(folder, 0o700))
+		}
+	})
 	require.NoError(t, sb.CopyTo(t.Context(), source, "tree"))
 	require.NoError(t, sb.CopyFrom(t.Context(), "tree", filepath.Join(out, "whole")))
 	for i := range 200 {
