@@ -104,28 +104,26 @@ func (sb *sandbox) endCommands(ctx context.Context) {
 func (sb *sandbox) note(run *commandRun, runs bool) {
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
-	if !runs {
-		delete(sb.commands, run)
-		return
-	}
-	if sb.commands == nil {
-		sb.commands = map[*commandRun]struct{}{}
-	}
-	sb.commands[run] = struct{}{}
+	mark(&sb.commands, run, runs)
 }
 
 // noteFile notes that a file was opened which may change, or that it is of no use any more.
 func (sb *sandbox) noteFile(f *File, open bool) {
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
-	if !open {
-		delete(sb.writing, f)
+	mark(&sb.writing, f, open)
+}
+
+// mark puts a key into a set, which need not have been made, or takes it out.
+func mark[K comparable](set *map[K]struct{}, key K, in bool) {
+	if !in {
+		delete(*set, key)
 		return
 	}
-	if sb.writing == nil {
-		sb.writing = map[*File]struct{}{}
+	if *set == nil {
+		*set = map[K]struct{}{}
 	}
-	sb.writing[f] = struct{}{}
+	(*set)[key] = struct{}{}
 }
 
 // endGivenUp tells the worker of files that were given up, because their contexts ended, before what comes next is sent: gRPC does so by itself, but a
