@@ -334,7 +334,9 @@ func TestKilledLauncherLeavesNothing(t *testing.T) {
 
 	require.NoError(t, unix.PidfdSendSignal(fds[launcher[0]], unix.SIGKILL, nil, 0))
 	_, err = p.Wait(ctx)
-	assert.ErrorContains(t, err, "launcher died: signal: killed; open a new session")
+	// Between the two stands what the launcher and process 1 wrote to stderr, such as warnings of the race detector.
+	assert.ErrorContains(t, err, "the local driver's launcher died: signal: killed")
+	assert.ErrorContains(t, err, "; open a new session")
 	awaitDeaths(t, fds)
 	out, _ := io.ReadAll(p.Stdout()) // ends when the descendants are dead
 	assert.Empty(t, out)
