@@ -467,6 +467,16 @@ func TestPathsAreChanged(t *testing.T) {
 	info, err = sb.Stat(ctx, "a/b")
 	require.NoError(t, err)
 	assert.Equal(t, fs.ModeDir|0o700|fs.ModeSticky|fs.ModeSetgid, info.Mode())
+	for _, to := range []string{"x/y", "a"} {
+		var named *os.LinkError
+		require.ErrorAs(t, sb.Rename(ctx, "a/missing", to), &named)
+		assert.Equal(t, [3]string{"rename", "a/missing", to}, [3]string{named.Op, named.Old, named.New})
+		require.ErrorIs(t, named, fs.ErrNotExist)
+		require.ErrorAs(t, sb.Symlink(ctx, "c", "a/b/l"), &named)
+		assert.Equal(t, [3]string{"symlink", "c", "a/b/l"}, [3]string{named.Op, named.Old, named.New})
+		require.ErrorIs(t, named, fs.ErrExist)
+	}
+	require.ErrorContains(t, sb.Rename(ctx, "a/missing", "d"), sb.ID()+": rename a/missing d: no such file or directory")
 	require.NoError(t, sb.Rename(ctx, "a/b", "d"))
 	entries, err := sb.ReadDir(ctx, "d")
 	require.NoError(t, err)
@@ -484,4 +494,40 @@ func TestPathsAreChanged(t *testing.T) {
 	_, err = sb.ReadFile(ctx, "x")
 	require.ErrorIs(t, err, sbx.ErrNotRunning)
 	require.ErrorIs(t, sb.CopyFrom(ctx, "x", t.TempDir()), sbx.ErrNotRunning)
+}
+
+// As on this machine, a path that ends with a slash is a folder's, or nothing's.
+func TestATrailingSlashMeansAFolder(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	ctx := t.Context()
+	require.NoError(t, sb.Mkdir(ctx, "folder/", 0o755))
+	require.NoError(t, sb.WriteFile(ctx, "folder/file", []byte("content"), 0o644))
+	require.NoError(t, sb.Symlink(ctx, "folder", "link"))
+	work, err := sb.Command("pwd").Output()
+	require.NoError(t, err)
+	for _, prefix := range []string{"", strings.TrimSpace(string(work)) + "/"} {
+		for name, errno := range map[string]syscall.Errno{"folder/file/": syscall.ENOTDIR, "folder/new/": syscall.ENOENT} {
+			_, err := sb.Stat(ctx, prefix+name)
+			require.ErrorIs(t, err, errno)
+			_, err = sb.ReadFile(ctx, prefix+name)
+			require.ErrorIs(t, err, errno)
+			require.ErrorIs(t, sb.Remove(ctx, prefix+name), errno)
+			require.ErrorIs(t, sb.Chmod(ctx, prefix+name, 0o600), errno)
+		}
+		for _, name := range []string{"folder/file/", "folder/new/", "folder/"} {
+			require.ErrorIs(t, sb.WriteFile(ctx, prefix+name, []byte("other"), 0o644), syscall.EISDIR)
+			_, err := sb.Create(ctx, prefix+name)
+			require.ErrorIs(t, err, syscall.EISDIR)
+		}
+		info, err := sb.Lstat(ctx, prefix+"link/")
+		require.NoError(t, err)
+		assert.True(t, info.IsDir())
+		entries, err := sb.ReadDir(ctx, prefix+"link/")
+		require.NoError(t, err)
+		require.Len(t, entries, 1)
+	}
+	data, err := sb.ReadFile(ctx, "folder/file")
+	require.NoError(t, err)
+	assert.Equal(t, "content", string(data))
+	require.NoError(t, sb.RemoveAll(ctx, "folder/"))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 	"strings"
 	"time"
@@ -52,11 +53,24 @@ func (sb *Sandbox) path(ctx context.Context, request *wirepb.PathRequest, names 
 	return reply, remoteFailure(reply.GetFailure())
 }
 
-func (sb *Sandbox) alter(ctx context.Context, op, name string, request *wirepb.PathRequest, others ...string) error {
-	if _, err := sb.path(ctx, request, append(others, name)...); err != nil {
+func (sb *Sandbox) alter(ctx context.Context, op, name string, request *wirepb.PathRequest) error {
+	if _, err := sb.path(ctx, request, name); err != nil {
 		return sb.fileError(op, name, err)
 	}
 	return nil
+}
+
+// alterLink is alter of what has two paths. As in package os its error is an *os.LinkError with both, as the caller gave them.
+func (sb *Sandbox) alterLink(ctx context.Context, op, from, to string, request *wirepb.PathRequest) error {
+	_, err := sb.path(ctx, request, from, to)
+	if err == nil {
+		return nil
+	}
+	var inner *fs.PathError
+	if errors.As(err, &inner) && inner != nil && errors.As(inner.Err, new(*sandboxFailure)) {
+		err = inner.Err
+	}
+	return sb.fail(op, &os.LinkError{Op: op, Old: from, New: to, Err: err})
 }
 
 // Mkdir makes a folder.
@@ -83,14 +97,19 @@ func (sb *Sandbox) RemoveAll(ctx context.Context, name string) error {
 	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: []byte(name), All: true}}})
 }
 
-// Rename gives a file or folder another path, within one file system of the sandbox. What is there already is replaced, if the system allows it.
+// Rename gives a file or folder another path, within one file system of the sandbox. What is there already is replaced, if the system allows it. Its errors have an
+// *os.LinkError, and so have Symlink's.
 func (sb *Sandbox) Rename(ctx context.Context, from, to string) error {
-	return sb.alter(ctx, "rename", from, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Rename{Rename: &wirepb.Rename{From: []byte(from), To: []byte(to)}}}, to)
+	return sb.alterLink(ctx, "rename", from, to, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Rename{Rename: &wirepb.Rename{From: []byte(from), To: []byte(to)}}})
 }
 
 // Symlink makes a symbolic link at name that leads to target, which is not looked at.
 func (sb *Sandbox) Symlink(ctx context.Context, target, name string) error {
-	return sb.alter(ctx, "symlink", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Link{Link: &wirepb.Link{Target: []byte(target), Path: []byte(name)}}}, target)
+	return sb.symlink(ctx, &wirepb.Link{Target: []byte(target), Path: []byte(name)})
+}
+
+func (sb *Sandbox) symlink(ctx context.Context, link *wirepb.Link) error {
+	return sb.alterLink(ctx, "symlink", string(link.GetTarget()), string(link.GetPath()), &wirepb.PathRequest{Kind: &wirepb.PathRequest_Link{Link: link}})
 }
 
 // Readlink returns where a symbolic link leads. It is the sandbox's word, and means a path there.

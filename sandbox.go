@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -54,7 +55,7 @@ type SandboxError struct {
 	Sandbox string
 	// Op is what was done: "start", "run echo", "read notes.txt".
 	Op string
-	// Err is the cause. A file's is an *fs.PathError, so that errors.Is(err, fs.ErrNotExist) says what it says elsewhere.
+	// Err is the cause. A file's is an *fs.PathError, or an *os.LinkError if there are two, so that errors.Is(err, fs.ErrNotExist) says what it says elsewhere.
 	Err error
 }
 
@@ -63,7 +64,9 @@ func (e *SandboxError) Error() string {
 	if e.Sandbox != "" {
 		text += "sandbox " + e.Sandbox + ": "
 	}
-	if _, ok := e.Err.(*fs.PathError); !ok { //nolint:errorlint // one that is wrapped deeper does not begin with what was done
+	switch e.Err.(type) { //nolint:errorlint // one that is wrapped deeper does not begin with what was done
+	case *fs.PathError, *os.LinkError:
+	default:
 		text += e.Op + ": "
 	}
 	return text + e.Err.Error()

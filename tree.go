@@ -12,10 +12,10 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sandboxfn/sbx/internal/wire"
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
 
@@ -152,7 +152,19 @@ func openPlain(name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return os.Open(name)
+	// What has taken its place since is not waited for.
+	file, err := os.OpenFile(name, os.O_RDONLY|nonblock, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err = file.Stat(); err == nil && !info.Mode().IsRegular() {
+		err = refusal("open", name, info.Mode())
+	}
+	if err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	return file, nil
 }
 
 func refusal(op, name string, mode fs.FileMode) error {
@@ -221,14 +233,14 @@ func (u *upload) makeFolder(ctx context.Context, target string, mode fs.FileMode
 
 func (u *upload) folder(ctx context.Context, name string, depth int) error {
 	if depth > maxDepth {
-		return &fs.PathError{Op: "copy", Path: name, Err: fmt.Errorf("more than %d folders deep", maxDepth)}
+		return u.here(name, fmt.Errorf("more than %d folders deep", maxDepth))
 	}
 	folder, err := u.root.Open(name)
 	switch {
 	case depth > 0 && errors.Is(err, fs.ErrNotExist):
 		return nil // it is gone
 	case err != nil:
-		return err
+		return u.here(name, err)
 	}
 	defer folder.Close()
 	for {
@@ -256,7 +268,7 @@ func (u *upload) entry(ctx context.Context, name string, depth int) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil // it is gone
 	case err != nil:
-		return err
+		return u.here(name, err)
 	}
 	target := path.Join(u.target, filepath.ToSlash(name))
 	switch info.Mode().Type() {
@@ -272,9 +284,9 @@ func (u *upload) entry(ctx context.Context, name string, depth int) error {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil // it is gone
 		case err != nil:
-			return err
+			return u.here(name, err)
 		}
-		return u.link(ctx, filepath.ToSlash(link), target)
+		return u.sb.symlink(ctx, &wirepb.Link{Target: []byte(filepath.ToSlash(link)), Path: []byte(target), Replace: true})
 	case 0:
 		// Root follows links that stay in it, should it be one by now; and what it opens may be another by now, too.
 		file, err := u.root.OpenFile(name, os.O_RDONLY|nonblock, 0)
@@ -282,7 +294,7 @@ func (u *upload) entry(ctx context.Context, name string, depth int) error {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil // it is gone
 		case err != nil:
-			return err
+			return u.here(name, err)
 		}
 		if info, err = file.Stat(); err == nil && info.Mode().IsRegular() {
 			return u.file(ctx, file, info.Size(), target)
@@ -292,32 +304,20 @@ func (u *upload) entry(ctx context.Context, name string, depth int) error {
 			return err
 		}
 	}
-	u.refused = append(u.refused, refusal("copy", name, info.Mode()))
+	u.refused = append(u.refused, refusal("copy", u.path(name), info.Mode()))
 	return nil
 }
 
-// link makes a link. One that is there is replaced, and nothing else.
-func (u *upload) link(ctx context.Context, to, target string) error {
-	err := u.sb.Symlink(ctx, to, target)
-	if !errors.Is(err, fs.ErrExist) {
-		return err
+// path is that of a file of the folder on this machine.
+func (u *upload) path(name string) string { return filepath.Join(u.root.Name(), name) }
+
+// here is an error about a file of the folder with its path on this machine: os.Root names it by the one within.
+func (u *upload) here(name string, err error) error {
+	var inner *fs.PathError
+	if errors.As(err, &inner) {
+		err = inner.Err
 	}
-	there, statErr := u.sb.Lstat(ctx, target)
-	switch {
-	case statErr != nil:
-		return statErr
-	case there.Mode().Type() != fs.ModeSymlink:
-		return err
-	}
-	if err = u.sb.Remove(ctx, target); err == nil {
-		err = u.sb.Symlink(ctx, to, target)
-	}
-	if ctx.Err() != nil { // the old one may be removed by now, and is not to be lost
-		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), wire.Grace)
-		defer cancel()
-		_ = u.sb.Symlink(late, to, target)
-	}
-	return err
+	return &fs.PathError{Op: "copy", Path: u.path(name), Err: err}
 }
 
 // file copies one file, beside others if it is small, and closes it.
@@ -360,6 +360,8 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 	if len(f.lent.windows) == 0 {
 		f.lent.buffer = make([]byte, min(max(info.Size()+1, leastBuffer), filePiece)) // a short one's end is found with its content
 	}
+	// Some of the kernel's files never end: what they have next, as /proc/kmsg, is waited for as long as the context lasts.
+	defer context.AfterFunc(ctx, func() { _ = from.SetReadDeadline(time.Unix(1, 0)) })()
 	for {
 		buffer, err := f.space()
 		if err != nil {
@@ -378,6 +380,8 @@ func (sb *Sandbox) upload(ctx context.Context, from *os.File, target string) err
 			}
 			_, err = f.commit(true)
 			return err
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return contextError(ctx)
 		case err != nil:
 			return err
 		}

@@ -183,7 +183,7 @@ type link struct{ name, to string }
 
 func (d *download) folder(ctx context.Context, name string, depth int) error {
 	if depth > maxDepth {
-		return &fs.PathError{Op: "copy", Path: name, Err: fmt.Errorf("more than %d folders deep", maxDepth)}
+		return &fs.PathError{Op: "copy", Path: path.Join(d.source, name), Err: fmt.Errorf("more than %d folders deep", maxDepth)}
 	}
 	entries, err := d.sb.ReadDir(ctx, path.Join(d.source, name))
 	switch {
@@ -193,7 +193,7 @@ func (d *download) folder(ctx context.Context, name string, depth int) error {
 		return err
 	}
 	if d.entries += len(entries); d.entries > maxEntries {
-		return &fs.PathError{Op: "copy", Path: name, Err: fmt.Errorf("more than %d files", maxEntries)}
+		return &fs.PathError{Op: "copy", Path: path.Join(d.source, name), Err: fmt.Errorf("more than %d files", maxEntries)}
 	}
 	for _, entry := range entries {
 		if err := d.entry(ctx, path.Join(name, entry.Name()), entry, depth); err != nil {
@@ -234,7 +234,7 @@ func (d *download) entry(ctx context.Context, name string, entry fs.DirEntry, de
 			return err
 		}
 		if why := leadsOut(name, to); why != "" {
-			d.refuse(&fs.PathError{Op: "copy", Path: name, Err: fmt.Errorf("%w: it is a link that %s", ErrRefused, why)})
+			d.refuse(&fs.PathError{Op: "copy", Path: path.Join(d.source, name), Err: fmt.Errorf("%w: it is a link that %s", ErrRefused, why)})
 			return nil
 		}
 		d.links = append(d.links, link{name, to})
@@ -260,7 +260,7 @@ func (d *download) entry(ctx context.Context, name string, entry fs.DirEntry, de
 		d.beside.Go(func() error { return d.sb.copyBeside(ctx, copyIt) })
 		return nil
 	}
-	d.refuse(refusal("copy", name, entry.Type()))
+	d.refuse(refusal("copy", path.Join(d.source, name), entry.Type()))
 	return nil
 }
 
@@ -291,20 +291,28 @@ func leadsOut(name, to string) string {
 	return ""
 }
 
-// link makes a link; one that is there is replaced, and nothing else.
+// link makes a link, which takes the place of one that is there, and of nothing else. At no time is there none.
 func (d *download) link(l link) error {
-	if info, err := d.root.Lstat(l.name); err == nil && info.Mode().Type() == fs.ModeSymlink {
-		if err := d.root.Remove(l.name); err != nil {
-			return d.here(l.name, err)
+	if info, err := d.root.Lstat(l.name); err == nil && info.Mode().Type() != fs.ModeSymlink {
+		return d.here(l.name, errInTheWay)
+	}
+	temporary := temporaryName(l.name)
+	err := d.root.Symlink(l.to, temporary)
+	if err == nil {
+		if err = d.root.Rename(temporary, l.name); err != nil {
+			_ = d.root.Remove(temporary)
 		}
 	}
-	switch err := d.root.Symlink(l.to, l.name); {
-	case errors.Is(err, fs.ErrExist):
-		return d.here(l.name, errInTheWay)
-	case err != nil:
+	if err != nil {
 		return d.here(l.name, err)
 	}
 	return nil
+}
+
+// temporaryName is what a file is called until it is whole. It is random: what is copied may have any name, and must not take the place of a file that is being
+// copied beside it.
+func temporaryName(name string) string {
+	return filepath.Join(filepath.Dir(name), fmt.Sprintf(".sbx-%016x", rand.Uint64()))
 }
 
 // gone reports whether the sandbox says that something is not there. The cause of a caller's context can be anything.
@@ -353,8 +361,7 @@ func (d *download) file(ctx context.Context, source, name string, size int64) (e
 	var to *os.File
 	temporary := ""
 	for to == nil {
-		// Random: what is copied may have any name, and must not take the place of a file that is being copied beside it.
-		temporary = filepath.Join(filepath.Dir(name), fmt.Sprintf(".sbx-%016x", rand.Uint64()))
+		temporary = temporaryName(name)
 		to, err = d.root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return d.here(name, err)

@@ -47,14 +47,20 @@ func newAttendant(l *ledger.Ledger) (*attendant, error) {
 	return &attendant{folder: folder, env: os.Environ(), ledger: l, changes: changes{under: map[*change]struct{}{}}, commands: map[uint64]*command{}}, nil
 }
 
-// path is a path of the sandbox as the session means it.
+// path is a path of the sandbox as the session means it. A separator at its end stays, by which the system takes it for a folder's.
 func (a *attendant) path(named []byte) string {
 	path := string(named)
 	if path == "" || filepath.IsAbs(path) {
 		return path
 	}
-	return filepath.Join(a.folder, path)
+	joined := filepath.Join(a.folder, path)
+	if endsInSeparator(path) {
+		joined += string(filepath.Separator)
+	}
+	return joined
 }
+
+func endsInSeparator(path string) bool { return path != "" && os.IsPathSeparator(path[len(path)-1]) }
 
 // command is a process that runs for the session.
 type command struct {

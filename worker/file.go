@@ -320,8 +320,17 @@ func plain(info fs.FileInfo, path string) error {
 // and must not be that of a file which is being written beside it.
 var unfinished sync.Map
 
+func unfinishedName() string {
+	name := fmt.Sprintf(".sbx-%016x", rand.Uint64())
+	unfinished.Store(name, true)
+	return name
+}
+
 // create makes the file that is to take path's place.
 func (h *handle) create(path string, mode fs.FileMode, exact bool) (fs.FileInfo, error) {
+	if endsInSeparator(path) { // as only that of a folder can
+		return nil, &fs.PathError{Op: "open", Path: path, Err: syscall.EISDIR}
+	}
 	// A link stays, and what it leads to is replaced.
 	if resolved, err := filepath.EvalSymlinks(path); err == nil {
 		path = resolved
@@ -340,8 +349,7 @@ func (h *handle) create(path string, mode fs.FileMode, exact bool) (fs.FileInfo,
 		path = linked(path)
 	}
 	for {
-		name := fmt.Sprintf(".sbx-%016x", rand.Uint64())
-		unfinished.Store(name, true)
+		name := unfinishedName()
 		temporary := filepath.Join(filepath.Dir(path), name)
 		h.file, err = os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 		if err != nil {
@@ -537,6 +545,37 @@ func (h *handle) commit(commit *wirepb.Commit) error {
 	return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Closed{Closed: &wirepb.Closed{Size: h.size, Crc32C: h.sum}}})
 }
 
+// replaceLink makes a link, which takes the place of one that is there, and of nothing else. At no time is there none.
+func replaceLink(target, path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = os.Symlink(target, path)
+		if !errors.Is(err, fs.ErrExist) { // or it has been made since
+			return err
+		}
+		if info, err = os.Lstat(path); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSymlink {
+		return &os.LinkError{Op: "symlink", Old: target, New: path, Err: syscall.EEXIST}
+	}
+	name := unfinishedName()
+	defer unfinished.Delete(name)
+	temporary := filepath.Join(filepath.Dir(path), name)
+	if err := os.Symlink(target, temporary); err != nil {
+		return &os.LinkError{Op: "symlink", Old: target, New: path, Err: errors.Unwrap(err)} // nobody knows the other
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		_ = os.Remove(temporary)
+		return &os.LinkError{Op: "symlink", Old: target, New: path, Err: errors.Unwrap(err)}
+	}
+	return nil
+}
+
 // changedBy returns the path that a request changes something at; nil if it only looks.
 func changedBy(request *wirepb.PathRequest) []byte {
 	switch kind := request.GetKind().(type) {
@@ -589,7 +628,11 @@ func (a *attendant) Path(ctx context.Context, request *wirepb.PathRequest) (*wir
 		text, err = os.Readlink(a.path(kind.ReadLink))
 		reply.Text = []byte(text)
 	case *wirepb.PathRequest_Link:
-		err = os.Symlink(string(kind.Link.GetTarget()), a.path(kind.Link.GetPath()))
+		if target, path := string(kind.Link.GetTarget()), a.path(kind.Link.GetPath()); kind.Link.GetReplace() {
+			err = replaceLink(target, path)
+		} else {
+			err = os.Symlink(target, path)
+		}
 	case *wirepb.PathRequest_Chmod:
 		err = os.Chmod(a.path(kind.Chmod.GetPath()), fs.FileMode(kind.Chmod.GetMode()))
 	default:

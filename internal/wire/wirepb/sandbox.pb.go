@@ -2050,9 +2050,11 @@ func (x *Rename) GetTo() []byte {
 }
 
 type Link struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Target        []byte                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
-	Path          []byte                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Target []byte                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Path   []byte                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// replace has the link take the place of one that is there, and of nothing else.
+	Replace       bool `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2099,6 +2101,13 @@ func (x *Link) GetPath() []byte {
 		return x.Path
 	}
 	return nil
+}
+
+func (x *Link) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
 }
 
 type Chmod struct {
@@ -2405,10 +2414,11 @@ const file_sandbox_proto_rawDesc = "" +
 	"\x03all\x18\x02 \x01(\bR\x03all\",\n" +
 	"\x06Rename\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\fR\x04from\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\fR\x02to\"2\n" +
+	"\x02to\x18\x02 \x01(\fR\x02to\"L\n" +
 	"\x04Link\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\fR\x06target\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\fR\x04path\"/\n" +
+	"\x04path\x18\x02 \x01(\fR\x04path\x12\x18\n" +
+	"\areplace\x18\x03 \x01(\bR\areplace\"/\n" +
 	"\x05Chmod\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\rR\x04mode\"v\n" +
