@@ -154,7 +154,7 @@ func startInGVisor(homeless bool) error {
 	if err != nil {
 		return err
 	}
-	if err := setup.FilterCalls(filter); err != nil {
+	if err := setup.FilterCalls(filter, 0); err != nil {
 		return fmt.Errorf("filter system calls: %w", err)
 	}
 	return syscall.Exec(setup.WorkerPath, []string{setup.WorkerPath}, env)

@@ -443,7 +443,7 @@ func (l *launcher) fork(resources driver.Resources, mounts []control.Placed, gro
 	if !l.gvisor {
 		env = append(env, "GOMAXPROCS=1") // it does one thing after the other; further threads would cost more than they do
 	}
-	p.pid, err = syscall.ForkExec(setup.AgentPath, []string{setup.AgentPath}, &syscall.ProcAttr{
+	p.pid, err = syscall.ForkExec(setup.AgentPath, []string{setup.AgentPath, setup.Room}, &syscall.ProcAttr{
 		Env:   env,
 		Files: inherited,
 		Sys:   attributes,

@@ -13,7 +13,7 @@
 //     the session share, in a mount namespace of its own, makes every sandbox (so a start costs the same however large
 //     the program's heap is) and its cgroup, and kills all of them and exits when the program is gone;
 //   - init, process 1 of each sandbox, which finishes the namespaces it was born in, gives up every privilege, starts
-//     the worker, and turns into
+//     the worker, and turns into (by an execution more if the program has C code, whose threads would keep privileges)
 //   - the agent, which reaps, reports how the worker ended, and ends the sandbox with it.
 //
 // The session keeps copies of the program and the worker in the memory-backed root, made when it opens: neither a

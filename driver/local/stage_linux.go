@@ -44,7 +44,7 @@ func stageSteps(program, worker, runsc *os.File) []setup.Step {
 				return err
 			}
 			data := fmt.Sprintf("mode=0755,size=%d,nr_inodes=4096", size+16<<20)
-			// Each start executes what lies there three times. In huge pages that takes a tenth less of the whole start's processor time.
+			// Each start executes what lies there twice or three times. In huge pages that takes a tenth less of the whole start's processor time.
 			err = unix.Mount("tmpfs", root, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, data+",huge=within_size")
 			if errors.Is(err, unix.EINVAL) { // a kernel that has none
 				err = unix.Mount("tmpfs", root, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, data)

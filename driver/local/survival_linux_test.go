@@ -512,3 +512,40 @@ func TestSIGTERMToAll(t *testing.T) {
 	_, err = io.ReadFull(p.Conn(), answer)
 	require.NoError(t, err, "the worker, which ignores the signal, lives on, and so does its process 1")
 }
+
+// Process 1 keeps its threads, or in a program with C code executes itself, which ends those that had privileges. Either way none has any when the worker runs.
+func TestNoThreadOfProcess1HasPrivileges(t *testing.T) {
+	session := open(t)
+	launcher := roles(t, sessionID)
+	require.Len(t, launcher, 1)
+	_, p := start(t, session, "one", "patient")
+	awaitReady(t, p)
+	threads := func(pid, name string) (values []string) {
+		paths, err := filepath.Glob("/proc/" + pid + "/task/[0-9]*/status")
+		require.NoError(t, err)
+		for _, path := range paths {
+			status, err := os.ReadFile(path)
+			require.NoError(t, err)
+			_, value, found := strings.Cut(string(status), "\n"+name+":")
+			require.True(t, found)
+			values = append(values, strings.Fields(value)[0])
+		}
+		return values
+	}
+	for _, pid := range awaitRoles(t, sessionID, 2) {
+		for name, want := range map[string]string{"CapEff": "0000000000000000", "CapPrm": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2"} {
+			values := threads(pid, name)
+			assert.Greater(t, len(values), 1)
+			for _, value := range values {
+				if pid == launcher[0] && name != "Seccomp" { // a container's may be there
+					assert.NotEqual(t, want, value, "the control")
+				} else if pid != launcher[0] {
+					assert.Equal(t, want, value, name)
+				}
+			}
+		}
+	}
+	out, err := os.ReadFile("/proc/" + awaitRoles(t, sessionID, 2)[1] + "/cmdline")
+	require.NoError(t, err)
+	assert.NotContains(t, string(out), " ", "nothing is left of the place for the name")
+}

@@ -1,5 +1,5 @@
-// Package agent is process 1 of a sandbox from the worker's start on. Its audience is package setup, which executes the program once
-// more to become it.
+// Package agent is process 1 of a sandbox from the worker's start on. Its audience is package setup, which becomes it, or, where that has threads which
+// have kept privileges, executes the program once more as it.
 //
 // It imports next to nothing, so that its init function runs, and takes the process over, before most of the program's packages are
 // initialised: that would cost each start of a sandbox milliseconds.
@@ -31,7 +31,7 @@ func init() {
 	}
 	worker, err := strconv.Atoi(text)
 	if err == nil {
-		err = run(worker)
+		err = Serve(worker)
 	}
 	if err != nil {
 		_, _ = syscall.Write(syscall.Stderr, []byte("sbx: agent: "+err.Error()+"\n"))
@@ -40,9 +40,9 @@ func init() {
 	syscall.Exit(0)
 }
 
-// run reports the worker's start and end. It has the worker's lack of privileges. It returns, and with it every process of the sandbox
+// Serve reports the worker's start and end. It has the worker's lack of privileges. It returns, and with it every process of the sandbox
 // ends, when the worker ends or the launcher is gone. Its one goroutine waits for the latter and ends with the process.
-func run(worker int) error {
+func Serve(worker int) error {
 	// The worker is the same user: keep it from reading or tracing this process.
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 0, 0); errno != 0 {
 		return errno
@@ -91,7 +91,7 @@ func send(message string) error {
 const LastSignal = 64
 
 // IgnoreSignals has the kernel ignore every signal that can be sent to this process, however it is sent, but for those given. So a worker
-// that signals every process it can ends by itself, with its status reported. (But while the agent's runtime begins, with handlers of its own,
+// that signals every process it can ends by itself, with its status reported. (But while an executed agent's runtime begins, with handlers of its own,
 // any signal can end it. So nothing is told of the worker's start before.) os/signal would not do: the runtime keeps its handlers of faults, and ends the process if one is sent to it. Nor would no
 // handlers do, which protect process 1, too: not while one of its threads runs another handler, with all signals blocked.
 func IgnoreSignals(but ...syscall.Signal) error {

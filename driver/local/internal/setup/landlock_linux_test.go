@@ -147,7 +147,7 @@ func TestNewSessionKeyring(t *testing.T) {
 		runtime.LockOSThread()
 		var ids [2]int
 		ids[0], _ = unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, true)
-		for _, s := range privilegeSteps(control.Preparation{}) {
+		for _, s := range privilegeSteps(control.Preparation{}, new(bool)) {
 			if s.Name == "join a new session keyring" {
 				_ = s.Do()
 			}

@@ -45,8 +45,9 @@ func rlimits(l control.Limits) []Rlimit {
 	}
 }
 
-// privilegeSteps leave this thread, and what it starts, without any privilege. No step undoes or needs a later one.
-func privilegeSteps(p control.Preparation) []Step {
+// privilegeSteps leave this process, and what this thread starts, without any privilege. Where other threads can't give up theirs, since the program has C code whose
+// threads Go doesn't know, kept becomes true; those run nothing but the Go runtime, behind the filter. No step undoes or needs a later one.
+func privilegeSteps(p control.Preparation, kept *bool) []Step {
 	var steps []Step
 	for _, limit := range rlimits(p.Limits) {
 		steps = append(steps, limit.Step())
@@ -77,6 +78,19 @@ func privilegeSteps(p control.Preparation) []Step {
 			var none [2]unix.CapUserData
 			return unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
 		}},
+		Step{"drop other threads' capabilities", func() error {
+			var none [2]unix.CapUserData
+			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0)
+			if errno == unix.ENOTSUP {
+				*kept = true
+				return nil
+			}
+			if errno != 0 {
+				return errno
+			}
+			return nil
+		}},
 		Step{"set no_new_privs", func() error { return prctl(unix.PR_SET_NO_NEW_PRIVS, 1) }},
 		Step{"enter a Landlock domain", func() error { return landlock(LandlockVersion(), writableBelow(p.Mounts)) }},
 		Step{"filter system calls", func() error {
@@ -84,7 +98,7 @@ func privilegeSteps(p control.Preparation) []Step {
 			if err != nil {
 				return err
 			}
-			return FilterCalls(filter)
+			return FilterCalls(filter, unix.SECCOMP_FILTER_FLAG_TSYNC) // which sets no_new_privs for all threads, too
 		}},
 	)
 }
@@ -103,12 +117,15 @@ func prctl(option int, argument uintptr) error {
 	return nil
 }
 
-// FilterCalls puts the calling thread, and what it starts, under the filter.
-func FilterCalls(filter []unix.SockFilter) error {
+// FilterCalls puts the calling thread, and what it starts, under the filter; with unix.SECCOMP_FILTER_FLAG_TSYNC all threads of the process.
+func FilterCalls(filter []unix.SockFilter, flags uintptr) error {
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
-	if errno != 0 {
+	thread, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&program)))
+	switch {
+	case errno != 0:
 		return errno
+	case thread != 0:
+		return fmt.Errorf("thread %d has another filter", thread)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-// Package setup is process 1 of a sandbox until it has started the worker; then it executes the program once more, as package agent. Its audience is
+// Package setup is process 1 of a sandbox until it has started the worker; then it is package agent. Its audience is
 // driver/local: the launcher starts it, in new namespaces, and it sets up all that belongs to one sandbox, in steps that have names.
 //
 // Like package agent it takes the process over in its init function. It imports the standard library and little more, so that this happens
@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -31,6 +33,9 @@ func init() {
 		Exit(Run())
 	}
 }
+
+// Room is an argument of process 1 that a name takes the place of when it is known.
+var Room = strings.Repeat(" ", 200)
 
 // Exit ends a process whose role is over.
 func Exit(err error) {
@@ -88,14 +93,15 @@ func Await(conn *os.File) (control.Orders, error) {
 }
 
 // Run is process 1 of a sandbox, born in its namespaces with all capabilities over them and none over the host. It
-// finishes the sandbox and gives up every privilege on this thread; that may be long before it gets its orders, upon which it starts
-// the worker from that thread, and executes itself as the agent, which ends the threads that still had privileges.
+// finishes the sandbox and gives up every privilege; that may be long before it gets its orders, upon which it starts
+// the worker and becomes the agent. Where other threads could not give up theirs it executes itself as the agent, which ends these.
 func Run() error {
 	conn, p, err := Begin()
 	if err != nil {
 		return err
 	}
-	if failed, err := Do(append(rootSteps(p.Limits, p.Mounts), privilegeSteps(p)...)); err != nil {
+	var kept bool
+	if failed, err := Do(append(rootSteps(p.Limits, p.Mounts), privilegeSteps(p, &kept)...)); err != nil {
 		return control.Send(conn, control.Failure("", failed, err))
 	}
 	if p.Probe {
@@ -113,10 +119,15 @@ func Run() error {
 	if err != nil {
 		return control.Send(conn, control.Failure("", "start the worker", err))
 	}
-	if err := becomeAgent(conn, pid, o.Name); err != nil {
+	if kept {
+		err = executeAgent(conn, pid, o.Name)
+	} else {
+		err = becomeAgent(conn, o.Name)
+	}
+	if err != nil {
 		return control.Send(conn, control.Failure("", "become the agent", err))
 	}
-	return nil
+	return agent.Serve(pid)
 }
 
 // startWorker starts the worker, in a session of its own, with exactly its seven descriptors.
@@ -134,8 +145,25 @@ func startWorker(env []string) (int, error) {
 	})
 }
 
-// becomeAgent replaces this process, of which only descriptors 0 to 2 and the control socket go on.
-func becomeAgent(conn *os.File, worker int, name string) error {
+// becomeAgent leaves this process what the agent has: descriptors 0 to 2, the control socket, and a name.
+func becomeAgent(conn *os.File, name string) error {
+	if err := unix.Dup3(int(conn.Fd()), agent.ControlFD, unix.O_CLOEXEC); err != nil { // in the place of the worker's ConnFD
+		return os.NewSyscallError("dup3", err)
+	}
+	_ = conn.Close()
+	for fd := HandshakeFD; fd <= LedgerFD; fd++ {
+		_ = syscall.Close(fd)
+	}
+	// The kernel shows what is there where it had put the arguments.
+	if len(os.Args) > 1 {
+		room := unsafe.Slice(unsafe.StringData(os.Args[1]), len(os.Args[1]))
+		clear(room[copy(room, name):])
+	}
+	return nil
+}
+
+// executeAgent replaces this process, of which only descriptors 0 to 2 and the control socket go on.
+func executeAgent(conn *os.File, worker int, name string) error {
 	if err := unix.Dup3(int(conn.Fd()), agent.ControlFD, 0); err != nil {
 		return os.NewSyscallError("dup3", err)
 	}
