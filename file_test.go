@@ -531,3 +531,16 @@ func TestATrailingSlashMeansAFolder(t *testing.T) {
 	assert.Equal(t, "content", string(data))
 	require.NoError(t, sb.RemoveAll(ctx, "folder/"))
 }
+
+// With the local driver nothing could be removed anyway, but its own: with driver/process it would be this machine.
+func TestTheRootIsNotRemoved(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	ctx := t.Context()
+	require.NoError(t, sb.WriteFile(ctx, "/tmp/file", nil, 0o644))
+	for _, root := range []string{"/", "//", "/.//", "../..", "/tmp/..", "../"} {
+		require.ErrorIs(t, sb.RemoveAll(ctx, root), sbx.ErrRefused, root)
+	}
+	_, err := sb.Stat(ctx, "/tmp/file")
+	require.NoError(t, err)
+	require.NoError(t, sb.RemoveAll(ctx, "../tmp/file"))
+}

@@ -89,7 +89,7 @@ func (sb *Sandbox) Remove(ctx context.Context, name string) error {
 }
 
 // RemoveAll removes a path with all that is below it. A path that is not there is no error. As in package os, one that ends with "." is refused, and
-// nothing removed; and so is any that is the work folder by its name, as "./" with a name behind it that is empty.
+// nothing removed; and so is any that is the work folder by its name, as "./" with a name behind it that is empty. The root of all files is refused, too, with [ErrRefused].
 func (sb *Sandbox) RemoveAll(ctx context.Context, name string) error {
 	if strings.HasSuffix(name, "/.") || name != "" && path.Clean(name) == "." {
 		return sb.fileError("remove", name, fmt.Errorf("a path that ends with a dot: %w; name the folder, or what is in it", fs.ErrInvalid))

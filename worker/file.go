@@ -616,10 +616,14 @@ func (a *attendant) Path(ctx context.Context, request *wirepb.PathRequest) (*wir
 			err = os.Mkdir(a.path(kind.MakeDir.GetPath()), fs.FileMode(kind.MakeDir.GetMode()).Perm())
 		}
 	case *wirepb.PathRequest_Remove:
-		if kind.Remove.GetAll() {
-			err = os.RemoveAll(a.path(kind.Remove.GetPath()))
-		} else {
-			err = os.Remove(a.path(kind.Remove.GetPath()))
+		switch path := a.path(kind.Remove.GetPath()); {
+		case !kind.Remove.GetAll():
+			err = os.Remove(path)
+		case path != "" && filepath.Dir(filepath.Clean(path)) == filepath.Clean(path):
+			// Nobody means it, and where a sandbox isn't isolated, as with driver/process, it would be this machine's.
+			err = refused("remove", path, "is the root of all files; name what is to be removed")
+		default:
+			err = os.RemoveAll(path)
 		}
 	case *wirepb.PathRequest_Rename:
 		err = os.Rename(a.path(kind.Rename.GetFrom()), a.path(kind.Rename.GetTo()))
