@@ -2,6 +2,7 @@ package sbx_test
 
 import (
 	"errors"
+	"io"
 	"strings"
 	"syscall"
 	"testing"
@@ -131,6 +132,9 @@ func testEndings(t *testing.T, opts ...sbx.OpenOption) {
 			assert.NotErrorAs(t, err, new(*sbx.PanicError))
 			for _, sentinel := range []error{sbx.ErrExited, sbx.ErrStackOverflow, sbx.ErrOutOfMemory} {
 				assert.Equal(t, errors.Is(c.is, sentinel), errors.Is(err, sentinel), "%v", sentinel)
+			}
+			for _, functions := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.EPIPE, syscall.ECONNRESET} {
+				assert.NotErrorIs(t, err, functions, "who calls may take it for what the function returned")
 			}
 			assert.Contains(t, lost.Crash, c.stack)
 			assert.Equal(t, c.stack == "", lost.Crash == "", lost.Crash)

@@ -27,6 +27,15 @@ func broken(format string, args ...any) error {
 	return &ProtocolError{Reason: fmt.Sprintf(format, args...)}
 }
 
+// streamError is what a stream failed of. Nothing of it can be found but a [*ProtocolError]: the error of a call that was lost wraps it, and io.EOF there
+// would be taken for the function's own.
+func streamError(doing string, err error) error {
+	if errors.As(err, new(*ProtocolError)) {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return fmt.Errorf("%s: %v", doing, err) //nolint:errorlint // see above
+}
+
 // Stream is one side of the gRPC stream.
 type Stream interface {
 	Send(*wirepb.Frame) error
@@ -291,7 +300,7 @@ func (c *Conn) transmit(send func(*wirepb.Frame) (whole bool, err error)) {
 	case errors.Is(err, io.EOF): // by which gRPC means that Recv says why the stream has ended
 		c.ended = true
 	case err != nil:
-		c.fail(fmt.Errorf("send: %w", err))
+		c.fail(streamError("send", err))
 	case !whole:
 		c.begun = s
 	default:
@@ -427,7 +436,7 @@ func (c *Conn) Recv() (*wirepb.Message, error) {
 		}
 		frame, err := c.stream.Recv()
 		if err != nil {
-			err = fmt.Errorf("receive: %w", err)
+			err = streamError("receive", err)
 			c.Fail(err)
 			return nil, err
 		}
