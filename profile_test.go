@@ -105,11 +105,19 @@ func TestProfilesOfALostSandbox(t *testing.T) {
 }
 
 func TestStacksOfACallThatWasNotSent(t *testing.T) {
-	session, err := sbx.Open(t.Context(), sbx.Driver(process.New()))
+	session, err := sbx.Open(t.Context(), sbx.Driver(process.New()), sbx.MaxSandboxes(1))
 	require.NoError(t, err)
-	require.NoError(t, session.Close())
-	call := session.Function(Wait).Spawn(t.Context(), false)
-	assert.Empty(t, call.Sandbox())
+	wait := session.Function(Wait, sbx.Fresh()) // so that none waits in the other's sandbox
+	running := wait.Spawn(t.Context(), false)
+	require.Eventually(t, func() bool { return running.Sandbox() != "" }, 10*time.Second, time.Millisecond)
+	call := wait.Spawn(t.Context(), false)
 	_, err = call.Stacks(t.Context())
-	assert.ErrorContains(t, err, "waits for a sandbox")
+	require.ErrorContains(t, err, "waits for a sandbox")
+	require.NoError(t, session.Close())
+	for _, call := range []*sbx.Call[string]{call, wait.Spawn(t.Context(), false)} {
+		<-call.Done()
+		assert.Empty(t, call.Sandbox())
+		_, err = call.Stacks(t.Context())
+		require.ErrorIs(t, err, sbx.ErrNoCall, "it waits for nothing any more")
+	}
 }

@@ -93,14 +93,21 @@ func (c *Call[Out]) Sandbox() string {
 }
 
 // Stacks returns the stacks of all goroutines of the sandbox that the call was sent to, as the runtime prints them, while the
-// call goes on: it shows what a call does that has not returned. It fails if the call was not sent yet, or the sandbox is gone.
+// call goes on: it shows what a call does that has not returned. It fails if the call was not sent yet, or the sandbox is gone; with [ErrNoCall] if it
+// has ended and never was.
 func (c *Call[Out]) Stacks(ctx context.Context) ([]byte, error) {
 	if c == nil || c.where == nil {
 		return nil, errNotSpawned
 	}
 	sb := c.where()
 	if sb == nil {
-		return nil, fmt.Errorf("sbx: stacks of call %s: %w", c.id, errNotSent)
+		why := errNotSent
+		select {
+		case <-c.done:
+			why = ErrNoCall
+		default:
+		}
+		return nil, fmt.Errorf("sbx: stacks of call %s: %w", c.id, why)
 	}
 	return profile(ctx, sb, "goroutine", 0, 2)
 }
