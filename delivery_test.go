@@ -255,6 +255,21 @@ func TestASandboxThatWasStoppedKeepsNoCallWaiting(t *testing.T) {
 	})
 }
 
+// What else is done with a sandbox that was silent knows why it has ended, too.
+func TestASandboxThatWasStoppedIsKnownAsSilent(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.Lease(500*time.Millisecond))
+	own := session.Sandbox()
+	_, err := session.Function2(End, sbx.Retries(1)).In(own).Call(t.Context(), "/tmp/"+rand(t), "stop")
+	require.ErrorIs(t, err, sbx.ErrNotRunning)
+	require.ErrorIs(t, err, sbx.ErrSilent)
+	require.ErrorIs(t, own.Wait(t.Context()), sbx.ErrSilent)
+	_, err = session.Function(Double).In(own).Call(t.Context(), 2)
+	require.ErrorIs(t, err, sbx.ErrSilent)
+	require.ErrorIs(t, own.Command("/bin/true").Run(), sbx.ErrSilent)
+	_, err = own.ReadFile(t.Context(), "file")
+	require.ErrorIs(t, err, sbx.ErrSilent)
+}
+
 // rand names a file that no other test has, in a folder that exists in sandboxes too.
 func rand(t *testing.T) string {
 	name := fmt.Sprintf("sbx-test-%d-%d", os.Getpid(), serial.Add(1))

@@ -146,6 +146,8 @@ func endingOf(lost *launch.LostError) ending {
 			what:   "the worker lost its connection, and ended",
 			advice: "this happens to user code that closes or uses descriptors which it did not open",
 		}
+	case exit == nil && errors.Is(lost.Err, ErrSilent):
+		return ending{what: lost.Err.Error(), cause: ErrSilent}
 	case exit == nil:
 		return ending{what: lost.Err.Error()}
 	case exit.Signal == syscall.SIGKILL:
