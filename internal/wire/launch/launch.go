@@ -225,8 +225,11 @@ func (r *processRunner) explain(ctx context.Context, err error) error {
 	r.output.settle()
 	r.output.close()
 	startErr := &StartError{Err: err}
-	if waitErr == nil {
+	switch {
+	case waitErr == nil:
 		startErr.Exit = &exit
+	case !errors.Is(waitErr, context.DeadlineExceeded): // the driver knows better than the handshake
+		startErr.Wait = waitErr
 	}
 	startErr.Crash = r.report.crash(startErr.Exit, r.output.fatalError())
 	startErr.LastLines = r.output.last(startErr.Crash)
@@ -275,6 +278,8 @@ type StartError struct {
 	Err error
 	// Exit is how the process ended; nil if it had to be killed or nobody knows.
 	Exit *driver.Exit
+	// Wait is why the driver can't say how the process ended, such as that its sandbox is gone; nil if it can, or does not know yet.
+	Wait error
 	// Crash is what the Go runtime said when it ended the process; nil if that was not how it ended.
 	Crash *Crash
 	// LastLines are the last lines that it printed.
@@ -298,10 +303,14 @@ func (e *StartError) Error() string {
 	reason, _, _ := strings.Cut(e.Err.Error(), "\n")
 	said, unrecognized := strings.CutPrefix(reason, "Unrecognized remote plugin message: ")
 	switch {
-	case unrecognized && said == "":
-		reason = "it ended before it could serve calls; package variables and init functions run in the sandbox too, main does not"
-	case unrecognized:
+	case unrecognized && said != "":
 		reason = fmt.Sprintf("instead of its handshake it wrote %q", wire.Clip(said, 200))
+	case unrecognized && e.Wait != nil:
+		reason = e.Wait.Error()
+	case unrecognized:
+		reason = "it ended before it could serve calls; package variables and init functions run in the sandbox too, main does not"
+	case e.Wait != nil:
+		reason += ": " + e.Wait.Error()
 	}
 	return text + ": " + reason + printed(e.LastLines)
 }
@@ -314,4 +323,9 @@ func printed(lastLines []string) string {
 	return "; last output:\n\t" + strings.Join(lastLines, "\n\t")
 }
 
-func (e *StartError) Unwrap() error { return e.Err }
+func (e *StartError) Unwrap() []error {
+	if e.Wait == nil {
+		return []error{e.Err}
+	}
+	return []error{e.Err, e.Wait}
+}

@@ -39,6 +39,7 @@ type fake struct {
 	start  error
 	script func(stream grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error
 	killed func() // called when the process was killed, if it is not nil
+	wait   error  // of the process's Wait
 	env    []string
 }
 
@@ -55,7 +56,7 @@ func (f *fake) StartWorker(_ context.Context, spec driver.WorkerSpec) (driver.Pr
 	wirepb.RegisterWorkerServer(server, scripted{script: f.script})
 	p := &fakeProcess{
 		conn: outer, inner: inner, handshake: reader, done: make(chan struct{}),
-		stdout: io.NopCloser(strings.NewReader(f.stdout)), killed: f.killed,
+		stdout: io.NopCloser(strings.NewReader(f.stdout)), killed: f.killed, wait: f.wait,
 	}
 	p.end = sync.OnceFunc(func() { close(p.done) })
 	conns := make(chan net.Conn, 1)
@@ -101,6 +102,7 @@ type fakeProcess struct {
 	done        chan struct{}
 	end         func()
 	killed      func()
+	wait        error
 	ledger      *os.File
 }
 
@@ -115,7 +117,7 @@ func (p *fakeProcess) Ledger() *os.File { return p.ledger }
 func (p *fakeProcess) Wait(ctx context.Context) (driver.Exit, error) {
 	select {
 	case <-p.done:
-		return driver.Exit{Code: 3}, nil
+		return driver.Exit{Code: 3}, p.wait
 	case <-ctx.Done():
 		return driver.Exit{}, ctx.Err()
 	}
@@ -249,6 +251,24 @@ func TestWorkersThatDoNotStart(t *testing.T) {
 			require.NotNil(t, failed.Exit)
 			assert.Equal(t, driver.Exit{Code: 3}, *failed.Exit)
 		})
+	}
+}
+
+// Where the driver knows that the sandbox was lost, what the user's code does when it starts is not to blame.
+func TestADriverKnowsWhyAWorkerDidNotStart(t *testing.T) {
+	gone := errors.New("the machine is gone: it burns\nand smokes; make another one")
+	for _, c := range []struct{ line, want string }{
+		{"", gone.Error()},
+		{"hello\n", `instead of its handshake it wrote "hello"`},
+		{goodLine, "receive: EOF: " + gone.Error()},
+	} {
+		ends := func(grpc.BidiStreamingServer[wirepb.Frame, wirepb.Frame]) error { return nil }
+		_, err := start(t, &fake{line: c.line, script: ends, wait: gone})
+		require.ErrorIs(t, err, gone)
+		assert.EqualError(t, err, "the worker did not start: "+c.want)
+		var failed *StartError
+		require.ErrorAs(t, err, &failed)
+		assert.Nil(t, failed.Exit)
 	}
 }
 
