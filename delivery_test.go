@@ -306,6 +306,7 @@ func TestPrewarmAndStats(t *testing.T) {
 	assert.Equal(t, sbx.Stats{MaxSandboxes: 3, Idle: 2, Started: 2, Sent: 1}, session.Stats())
 	var option *sbx.OptionError
 	require.ErrorAs(t, session.Prewarm(t.Context(), 4), &option)
+	require.ErrorContains(t, session.Prewarm(t.Context(), 3, sbx.Tags("b")), "since sandboxes of other kinds keep their places; allow more by sbx.MaxSandboxes")
 	require.ErrorAs(t, session.Prewarm(t.Context(), 1, sbx.Concurrency(0)), &option)
 	require.NoError(t, session.Close())
 	require.ErrorIs(t, session.Prewarm(t.Context(), 1), sbx.ErrClosed)

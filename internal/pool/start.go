@@ -158,7 +158,7 @@ func (p *Pool[C, M]) Prewarm(ctx context.Context, class C, n int) error {
 		}
 	}
 	if short > 0 {
-		errs = append(errs, fmt.Errorf("there is room for %d of %d", n-short, n))
+		errs = append(errs, fmt.Errorf("there is room for %d of %d, since sandboxes of other kinds keep their places; allow more by sbx.MaxSandboxes", n-short, n))
 	}
 	return errors.Join(errs...)
 }
