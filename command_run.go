@@ -70,7 +70,7 @@ type result struct {
 // begin starts the command in its sandbox.
 func (c *Cmd) begin() (*commandRun, error) {
 	session := c.sandbox.session
-	running, err := c.sandbox.started(c.ctx)
+	running, err := c.sandbox.usable(c.ctx)
 	switch {
 	case err != nil:
 		return nil, err

@@ -140,7 +140,7 @@ func (sb *Sandbox) opening(ctx context.Context, open *wirepb.Open) (*File, error
 	if err := checkPath(string(open.GetPath())); err != nil {
 		return nil, err
 	}
-	running, err := sb.started(ctx)
+	running, err := sb.usable(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,8 @@ package sbx_test
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,6 +17,7 @@ import (
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/driver/inprocess"
 	"github.com/sandboxfn/sbx/driver/local"
+	"github.com/sandboxfn/sbx/driver/process"
 	"github.com/sandboxfn/sbx/sbxtest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -137,6 +140,33 @@ func TestMount(t *testing.T) {
 	require.ErrorAs(t, err, &refused)
 	assert.ErrorIs(t, err, os.ErrNotExist)
 	assert.ErrorContains(t, err, "make it first")
+}
+
+// That a sandbox can't be started is not taken for what was asked about a file or a program in it, which is named.
+func TestAFileOfASandboxThatDoesNotStart(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()))
+	source := t.TempDir()
+	for _, name := range []string{"notes.txt", "/no/such/file"} {
+		sb := session.Sandbox(sbx.Secret("KEY", sbx.SecretFile("/no/such/file")))
+		require.ErrorIs(t, sb.Start(t.Context()), fs.ErrNotExist)
+		_, readErr := sb.ReadFile(t.Context(), name)
+		_, openErr := sb.Open(t.Context(), name)
+		_, listErr := sb.ReadDir(t.Context(), name)
+		for op, err := range map[string]error{
+			"read " + name: readErr, "open " + name: openErr, "readdir " + name: listErr, "remove " + name: sb.Remove(t.Context(), name),
+			"copy " + name: sb.CopyTo(t.Context(), source, name), `run "/bin/true"`: sb.Command("/bin/true").Run(),
+		} {
+			assert.NotErrorIs(t, err, fs.ErrNotExist)
+			assert.NotErrorIs(t, err, syscall.ENOENT)
+			require.ErrorAs(t, err, new(*sbx.StartError))
+			require.ErrorAs(t, err, new(*sbx.SecretError))
+			assert.ErrorContains(t, err, "sbx: sandbox "+sb.ID()+": "+op+`: no sandbox could be started: secret "KEY" from the file "/no/such/file": open `)
+			if path := new(fs.PathError); errors.As(err, &path) {
+				assert.Equal(t, name, path.Path)
+			}
+		}
+		require.NoError(t, sb.Close())
+	}
 }
 
 func TestAFileThatIsMountedByItself(t *testing.T) {

@@ -42,7 +42,7 @@ func (sb *Sandbox) path(ctx context.Context, request *wirepb.PathRequest, names 
 			return nil, err
 		}
 	}
-	running, err := sb.started(ctx)
+	running, err := sb.usable(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func (sb *Sandbox) list(ctx context.Context, name string) ([]fs.DirEntry, error)
 	if err := checkPath(name); err != nil {
 		return nil, err
 	}
-	running, err := sb.started(ctx)
+	running, err := sb.usable(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -221,6 +222,39 @@ func (sb *Sandbox) use(ctx context.Context, op string) (*sandbox, error) {
 		return nil, sb.fail(op, err)
 	}
 	return running, nil
+}
+
+// usable is started for what is done with files and commands.
+func (sb *Sandbox) usable(ctx context.Context) (*sandbox, error) {
+	running, err := sb.started(ctx)
+	if start, ok := err.(*StartError); ok { //nolint:errorlint // it is what the start failed of
+		err = &unusableError{start}
+	}
+	return running, err
+}
+
+// unusableError is a [*StartError] in which errors.Is and errors.As find nothing about files: that a mount's source is not there, say, would be taken for
+// what was found of the file, or the program, in the sandbox.
+type unusableError struct{ start *StartError }
+
+func (e *unusableError) Error() string { return e.start.Error() }
+
+// Is is errors.Is of the start's error, for other errors.
+func (e *unusableError) Is(target error) bool {
+	switch target {
+	case fs.ErrNotExist, fs.ErrExist, fs.ErrPermission, fs.ErrInvalid, fs.ErrClosed:
+		return false
+	}
+	_, number := target.(syscall.Errno) //nolint:errorlint // what is asked for is no tree
+	return !number && errors.Is(e.start, target)
+}
+
+// As is errors.As of the start's error, for other types.
+func (e *unusableError) As(target any) bool {
+	if _, path := target.(**fs.PathError); path {
+		return false
+	}
+	return errors.As(e.start, target)
 }
 
 func (sb *Sandbox) fail(op string, err error) error {

@@ -86,6 +86,9 @@ func (sb *Sandbox) CopyTo(ctx context.Context, source, target string) error {
 	if here, ok := sb.here(target); ok && within(here, source) {
 		return fail(&fs.PathError{Op: "copy", Path: source, Err: errIntoItself})
 	}
+	if _, err := sb.usable(ctx); err != nil {
+		return sb.fileError("copy", target, err) // and not of the folder above, which is made first
+	}
 	up := &upload{sb: sb, root: root, target: target}
 	made, err := up.makeTarget(ctx, info.Mode())
 	if made {
