@@ -1,8 +1,13 @@
 package sbx
 
 import (
+	"errors"
+	"fmt"
+	"syscall"
 	"testing"
 
+	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/wire/launch"
 	"github.com/sandboxfn/sbx/registry"
 	"github.com/stretchr/testify/assert"
 )
@@ -16,4 +21,21 @@ func TestFunctionErrorThatIsNone(t *testing.T) {
 		var malformed *registry.DataError
 		assert.ErrorAs(t, err, &malformed)
 	}
+}
+
+// A sandbox whose memory is too little for the program's beginning says so, as one does that runs out of it later.
+func TestAStartThatRunsOutOfMemory(t *testing.T) {
+	exit := &driver.Exit{Code: -1, Signal: syscall.SIGKILL, OutOfMemory: true}
+	for _, err := range []error{
+		&launch.StartError{Err: errors.New("Unrecognized remote plugin message: "), Exit: exit},
+		fmt.Errorf("100 sandboxes ended before the call began: %w", &launch.LostError{Err: errors.New("receive: EOF"), Exit: exit}),
+	} {
+		start := startError(err)
+		assert.ErrorIs(t, start, ErrOutOfMemory)
+		assert.ErrorContains(t, start, "signal: killed (out of memory)")
+		assert.ErrorContains(t, start, "allow the sandbox more by MemoryMiB of sbx.Limit")
+	}
+	killed := startError(&launch.StartError{Err: errors.New("receive: EOF"), Exit: &driver.Exit{Code: -1, Signal: syscall.SIGKILL}})
+	assert.NotErrorIs(t, killed, ErrOutOfMemory)
+	assert.NotContains(t, killed.Error(), "MemoryMiB")
 }

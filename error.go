@@ -21,8 +21,8 @@ var (
 	// ErrExited is wrapped by a [*SandboxLostError] if the function ended its process: by os.Exit, log.Fatal or the like.
 	ErrExited = errors.New("the function ended its process")
 
-	// ErrOutOfMemory is wrapped by a [*SandboxLostError] if the process got no more memory: the Go runtime gave up, or the
-	// kernel killed it, as far as the driver can tell (see driver.Exit).
+	// ErrOutOfMemory is wrapped by a [*SandboxLostError], or by a [*StartError], if the process got no more memory: the Go runtime gave
+	// up, or the kernel killed it, as far as the driver can tell (see driver.Exit).
 	ErrOutOfMemory = errors.New("out of memory")
 
 	// ErrStackOverflow is wrapped by a [*SandboxLostError] if a goroutine's stack outgrew the limit of runtime/debug.SetMaxStack.

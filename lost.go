@@ -80,6 +80,9 @@ func (e *StartError) Error() string {
 	if remedy := driver.ShortageRemedy(e.Err); remedy != "" {
 		text += "; " + remedy
 	}
+	if e.cause == ErrOutOfMemory { //nolint:errorlint // it is this or another one
+		text += "; allow the sandbox more by MemoryMiB of sbx.Limit, if it has one, or let package variables and init functions take less"
+	}
 	return text
 }
 
@@ -95,6 +98,8 @@ func startError(err error) *StartError {
 		e.cause = crashed(start.Crash).cause
 	case errors.As(err, &lost) && lost.Crash != nil:
 		e.cause = crashed(lost.Crash).cause
+	case start != nil && start.Exit != nil && start.Exit.OutOfMemory, lost != nil && lost.Exit != nil && lost.Exit.OutOfMemory:
+		e.cause = ErrOutOfMemory
 	}
 	return e
 }
