@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"github.com/sandboxfn/sbx/driver"
 	"github.com/sandboxfn/sbx/internal/wire/launch"
@@ -38,4 +39,20 @@ func TestAStartThatRunsOutOfMemory(t *testing.T) {
 	killed := startError(&launch.StartError{Err: errors.New("receive: EOF"), Exit: &driver.Exit{Code: -1, Signal: syscall.SIGKILL}})
 	assert.NotErrorIs(t, killed, ErrOutOfMemory)
 	assert.NotContains(t, killed.Error(), "MemoryMiB")
+}
+
+// What a sandbox does not answer while its stop takes long fails because it is being stopped.
+func TestNoAnswerOfASandboxThatIsBeingStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cut := errors.New("connection error")
+		running := &sandbox{worker: &launch.Worker{}} // which never ends
+		sb := &Sandbox{session: &Session{}}
+		assert.Equal(t, cut, sb.remoteError(t.Context(), running, cut))
+		sb.cause = errStopped
+		err := sb.remoteError(t.Context(), running, cut)
+		assert.ErrorIs(t, err, ErrNotRunning)
+		assert.ErrorIs(t, err, errStopped)
+		sb.session.closed = true
+		assert.ErrorIs(t, sb.remoteError(t.Context(), running, cut), ErrClosed)
+	})
 }

@@ -602,8 +602,13 @@ func (sb *Sandbox) remoteError(ctx context.Context, running *sandbox, err error)
 	case <-running.Done():
 	case <-ctx.Done(): // the worker may have noticed first that the deadline has passed
 		return contextError(ctx)
-	case <-timer.C:
-		return err
+	case <-timer.C: // it is being stopped, which takes long, or nobody knows
+		sb.mu.Lock()
+		defer sb.mu.Unlock()
+		if sb.cause == nil {
+			return err
+		}
+		return sb.notRunning()
 	}
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
