@@ -374,10 +374,10 @@ func (r *commandRun) sendAll(stdin io.Reader) error {
 		if n > 0 && r.send(buffer[:n]) != nil {
 			return nil // it has ended, and Wait says how; or it takes no more
 		}
-		if err = tame(err); errors.Is(err, io.EOF) {
+		if err == io.EOF { //nolint:errorlint // an error that wraps it says that the input was cut, as with io.Copy
 			return nil
 		}
-		if err != nil {
+		if err = tame(err); err != nil {
 			return err
 		}
 	}

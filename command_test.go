@@ -360,6 +360,10 @@ func TestWritersAndReadersThatFail(t *testing.T) {
 	cmd.Stdin = faulty{func() error { runtime.Goexit(); return nil }}
 	require.ErrorContains(t, cmd.Run(), "Goexit", "the command had only a part of its input")
 
+	cmd = sb.Command("cat")
+	cmd.Stdin = faulty{func() error { return fmt.Errorf("the connection was cut: %w", io.EOF) }}
+	require.ErrorContains(t, cmd.Run(), "the connection was cut", "which is no end of the input")
+
 	// An error that is not nil, but holds a nil pointer: its methods panic.
 	null := faulty{func() error { var none *fs.PathError; return none }}
 	cmd = sb.Command("cat")
