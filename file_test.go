@@ -174,6 +174,7 @@ func TestTheWorkFolderIsNotRemovedByADot(t *testing.T) {
 	require.NoError(t, sb.Mkdir(t.Context(), "folder", 0o755))
 	for _, name := range []string{"./", "a/..", ".", "./.", "/work/.", "folder/."} {
 		require.ErrorIs(t, sb.RemoveAll(t.Context(), name), fs.ErrInvalid, name)
+		require.ErrorIs(t, sb.Remove(t.Context(), name), fs.ErrInvalid, name)
 	}
 	entries, err := sb.ReadDir(t.Context(), ".")
 	require.NoError(t, err)

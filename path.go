@@ -83,18 +83,22 @@ func (sb *Sandbox) MkdirAll(ctx context.Context, name string, mode fs.FileMode) 
 	return sb.alter(ctx, "mkdir", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_MakeDir{MakeDir: &wirepb.MakeDir{Path: []byte(name), Mode: uint32(mode.Perm()), All: true}}})
 }
 
-// Remove removes a file or an empty folder.
+// Remove removes a file or an empty folder; as in package os none whose path ends with ".", nor the work folder, as with [Sandbox.RemoveAll].
 func (sb *Sandbox) Remove(ctx context.Context, name string) error {
-	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: []byte(name)}}})
+	return sb.remove(ctx, name, false)
 }
 
 // RemoveAll removes a path with all that is below it. A path that is not there is no error. As in package os, one that ends with "." is refused, and
 // nothing removed; and so is any that is the work folder by its name, as "./" with a name behind it that is empty. The root of all files is refused, too, with [ErrRefused].
 func (sb *Sandbox) RemoveAll(ctx context.Context, name string) error {
+	return sb.remove(ctx, name, true)
+}
+
+func (sb *Sandbox) remove(ctx context.Context, name string, all bool) error {
 	if strings.HasSuffix(name, "/.") || name != "" && path.Clean(name) == "." {
 		return sb.fileError("remove", name, fmt.Errorf("a path that ends with a dot: %w; name the folder, or what is in it", fs.ErrInvalid))
 	}
-	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: []byte(name), All: true}}})
+	return sb.alter(ctx, "remove", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_Remove{Remove: &wirepb.Remove{Path: []byte(name), All: all}}})
 }
 
 // Rename gives a file or folder another path, within one file system of the sandbox. What is there already is replaced, if the system allows it. Its errors have an
