@@ -340,7 +340,35 @@ func TestASandboxIsAFileSystem(t *testing.T) {
 	require.NoError(t, sb.WriteFile(t.Context(), "tree/a/b/c", []byte("c"), 0o644))
 	require.NoError(t, sb.WriteFile(t.Context(), "tree/d", nil, 0o644))
 	require.NoError(t, sb.Symlink(t.Context(), "d", "tree/link"))
-	require.NoError(t, fstest.TestFS(sb.FS(t.Context(), "tree"), "a/b/c", "d", "link"))
+	tree := sb.FS(t.Context(), "tree")
+	require.NoError(t, fstest.TestFS(tree, "a/b/c", "d", "link"))
+
+	// Who uses it knows the names in it, and not where it is.
+	_, open := tree.Open("none")
+	_, read := fs.ReadFile(tree, "none")
+	_, list := fs.ReadDir(tree, "none")
+	_, stat := fs.Stat(tree, "none")
+	_, lstat := fs.Lstat(tree, "none")
+	_, link := fs.ReadLink(tree, "none")
+	for _, err := range []error{open, read, list, stat, lstat, link} {
+		failed, ok := err.(*fs.PathError) //nolint:errorlint // as fs.Sub, too, looks at it
+		require.True(t, ok, "%T", err)
+		assert.Equal(t, "none", failed.Path)
+		require.ErrorIs(t, err, fs.ErrNotExist)
+		require.ErrorAs(t, err, new(*sbx.SandboxError))
+	}
+	for _, folder := range []string{"tree", "tree/", ".", "", "/"} {
+		tree := sb.FS(t.Context(), folder)
+		info, err := fs.Stat(tree, ".")
+		require.NoError(t, err)
+		assert.Equal(t, ".", info.Name(), folder)
+		root, err := tree.Open(".")
+		require.NoError(t, err)
+		info, err = root.Stat()
+		require.NoError(t, err)
+		assert.Equal(t, ".", info.Name(), folder)
+		require.NoError(t, root.Close())
+	}
 }
 
 func TestWhatIsNotWholeIsNotThere(t *testing.T) {

@@ -16,58 +16,46 @@ type sandboxFS struct {
 	folder  string
 }
 
-// at is a name's path in the sandbox.
-func (f *sandboxFS) at(op, name string) (string, error) {
+// inFS does one thing with what has a name in the file system. The error is of the type, and has the name, that package io/fs asks for.
+func inFS[T any](f *sandboxFS, op, name string, do func(ctx context.Context, at string) (T, error)) (T, error) {
 	if !fs.ValidPath(name) {
-		return "", &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
+		return *new(T), &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
 	}
-	return path.Join(f.folder, name), nil
+	at := path.Join(f.folder, name)
+	if name == "." && f.folder != "" {
+		at = f.folder + "/." // which is the name that it has there
+	}
+	result, err := do(f.ctx, at)
+	if err != nil {
+		return *new(T), &fs.PathError{Op: op, Path: name, Err: err}
+	}
+	return result, nil
 }
 
 func (f *sandboxFS) Open(name string) (fs.File, error) {
-	at, err := f.at("open", name)
+	file, err := inFS(f, "open", name, f.sandbox.Open)
 	if err != nil {
-		return nil, err
+		return nil, err // and no file that is nil
 	}
-	return f.sandbox.Open(f.ctx, at)
+	return file, nil
 }
 
 func (f *sandboxFS) ReadFile(name string) ([]byte, error) {
-	at, err := f.at("read", name)
-	if err != nil {
-		return nil, err
-	}
-	return f.sandbox.ReadFile(f.ctx, at)
+	return inFS(f, "read", name, f.sandbox.ReadFile)
 }
 
 func (f *sandboxFS) ReadDir(name string) ([]fs.DirEntry, error) {
-	at, err := f.at("readdir", name)
-	if err != nil {
-		return nil, err
-	}
-	return f.sandbox.ReadDir(f.ctx, at)
+	return inFS(f, "readdir", name, f.sandbox.ReadDir)
 }
 
 func (f *sandboxFS) Stat(name string) (fs.FileInfo, error) {
-	at, err := f.at("stat", name)
-	if err != nil {
-		return nil, err
-	}
-	return f.sandbox.Stat(f.ctx, at)
+	return inFS(f, "stat", name, f.sandbox.Stat)
 }
 
 func (f *sandboxFS) Lstat(name string) (fs.FileInfo, error) {
-	at, err := f.at("lstat", name)
-	if err != nil {
-		return nil, err
-	}
-	return f.sandbox.Lstat(f.ctx, at)
+	return inFS(f, "lstat", name, f.sandbox.Lstat)
 }
 
 func (f *sandboxFS) ReadLink(name string) (string, error) {
-	at, err := f.at("readlink", name)
-	if err != nil {
-		return "", err
-	}
-	return f.sandbox.Readlink(f.ctx, at)
+	return inFS(f, "readlink", name, f.sandbox.Readlink)
 }
