@@ -209,7 +209,7 @@ func TestOneOfSeveralExits(t *testing.T) {
 	assert.ErrorContains(t, err, "one of the 2 functions that ran there")
 }
 
-// A program that is short of something after Open is told how to have more of it.
+// A program that is short of something, at Open or after it, is told how to have more of it.
 func TestTooFewFiles(t *testing.T) {
 	apart(t, func(t *testing.T, on sbx.OpenOption) {
 		session := sbxtest.Open(t, on)
@@ -223,6 +223,12 @@ func TestTooFewFiles(t *testing.T) {
 		var start *sbx.StartError
 		require.ErrorAs(t, err, &start)
 		assert.ErrorContains(t, err, "too many open files; allow this program more open files: ulimit -n 4096")
+
+		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Max: limit.Max}))
+		_, err = sbx.Open(t.Context(), sbx.Driver(local.New(nil)))
+		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit))
+		require.ErrorContains(t, err, "too many open files; allow this program more open files: ulimit -n 4096")
+
 		n, err := session.Function(Double).Call(t.Context(), 1)
 		require.NoError(t, err)
 		assert.Equal(t, 2, n)

@@ -54,7 +54,7 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 		return nil, unavailable(errNoProc)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("local: open this program to run it as launcher: %w; its file must be readable for the user who runs it", err)
+		return nil, fmt.Errorf("local: open this program to run it as launcher: %w; %s", err, cmp.Or(driver.ShortageRemedy(err), "its file must be readable for the user who runs it"))
 	}
 	defer program.Close()
 	path, err := spec.Worker(ctx, driver.Host())
