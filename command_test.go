@@ -25,6 +25,7 @@ import (
 	"github.com/sandboxfn/sbx"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 )
 
 var (
@@ -324,6 +325,44 @@ func (f faulty) Read(p []byte) (int, error)  { return 0, f.what() }
 type tooMuch struct{}
 
 func (tooMuch) Read(p []byte) (int, error) { return len(p) + 1, nil }
+
+// What was written can be executed, also while other commands are being started, whose processes have what the worker has open.
+func TestWhatWasWrittenCanBeExecuted(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.Start(t.Context()))
+	writers := map[string]func(name string, data []byte) error{
+		"WriteFile": func(name string, data []byte) error { return sb.WriteFile(t.Context(), name, data, 0o755) },
+		"File": func(name string, data []byte) error {
+			f, err := sb.OpenFile(t.Context(), name, os.O_CREATE|os.O_WRONLY, 0o755)
+			if err != nil {
+				return err
+			}
+			_, err = f.Write(data)
+			return errors.Join(err, f.Close())
+		},
+		"Chmod": func(name string, data []byte) error {
+			return errors.Join(sb.WriteFile(t.Context(), name, data, 0o644), sb.Chmod(t.Context(), name, 0o755))
+		},
+	}
+	var group errgroup.Group
+	for kind, write := range writers {
+		for g := range 4 {
+			group.Go(func() error {
+				for i := range 100 {
+					name := fmt.Sprintf("./%s-%d-%d", kind, g, i)
+					if err := write(name, []byte("#!/bin/sh\n")); err != nil {
+						return err
+					}
+					if err := sb.Command(name).Run(); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+	}
+	require.NoError(t, group.Wait())
+}
 
 func TestWritersAndReadersThatFail(t *testing.T) {
 	sb := openLocal(t).Sandbox()

@@ -4,10 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -120,13 +123,64 @@ func (a *attendant) start(start *wirepb.Start) (_ *command, err error) {
 	// Whoever signals it meanwhile waits.
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := cmd.Start(); err != nil {
+	begun := a.starts.begin()
+	err = cmd.Start()
+	for try := 0; errors.Is(err, syscall.ETXTBSY) && try < 10; try++ { // a start is over a moment before its process holds nothing any more
+		time.Sleep(10 * time.Millisecond)
+		again := &exec.Cmd{Path: path, Args: args, Env: env, Dir: dir, SysProcAttr: cmd.SysProcAttr, Stdin: cmd.Stdin, Stdout: cmd.Stdout, Stderr: cmd.Stderr}
+		cmd, c.cmd = again, again
+		err = cmd.Start()
+	}
+	begun()
+	if err != nil {
 		c.reaped = true // there is nothing to signal
 		close(c.exited)
 		a.forget(start.GetId())
 		return nil, notStarted(err, path, dir)
 	}
 	return c, nil
+}
+
+// starts are the commands that are being started now. Until its program runs, the process of each holds what the worker has open: also what is being
+// written, which can't be executed then.
+type starts struct {
+	mu    sync.Mutex
+	under map[chan struct{}]struct{}
+}
+
+// startTime is how long a start is waited for. One that takes longer is stuck, in a file system that does not answer say.
+const startTime = time.Second
+
+// begin counts a command as being started until end.
+func (s *starts) begin() (end func()) {
+	over := make(chan struct{})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.under[over] = struct{}{}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.under, over)
+		close(over)
+	}
+}
+
+// settle waits until no process is left that holds what was closed before.
+func (s *starts) settle() {
+	s.mu.Lock()
+	under := slices.Collect(maps.Keys(s.under))
+	s.mu.Unlock()
+	if len(under) == 0 {
+		return
+	}
+	late := time.After(startTime)
+	for _, over := range under {
+		select {
+		case <-over:
+		case <-late:
+			return
+		}
+	}
 }
 
 // notStarted tells an error of a command's start as what it is about, where the system names the command for something else that is missing or closed.

@@ -166,6 +166,7 @@ type handle struct {
 	target string
 	buffer *[filePiece]byte // for what is read
 	ledger *ledger.Ledger
+	starts *starts
 
 	// size and sum are of what was read, or written, in order from the begin.
 	size int64
@@ -185,7 +186,7 @@ func (a *attendant) File(stream grpc.BidiStreamingServer[wirepb.FileRequest, wir
 	if open.GetWrite() || open.GetCreate() || open.GetTruncate() {
 		defer a.changes.begin(stream.Context(), path)()
 	}
-	h := &handle{stream: stream, ledger: a.ledger}
+	h := &handle{stream: stream, ledger: a.ledger, starts: &a.starts}
 	if err := a.changes.settle(stream.Context()); err != nil {
 		return h.fail(err)
 	}
@@ -528,8 +529,12 @@ func (h *handle) commit(commit *wirepb.Commit) error {
 	if commit.GetCheck() && (commit.GetSize() != h.size || commit.GetCrc32C() != h.sum) {
 		return refused("write", h.path, fmt.Sprintf("%d bytes with checksum %08x arrived, and %d with %08x were sent", h.size, h.sum, commit.GetSize(), commit.GetCrc32C()))
 	}
+	info, err := h.file.Stat()
 	if err := h.file.Close(); err != nil {
 		return err
+	}
+	if err == nil && info.Mode()&0o111 != 0 { // it may be executed next
+		h.starts.settle()
 	}
 	if h.target != "" {
 		if err := os.Rename(h.path, h.target); err != nil {
@@ -639,6 +644,9 @@ func (a *attendant) Path(ctx context.Context, request *wirepb.PathRequest) (*wir
 		}
 	case *wirepb.PathRequest_Chmod:
 		err = os.Chmod(a.path(kind.Chmod.GetPath()), fs.FileMode(kind.Chmod.GetMode()))
+		if kind.Chmod.GetMode()&0o111 != 0 { // it may be executed next, and have been written a moment ago
+			a.starts.settle()
+		}
 	default:
 		return nil, status.Error(codes.InvalidArgument, "a request that this worker does not know")
 	}
