@@ -30,7 +30,6 @@ type launcher struct {
 	null     *os.File
 	defaults driver.Resources
 	gvisor   bool
-	bulk     bool // it works in bulk
 	// ownIDs says that each sandbox has a user and a group of its own outside; else all are the caller.
 	ownIDs   bool
 	filters  map[bool][]byte // by whether the sandbox can change folders of the host
@@ -128,7 +127,6 @@ func (l *launcher) open() (failed string, err error) {
 	program, worker := os.NewFile(uintptr(files[0]), "program"), os.NewFile(uintptr(files[1]), "worker")
 	defer closeFiles(program, worker)
 	l.session, l.defaults, l.gvisor, l.ownIDs = first.Session, first.Defaults, first.Runsc != "", first.OwnIDs
-	l.bulk = !l.gvisor && setup.WorkInBulk() // gVisor's kernel would, too
 	var runsc *os.File
 	if l.gvisor {
 		// In this mount namespace, or it could not be mounted; and now, for the stage may cover its folder.
@@ -456,7 +454,7 @@ func (l *launcher) fork(resources driver.Resources, mounts []control.Placed, gro
 	}
 	// Before anything else: it is to see its group as the top of all.
 	if err = group.join(p.pid); err == nil {
-		err = control.Send(conn, control.Preparation{Limits: control.Limits{Processes: resources.Processes, OpenFiles: resources.OpenFiles, DiskMiB: resources.DiskMiB, Inodes: resources.Inodes}, Mounts: mounts, Filter: l.filters[slices.ContainsFunc(mounts, func(m control.Placed) bool { return m.Writable })], Probe: probe, Bulk: l.bulk})
+		err = control.Send(conn, control.Preparation{Limits: control.Limits{Processes: resources.Processes, OpenFiles: resources.OpenFiles, DiskMiB: resources.DiskMiB, Inodes: resources.Inodes}, Mounts: mounts, Filter: l.filters[slices.ContainsFunc(mounts, func(m control.Placed) bool { return m.Writable })], Probe: probe})
 	}
 	if err != nil {
 		p.end()

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -550,51 +549,3 @@ func TestNoThreadOfProcess1HasPrivileges(t *testing.T) {
 	require.NoError(t, err)
 	assert.NotContains(t, string(out), " ", "nothing is left of the place for the name")
 }
-
-// The launcher works in bulk; what it starts is scheduled as the program is, which may have been told otherwise.
-func TestWorkersAreScheduledAsTheProgramIs(t *testing.T) {
-	policy := func(pid int) uint32 {
-		attributes, err := unix.SchedGetAttr(pid, 0)
-		require.NoError(t, err)
-		return attributes.Policy
-	}
-	own, err := unix.SchedGetAttr(0, 0)
-	require.NoError(t, err)
-	if own.Policy != unix.SCHED_NORMAL {
-		t.Skip("needs to be scheduled as usual")
-	}
-	for _, program := range []uint32{unix.SCHED_NORMAL, unix.SCHED_BATCH, schedIdle} {
-		id := fmt.Sprint(sessionID, "-scheduled-", program)
-		client := exec.Command("/proc/self/exe")
-		var fds map[string]int
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			runtime.LockOSThread() // for good: the thread ends with this
-			attributes := *own
-			attributes.Policy = program
-			if assert.NoError(t, unix.SchedSetAttr(0, &attributes, 0)) {
-				fds = clientWithSandboxes(t, client, id) //nolint:testifylint // should it fail, there are none
-			}
-		}()
-		<-done
-		require.NotEmpty(t, fds)
-		workers := 0
-		for _, pid := range descendants(t) {
-			line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			require.NoError(t, err)
-			switch {
-			case bytes.HasPrefix(line, []byte("/.sbx/worker")):
-				workers++
-				assert.Equal(t, program, policy(pid))
-			case bytes.HasPrefix(line, []byte("sbx-launcher")) && program == unix.SCHED_NORMAL:
-				assert.EqualValues(t, unix.SCHED_BATCH, policy(pid), "the control")
-			}
-		}
-		assert.Equal(t, 2, workers)
-		end(t, client, fds)
-	}
-}
-
-// schedIdle is Linux's SCHED_IDLE.
-const schedIdle = 5

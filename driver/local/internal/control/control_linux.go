@@ -94,8 +94,6 @@ type Preparation struct {
 	Filter []byte `json:"filter"`
 	// Probe ends process 1 after set-up, before any worker.
 	Probe bool `json:"probe,omitempty"`
-	// Bulk is whether the launcher works in bulk, and process 1 with it. A worker doesn't.
-	Bulk bool `json:"bulk,omitempty"`
 }
 
 // Orders follow, with the worker's descriptors: conn, handshake, stdout, stderr, direct, ledger.

@@ -115,11 +115,6 @@ func Run() error {
 	if err := agent.IgnoreSignals(32, 33, 34); err != nil {
 		return os.NewSyscallError("rt_sigaction", err)
 	}
-	if p.Bulk {
-		if err := workAsUsual(); err != nil {
-			return control.Send(conn, control.Failure("", "have the worker scheduled as the program is", err))
-		}
-	}
 	pid, err := startWorker(control.UnpackEnv(o.Env))
 	if err != nil {
 		return control.Send(conn, control.Failure("", "start the worker", err))
