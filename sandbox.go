@@ -245,7 +245,7 @@ func (e *unusableError) Is(target error) bool {
 	case fs.ErrNotExist, fs.ErrExist, fs.ErrPermission, fs.ErrInvalid, fs.ErrClosed:
 		return false
 	}
-	_, number := target.(syscall.Errno) //nolint:errorlint // what is asked for is no tree
+	_, number := target.(syscall.Errno)
 	return !number && errors.Is(e.start, target)
 }
 
