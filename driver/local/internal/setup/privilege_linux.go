@@ -45,7 +45,7 @@ func rlimits(l control.Limits) []Rlimit {
 	}
 }
 
-// privilegeSteps leave this process, and what this thread starts, without any privilege. Where other threads can't give up theirs, since the program has C code whose
+// privilegeSteps leave this process, and what this thread starts, without any privilege. Where other threads can't give up theirs, since the program calls C code whose
 // threads Go doesn't know, kept becomes true; those run nothing but the Go runtime, behind the filter. No step undoes or needs a later one.
 func privilegeSteps(p control.Preparation, kept *bool) []Step {
 	var steps []Step
@@ -78,18 +78,9 @@ func privilegeSteps(p control.Preparation, kept *bool) []Step {
 			var none [2]unix.CapUserData
 			return unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
 		}},
-		Step{"drop other threads' capabilities", func() error {
-			var none [2]unix.CapUserData
-			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-			_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0)
-			if errno == unix.ENOTSUP {
-				*kept = true
-				return nil
-			}
-			if errno != 0 {
-				return errno
-			}
-			return nil
+		Step{"drop other threads' capabilities", func() (err error) {
+			*kept, err = dropOthers()
+			return err
 		}},
 		Step{"set no_new_privs", func() error { return prctl(unix.PR_SET_NO_NEW_PRIVS, 1) }},
 		Step{"enter a Landlock domain", func() error { return landlock(LandlockVersion(), writableBelow(p.Mounts)) }},
@@ -101,6 +92,26 @@ func privilegeSteps(p control.Preparation, kept *bool) []Step {
 			return FilterCalls(filter, unix.SECCOMP_FILTER_FLAG_TSYNC) // which sets no_new_privs for all threads, too
 		}},
 	)
+}
+
+// dropOthers takes the capabilities of all threads that the Go runtime knows, or reports that there may be others.
+func dropOthers() (kept bool, err error) {
+	// Go answers ENOTSUP in a program with cgo. In one that calls C without it, as by older versions of purego, it panics, before it has done anything.
+	defer func() {
+		if recover() != nil {
+			kept, err = true, nil
+		}
+	}()
+	var none [2]unix.CapUserData
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0)
+	switch errno {
+	case 0:
+		return false, nil
+	case unix.ENOTSUP:
+		return true, nil
+	}
+	return false, errno
 }
 
 // lockedSecurebits: no privileges by user id 0, none kept or raised when ids change, for good.
