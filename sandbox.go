@@ -251,7 +251,8 @@ func (e *unusableError) Is(target error) bool {
 
 // As is errors.As of the start's error, for other types.
 func (e *unusableError) As(target any) bool {
-	if _, path := target.(**fs.PathError); path {
+	switch target.(type) {
+	case **fs.PathError, **os.LinkError, *syscall.Errno:
 		return false
 	}
 	return errors.As(e.start, target)
