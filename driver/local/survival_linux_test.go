@@ -513,7 +513,7 @@ func TestSIGTERMToAll(t *testing.T) {
 	require.NoError(t, err, "the worker, which ignores the signal, lives on, and so does its process 1")
 }
 
-// Process 1 keeps its threads, or in a program with C code executes itself, which ends those that had privileges. Either way none has any when the worker runs.
+// Process 1 keeps its threads, or in a program with C code executes itself, which ends those that had privileges. Either way none has any when it has its name.
 func TestNoThreadOfProcess1HasPrivileges(t *testing.T) {
 	session := open(t)
 	launcher := roles(t, sessionID)
