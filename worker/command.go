@@ -45,7 +45,7 @@ func newAttendant(l *ledger.Ledger) (*attendant, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &attendant{folder: folder, env: os.Environ(), ledger: l, changes: changes{under: map[*change]struct{}{}}, starts: starts{under: map[chan struct{}]struct{}{}}, commands: map[uint64]*command{}}, nil
+	return &attendant{folder: folder, env: os.Environ(), ledger: l, changes: changes{under: map[*change]struct{}{}}, starts: starts{under: map[chan struct{}]time.Time{}}, commands: map[uint64]*command{}}, nil
 }
 
 // path is a path of the sandbox as the session means it. A separator at its end stays, by which the system takes it for a folder's.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -141,14 +140,15 @@ func (a *attendant) start(start *wirepb.Start) (_ *command, err error) {
 	return c, nil
 }
 
-// starts are the commands that are being started now. Until its program runs, the process of each holds what the worker has open: also what is being
+// starts are the commands that are being started now, and since when. Until its program runs, the process of each holds what the worker has open: also what is being
 // written, which can't be executed then.
 type starts struct {
 	mu    sync.Mutex
-	under map[chan struct{}]struct{}
+	under map[chan struct{}]time.Time
 }
 
-// startTime is how long a start is waited for. One that takes longer is stuck, in a file system that does not answer say.
+// startTime is how long a start is waited for from its begin. One that takes longer is stuck, in a file system that does not answer say, and is not to cost each
+// file of a tree that is copied as much.
 const startTime = time.Second
 
 // begin counts a command as being started until end.
@@ -156,7 +156,7 @@ func (s *starts) begin() (end func()) {
 	over := make(chan struct{})
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.under[over] = struct{}{}
+	s.under[over] = time.Now()
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -168,17 +168,12 @@ func (s *starts) begin() (end func()) {
 // settle waits until no process is left that holds what was closed before.
 func (s *starts) settle() {
 	s.mu.Lock()
-	under := slices.Collect(maps.Keys(s.under))
+	under := maps.Clone(s.under)
 	s.mu.Unlock()
-	if len(under) == 0 {
-		return
-	}
-	late := time.After(startTime)
-	for _, over := range under {
+	for over, since := range under {
 		select {
 		case <-over:
-		case <-late:
-			return
+		case <-time.After(time.Until(since.Add(startTime))):
 		}
 	}
 }

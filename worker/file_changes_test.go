@@ -31,3 +31,22 @@ func TestChangesThatWereGivenUp(t *testing.T) {
 		assert.Equal(t, settleTime, time.Since(begun))
 	})
 }
+
+// A command whose start does not end costs those who write what can be executed a moment once, and not each of them.
+func TestAStuckStartIsWaitedForOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &starts{under: map[chan struct{}]time.Time{}}
+		s.begin()
+		begun := time.Now()
+		for range 100 {
+			s.settle()
+		}
+		assert.Equal(t, startTime, time.Since(begun))
+
+		end := s.begin()
+		time.AfterFunc(startTime/2, end)
+		begun = time.Now()
+		s.settle()
+		assert.Equal(t, startTime/2, time.Since(begun))
+	})
+}
