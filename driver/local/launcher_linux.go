@@ -139,9 +139,10 @@ func (l *launcher) open() (failed string, err error) {
 		return "open /dev/null", err
 	}
 	if l.ownIDs {
-		// Sandboxes can't drop the groups that they inherit, because their maps say so.
-		if err := syscall.Setgroups(nil); err != nil {
-			return "drop supplementary groups", err
+		// Sandboxes can't drop the groups that they inherit, because their maps say so. They inherit this thread's, and syscall.Setgroups, which drops those of all,
+		// panics in a program that calls C without cgo.
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
+			return "drop supplementary groups", errno
 		}
 	}
 	l.filters = map[bool][]byte{}
