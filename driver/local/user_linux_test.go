@@ -109,3 +109,26 @@ func TestRootWithoutCapability(t *testing.T) {
 	assert.Equal(t, 1, found[0], "the launcher's")
 	end(t, client, fds)
 }
+
+// What root's groups may do is nothing for sandboxes, which could not drop them.
+func TestSandboxesHaveNoneOfRootsGroups(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	client := exec.Command("/proc/self/exe")
+	client.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
+	groups := func(pid string) []string {
+		status, err := os.ReadFile("/proc/" + pid + "/status")
+		require.NoError(t, err)
+		_, after, found := strings.Cut(string(status), "\nGroups:")
+		require.True(t, found)
+		line, _, _ := strings.Cut(after, "\n")
+		return strings.Fields(line)
+	}
+	fds := clientWithSandboxes(t, client, sessionID+"-groups")
+	assert.Equal(t, []string{"4", "5"}, groups(strconv.Itoa(client.Process.Pid)), "the control")
+	for pid := range fds {
+		assert.Empty(t, groups(pid))
+	}
+	end(t, client, fds)
+}
