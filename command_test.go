@@ -499,7 +499,8 @@ func TestACommandEndsWithItsContext(t *testing.T) {
 			"output that nobody reads": func(t *testing.T, cmd *sbx.Cmd) {
 				_, err := cmd.StderrPipe()
 				require.NoError(t, err)
-				cmd.Args[2] += "; yes >&2"
+				// Not at once: it would hold up the line on standard output, which goes the same way.
+				cmd.Args[2] += "; sleep 1; yes >&2"
 			},
 			"output held open": func(_ *testing.T, cmd *sbx.Cmd) {
 				cmd.Stderr = io.Discard
@@ -521,6 +522,9 @@ func TestACommandEndsWithItsContext(t *testing.T) {
 				_, err = fmt.Fscanln(stdout, &group)
 				require.NoError(t, err)
 				assert.Equal(t, cmd.Pid, group)
+				if strings.Contains(name, "nobody") {
+					time.Sleep(1500 * time.Millisecond)
+				}
 				cancel()
 				begin := time.Now()
 				require.ErrorIs(t, cmd.Wait(), context.Canceled)
