@@ -314,13 +314,22 @@ func (u *upload) entry(ctx context.Context, name string, depth int) error {
 // path is that of a file of the folder on this machine.
 func (u *upload) path(name string) string { return filepath.Join(u.root.Name(), name) }
 
-// here is an error about a file of the folder with its path on this machine: os.Root names it by the one within.
+// here is an error about a file of the folder with its path on this machine.
 func (u *upload) here(name string, err error) error {
-	var inner *fs.PathError
-	if errors.As(err, &inner) {
-		err = inner.Err
+	return &fs.PathError{Op: "copy", Path: u.path(name), Err: unnamed(err)}
+}
+
+// unnamed is an error of this machine's system without the name that it has of a file: os.Root's is the one within the folder, and a temporary one nobody knows.
+func unnamed(err error) error {
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		return path.Err
+	case errors.As(err, &link):
+		return link.Err
 	}
-	return &fs.PathError{Op: "copy", Path: u.path(name), Err: err}
+	return err
 }
 
 // file copies one file, beside others if it is small, and closes it.

@@ -394,17 +394,9 @@ func (d *download) file(ctx context.Context, source, name string, size int64) (e
 	return nil
 }
 
-// here is an error about a file of this machine, with the name that it is to have: nobody knows the other.
+// here is an error about a file of this machine, with the name that it is to have.
 func (d *download) here(name string, err error) error {
-	var path *fs.PathError
-	var link *os.LinkError
-	switch {
-	case errors.As(err, &path):
-		err = path.Err
-	case errors.As(err, &link):
-		err = link.Err
-	}
-	return &fs.PathError{Op: "write", Path: filepath.Join(d.root.Name(), name), Err: err}
+	return &fs.PathError{Op: "write", Path: filepath.Join(d.root.Name(), name), Err: unnamed(err)}
 }
 
 // content copies what is in a file, and leaves holes for zeros.
