@@ -167,6 +167,7 @@ type handle struct {
 	buffer *[filePiece]byte // for what is read
 	ledger *ledger.Ledger
 	starts *starts
+	writes bool
 
 	// size and sum are of what was read, or written, in order from the begin.
 	size int64
@@ -186,7 +187,7 @@ func (a *attendant) File(stream grpc.BidiStreamingServer[wirepb.FileRequest, wir
 	if open.GetWrite() || open.GetCreate() || open.GetTruncate() {
 		defer a.changes.begin(stream.Context(), path)()
 	}
-	h := &handle{stream: stream, ledger: a.ledger, starts: &a.starts}
+	h := &handle{stream: stream, ledger: a.ledger, starts: &a.starts, writes: open.GetWrite()}
 	if err := a.changes.settle(stream.Context()); err != nil {
 		return h.fail(err)
 	}
@@ -529,11 +530,15 @@ func (h *handle) commit(commit *wirepb.Commit) error {
 	if commit.GetCheck() && (commit.GetSize() != h.size || commit.GetCrc32C() != h.sum) {
 		return refused("write", h.path, fmt.Sprintf("%d bytes with checksum %08x arrived, and %d with %08x were sent", h.size, h.sum, commit.GetSize(), commit.GetCrc32C()))
 	}
-	info, err := h.file.Stat()
+	executable := false
+	if h.writes {
+		info, err := h.file.Stat()
+		executable = err == nil && info.Mode()&0o111 != 0
+	}
 	if err := h.file.Close(); err != nil {
 		return err
 	}
-	if err == nil && info.Mode()&0o111 != 0 { // it may be executed next
+	if executable { // it may be executed next
 		h.starts.settle()
 	}
 	if h.target != "" {
