@@ -60,9 +60,9 @@ type Cmd struct {
 	// Stdin is what it reads; nil for nothing. When it is at its end, so is the command's input. A reader may be asked for more than the command takes, and
 	// one that blocks is left alone when the command has ended: what it gives then is lost.
 	Stdin io.Reader
-	// Stdout and Stderr take what it writes, called by one goroutine; nil drops it. If they are equal, writes keep their
-	// order. A writer that is slow makes the command wait, with its other output; one that fails has it killed, and Wait returns the error. A panic
-	// of one is the program's, as with os/exec.
+	// Stdout and Stderr take what it writes, each called by a goroutine, as with os/exec; nil drops it. If they are equal, they are called by one, and writes
+	// keep their order. A writer that is slow makes the command wait when it writes more to that; one that fails has it killed, and Wait returns the
+	// error. A panic of one is the program's.
 	Stdout, Stderr io.Writer
 	// Terminal gives it a terminal, through which all input and output go; Stderr must be nil then.
 	Terminal *Terminal

@@ -33,12 +33,13 @@ var (
 	errUnanswered   = errors.New("the sandbox did not say in time that the command is dead; stop the sandbox to be sure")
 	errNoAnswer     = fmt.Errorf("the sandbox did not answer within %v, so the command may have got it or not; try again, or stop the sandbox", signalTime)
 	errGoexit       = errors.New("the writer ended its goroutine (runtime.Goexit)")
+	errStderr       = errors.New("the sandbox sent standard error where standard output comes")
 	errReaderGoexit = errors.New("the reader of Stdin ended its goroutine (runtime.Goexit)")
 	errReaderCount  = errors.New("the reader of Stdin returned an impossible count")
 	errPipeClosed   = fmt.Errorf("%w by its reader", io.ErrClosedPipe)
 )
 
-// commandRun is a command that was started. Its goroutines: one takes output, one watches for the end of its context, of its sandbox and of writers, and
+// commandRun is a command that was started. Its goroutines: one takes output, another standard error if that comes apart, one watches for the end of its context, of its sandbox and of writers, and
 // one reads Stdin if there is one. They end with the command, unless a reader or writer blocks.
 type commandRun struct {
 	cmd     *Cmd
@@ -49,11 +50,13 @@ type commandRun struct {
 	deaf    atomic.Bool   // the command takes no more input
 	fed     chan struct{} // closed when Stdin is not read any more; nil if there is none
 	feedErr error         // read after fed
+	stderr  *stderrRun    // nil if standard error comes by stream
 
-	failed chan struct{} // closed when a writer has failed
+	failed chan struct{} // closed when a writer has failed, or what is to be written does not come; by fail
 	done   chan struct{} // closed when no more output comes
 	over   chan struct{} // closed when Wait need not wait any more
 
+	failing  sync.Once
 	mu       sync.Mutex
 	left     bool // the stream is not this command's any more
 	settled  bool // over is closed
@@ -102,6 +105,9 @@ func (c *Cmd) begin() (*commandRun, error) {
 		r.fed = make(chan struct{})
 		go r.feed(c.Stdin)
 	}
+	if r.stderr != nil {
+		go r.receiveStderr()
+	}
 	go r.receive()
 	go r.watch(cmp.Or(c.WaitDelay, wire.Grace))
 	return r, nil
@@ -136,6 +142,7 @@ func (r *commandRun) start() error {
 	if c.Stderr != nil && sameWriter(c.Stdout, c.Stderr) {
 		start.Stderr, start.Merge = false, true
 	}
+	start.Apart = start.GetStderr() && mayWait(c.Stdout) && mayWait(c.Stderr)
 	r.input = start.Stdin || start.Terminal != nil
 	// What is wrong with the stream, Recv says.
 	_ = r.stream.Send(&wirepb.CommandInput{Kind: &wirepb.CommandInput_Start{Start: start}})
@@ -151,6 +158,14 @@ func (r *commandRun) start() error {
 		return fmt.Errorf("the sandbox sent %T where a command begins", message.GetKind())
 	}
 	c.Pid = int(message.GetStarted().GetPid())
+	if !start.GetApart() {
+		return nil
+	}
+	stderr, err := r.running.client().Stderr(r.stream.ctx, &wirepb.CommandName{Id: r.id})
+	if err != nil {
+		return c.sandbox.remoteError(c.ctx, r.running, err)
+	}
+	r.stderr = &stderrRun{stream: stderr, over: make(chan struct{})}
 	return nil
 }
 
@@ -164,54 +179,6 @@ func byteStrings(from []string) [][]byte {
 
 func sameWriter(a, b io.Writer) bool {
 	return a != nil && reflect.TypeOf(a).Comparable() && reflect.TypeOf(b).Comparable() && a == b
-}
-
-// receive takes output until the stream ends.
-func (r *commandRun) receive() {
-	returned := false
-	defer func() {
-		if !returned { // a panic goes on after this
-			r.note(func(received *result) { received.writing = errGoexit })
-		}
-		r.leaveStream()
-		close(r.done)
-		r.settle()
-	}()
-	exited, err := r.read()
-	if exited == nil && err == nil {
-		err = errNoStatus
-	}
-	r.note(func(received *result) { received.exited, received.failure = exited, cmp.Or(received.failure, err) })
-	returned = true
-}
-
-// read hands output on, and returns how the command ended.
-func (r *commandRun) read() (*wirepb.Exited, error) {
-	for {
-		message, err := r.stream.Recv()
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil, errNoStatus
-		case r.stream.ctx.Err() != nil: // watch has given up
-			return nil, errUnanswered
-		case err != nil:
-			return nil, r.cmd.sandbox.remoteError(r.cmd.ctx, r.running, err)
-		}
-		switch kind := message.GetKind().(type) {
-		case *wirepb.CommandOutput_Stdout:
-			r.write(r.cmd.Stdout, kind.Stdout)
-		case *wirepb.CommandOutput_Stderr:
-			r.write(r.cmd.Stderr, kind.Stderr)
-		case *wirepb.CommandOutput_StdinClosed:
-			r.deaf.Store(true)
-		case *wirepb.CommandOutput_Exited:
-			return kind.Exited, nil
-		case *wirepb.CommandOutput_Failure:
-			return nil, remoteFailure(kind.Failure) // nil is no success, either
-		default:
-			return nil, fmt.Errorf("the sandbox sent %T while a command ran", kind)
-		}
-	}
 }
 
 // note writes down what is known of the end, unless Wait has its result.
@@ -263,29 +230,6 @@ func (r *commandRun) killedWithSandbox(received result) bool {
 	return syscall.Signal(received.exited.GetSignal()) == syscall.SIGKILL && r.running.killed.Load()
 }
 
-// write hands output on. When nobody takes it, the command has nothing to run for.
-func (r *commandRun) write(to io.Writer, data []byte) {
-	select {
-	case <-r.over:
-		return
-	case <-r.failed:
-		return
-	default:
-	}
-	if to == nil || len(data) == 0 {
-		return
-	}
-	n, err := to.Write(data)
-	err = tame(err)
-	if err == nil && n < len(data) {
-		err = io.ErrShortWrite
-	}
-	if err != nil {
-		r.note(func(received *result) { received.writing = err })
-		close(r.failed)
-	}
-}
-
 // watch kills the command when its context has ended or a writer has failed, and gives up on it when it does not end by that, or with its
 // sandbox. It then waits for no writer.
 func (r *commandRun) watch(delay time.Duration) {
@@ -304,9 +248,7 @@ func (r *commandRun) watch(delay time.Duration) {
 		return
 	}
 	r.mu.Lock()
-	if r.received.failure = killed; killed == nil {
-		r.received.failure = fmt.Errorf("%w: its output was not taken, or not at its end", ErrWaitDelay)
-	}
+	r.received.failure = cmp.Or(r.received.failure, killed, fmt.Errorf("%w: its output was not taken, or not at its end", ErrWaitDelay))
 	r.endPipes() // whose writer may wait
 	r.mu.Unlock()
 	r.endStream()

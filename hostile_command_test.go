@@ -30,6 +30,7 @@ type hostile struct {
 	wirepb.UnimplementedWorkerServer
 	wirepb.UnimplementedSandboxServer
 	run    func(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput]) error
+	stderr func(stream grpc.ServerStreamingServer[wirepb.CommandOutput]) error
 	signal func(ctx context.Context, message *wirepb.CommandSignal) (*wirepb.Done, error)
 	path   func(ctx context.Context, request *wirepb.PathRequest) (*wirepb.PathReply, error)
 }
@@ -164,6 +165,10 @@ func (h *hostile) Run(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirep
 	return h.run(stream)
 }
 
+func (h *hostile) Stderr(_ *wirepb.CommandName, stream grpc.ServerStreamingServer[wirepb.CommandOutput]) error {
+	return h.stderr(stream)
+}
+
 func (h *hostile) Signal(ctx context.Context, message *wirepb.CommandSignal) (*wirepb.Done, error) {
 	if h.signal == nil {
 		return &wirepb.Done{}, nil
@@ -215,6 +220,78 @@ func TestAWorkerThatSaysWrongThings(t *testing.T) {
 			_, err := openHostile(t, h).Command("it").Output()
 			require.ErrorContains(t, err, test.want)
 			assert.Less(t, len(err.Error()), 10_000)
+		})
+	}
+}
+
+// The same of standard error that comes apart. What is missing of it must not pass for a success.
+func TestAWorkerThatSendsWrongStandardError(t *testing.T) {
+	errs := func(text string) *wirepb.CommandOutput {
+		return &wirepb.CommandOutput{Kind: &wirepb.CommandOutput_Stderr{Stderr: []byte(text)}}
+	}
+	cut := &wirepb.CommandOutput{Kind: &wirepb.CommandOutput_Exited{Exited: &wirepb.Exited{Cut: true}}}
+	broken := grpcstatus.Error(codes.Internal, "broken")
+	for name, test := range map[string]struct {
+		says, apart []*wirepb.CommandOutput
+		status      error // of what comes apart
+		want        string
+	}{
+		"as it should be":           {[]*wirepb.CommandOutput{hasStarted, says("x"), hasExited}, []*wirepb.CommandOutput{errs("y")}, nil, ""},
+		"a status of its own":       {[]*wirepb.CommandOutput{hasStarted, says("x"), hasExited}, []*wirepb.CommandOutput{errs("y")}, broken, "broken"},
+		"which it has cut":          {[]*wirepb.CommandOutput{hasStarted, says("x"), cut}, nil, broken, sbx.ErrWaitDelay.Error()},
+		"standard output":           {[]*wirepb.CommandOutput{hasStarted, hasExited}, []*wirepb.CommandOutput{says("x")}, nil, "as standard error"},
+		"another end":               {[]*wirepb.CommandOutput{hasStarted, hasExited}, []*wirepb.CommandOutput{hasExited}, nil, "as standard error"},
+		"an empty message":          {[]*wirepb.CommandOutput{hasStarted, hasExited}, []*wirepb.CommandOutput{{}}, nil, "as standard error"},
+		"too much at once":          {[]*wirepb.CommandOutput{hasStarted, hasExited}, []*wirepb.CommandOutput{errs(strings.Repeat("x", 5<<20))}, nil, "message that is too long"},
+		"beside standard output":    {[]*wirepb.CommandOutput{hasStarted, errs("y"), hasExited}, nil, nil, "where standard output comes"},
+		"and not how it ended":      {[]*wirepb.CommandOutput{hasStarted}, []*wirepb.CommandOutput{errs("y")}, nil, "did not say how the command ended"},
+		"broken, and not its death": {[]*wirepb.CommandOutput{hasStarted, nil}, nil, broken, "broken"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // some wait to see whether the sandbox ends
+			sb := openHostile(t, &hostile{
+				run: func(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput]) error {
+					for _, message := range test.says {
+						if message == nil {
+							<-stream.Context().Done()
+						} else if err := stream.Send(message); err != nil {
+							return err
+						}
+					}
+					return nil
+				},
+				stderr: func(stream grpc.ServerStreamingServer[wirepb.CommandOutput]) error {
+					for _, message := range test.apart {
+						if err := stream.Send(message); err != nil {
+							return err
+						}
+					}
+					return test.status
+				},
+			})
+			cmd := sb.Command("it")
+			stdout, err := cmd.StdoutPipe()
+			require.NoError(t, err)
+			stderr, err := cmd.StderrPipe()
+			require.NoError(t, err)
+			err = cmd.Run()
+			if test.want == "" {
+				require.NoError(t, err)
+				for text, pipe := range map[string]io.Reader{"x": stdout, "y": stderr} {
+					all, err := io.ReadAll(pipe)
+					require.NoError(t, err)
+					assert.Equal(t, text, string(all))
+				}
+				return
+			}
+			require.ErrorContains(t, err, test.want)
+			assert.Less(t, len(err.Error()), 10_000)
+			if cmd.Exit == nil {
+				for _, pipe := range []io.Reader{stdout, stderr} {
+					_, err := io.ReadAll(pipe)
+					require.ErrorContains(t, err, test.want, "a pipe does not end as if all were there")
+				}
+			}
 		})
 	}
 }

@@ -96,8 +96,7 @@ func (p *pipe) end(err error) {
 
 // StdoutPipe returns a reader of the command's standard output. Unlike that of os/exec it can be read to its end after Wait, too. Of output that nobody reads
 // 256 KiB are kept; then the command waits, and Wait with it. When it was sent SIGKILL, SIGTERM or SIGINT, [MaxOutput] bytes are kept, so that Wait returns when it is dead. Closing it early has the command killed when it writes again. It ends with io.EOF only if the sandbox said how the command
-// ended, and else with the error of Start or Wait. Standard output and standard error come the same way: of which nobody reads holds up the other, also what was
-// written to that before. Who asks for both pipes reads both at the same time.
+// ended, and else with the error of Start or Wait.
 func (c *Cmd) StdoutPipe() (io.ReadCloser, error) {
 	if err := c.made(); err != nil {
 		return nil, c.fail(err)

@@ -68,6 +68,7 @@ type command struct {
 	cmd     *exec.Cmd
 	streams *commandStreams
 	exited  chan struct{} // closed when the process has ended
+	apart   *apart        // for standard error; nil if it takes the way of standard output
 
 	mu       sync.Mutex
 	reaped   bool // its process id may be another's
@@ -111,7 +112,9 @@ func (c *command) stop() error {
 // outputs sends what a command prints, from several goroutines.
 type outputs struct {
 	mu     sync.Mutex
-	stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput]
+	stream interface {
+		Send(message *wirepb.CommandOutput) error
+	}
 }
 
 func (o *outputs) send(message *wirepb.CommandOutput) error {
@@ -148,6 +151,47 @@ func asStderr(data []byte) *wirepb.CommandOutput {
 
 func asFailure(err error) *wirepb.CommandOutput {
 	return &wirepb.CommandOutput{Kind: &wirepb.CommandOutput_Failure{Failure: failure(err)}}
+}
+
+// apart is the way of a command's standard error, if that has one of its own.
+type apart struct {
+	streams chan grpc.ServerStreamingServer[wirepb.CommandOutput] // takes one
+	taken   chan struct{}                                         // closed when it has it
+	copied  chan struct{}                                         // closed when nothing more is sent
+}
+
+// copyStderr sends the command's standard error, by its own way, for which it waits, or by that of standard output.
+func (c *command) copyStderr(ctx context.Context, to *outputs) {
+	if c.apart != nil {
+		defer close(c.apart.copied)
+		select {
+		case stream := <-c.apart.streams:
+			close(c.apart.taken)
+			to = &outputs{stream: stream}
+		case <-ctx.Done():
+			return
+		}
+	}
+	to.copy(c.streams.stderr, asStderr)
+}
+
+// Stderr is the handler of a command's standard error, if that is sent apart.
+func (a *attendant) Stderr(name *wirepb.CommandName, stream grpc.ServerStreamingServer[wirepb.CommandOutput]) error {
+	a.mu.Lock()
+	c := a.commands[name.GetId()]
+	a.mu.Unlock()
+	if c == nil || c.apart == nil {
+		return status.Errorf(codes.NotFound, "there is no command %d whose standard error is sent apart", name.GetId())
+	}
+	select {
+	case c.apart.streams <- stream:
+	case <-c.apart.copied:
+		return status.Errorf(codes.NotFound, "standard error of command %d is taken, or was cut off", name.GetId())
+	case <-stream.Context().Done():
+		return stream.Context().Err()
+	}
+	<-c.apart.copied // also when the stream has ended: nothing can be sent then
+	return nil
 }
 
 // Run is the handler of commands, one after another.
@@ -187,11 +231,11 @@ func (a *attendant) run(stream grpc.BidiStreamingServer[wirepb.CommandInput, wir
 	defer c.streams.close()
 	defer a.forget(start.GetId())
 	// Whoever does not want to hear of the command any more wants it gone, with all that it started in its group.
-	unwatch := context.AfterFunc(stream.Context(), func() {
-		_ = c.stop()
-		c.streams.interrupt()
-	})
+	unwatch := context.AfterFunc(stream.Context(), func() { _ = c.stop() })
 	defer unwatch()
+	copyCtx, interrupt := context.WithCancel(stream.Context())
+	defer interrupt()
+	defer context.AfterFunc(copyCtx, c.streams.interrupt)()
 	_ = to.send(&wirepb.CommandOutput{Kind: &wirepb.CommandOutput_Started{Started: &wirepb.Started{Pid: int64(c.cmd.Process.Pid)}}})
 	if c.streams.stdin != nil {
 		go c.streams.feed(stream, to)
@@ -201,7 +245,7 @@ func (a *attendant) run(stream grpc.BidiStreamingServer[wirepb.CommandInput, wir
 		copying.Go(func() { to.copy(c.streams.stdout, asStdout) })
 	}
 	if c.streams.stderr != nil {
-		copying.Go(func() { to.copy(c.streams.stderr, asStderr) })
+		copying.Go(func() { c.copyStderr(copyCtx, to) })
 	}
 	awaitExit(c)
 	close(c.exited)
@@ -211,7 +255,13 @@ func (a *attendant) run(stream grpc.BidiStreamingServer[wirepb.CommandInput, wir
 	case c.streams.stdin != nil:
 		_ = c.streams.stdin.Close() // who writes there waits for nobody
 	}
-	cut := c.drain(&copying, time.Duration(start.GetWaitDelayNanos()))
+	if c.apart != nil { // the session is about to ask for it, which is not to count as a delay of the output's
+		select {
+		case <-c.apart.taken:
+		case <-copyCtx.Done():
+		}
+	}
+	cut := c.drain(&copying, interrupt, time.Duration(start.GetWaitDelayNanos()))
 	group := c.cmd.Process.Pid
 	c.reap()
 	select {
@@ -226,8 +276,8 @@ func (a *attendant) run(stream grpc.BidiStreamingServer[wirepb.CommandInput, wir
 }
 
 // drain waits for the copying of output, which other processes than the command may hold open: for delay, if that is not 0, and not for
-// ever if the command was stopped. It reports whether it had to end it.
-func (c *command) drain(copying *sync.WaitGroup, delay time.Duration) (cut bool) {
+// ever if the command was stopped. It reports whether it had to interrupt it.
+func (c *command) drain(copying *sync.WaitGroup, interrupt func(), delay time.Duration) (cut bool) {
 	if c.streams.stdout == nil && c.streams.stderr == nil {
 		return false
 	}
@@ -247,7 +297,7 @@ func (c *command) drain(copying *sync.WaitGroup, delay time.Duration) (cut bool)
 			return cut
 		case <-late:
 			cut = true
-			c.streams.interrupt()
+			interrupt()
 		case <-stopping:
 			stopping = nil
 			if delay == 0 {

@@ -116,6 +116,9 @@ func (a *attendant) start(start *wirepb.Start) (_ *command, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if start.GetApart() && c.streams.stderr != nil {
+		c.apart = &apart{streams: make(chan grpc.ServerStreamingServer[wirepb.CommandOutput]), taken: make(chan struct{}), copied: make(chan struct{})}
+	}
 	if !a.remember(start.GetId(), c) {
 		return nil, refused("run", args[0], fmt.Sprintf("there is a command %d", start.GetId()))
 	}

@@ -313,8 +313,11 @@ type Start struct {
 	Terminal *Size `protobuf:"bytes,9,opt,name=terminal,proto3" json:"terminal,omitempty"`
 	// wait_delay_nanos is how long after the command's end its output may stay open, held by other processes; 0 is for ever.
 	WaitDelayNanos int64 `protobuf:"varint,10,opt,name=wait_delay_nanos,json=waitDelayNanos,proto3" json:"wait_delay_nanos,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// apart says that standard error is sent by the method Stderr, which the session calls when the command has started. The command's end comes after
+	// the end of both outputs.
+	Apart         bool `protobuf:"varint,11,opt,name=apart,proto3" json:"apart,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Start) Reset() {
@@ -417,6 +420,57 @@ func (x *Start) GetWaitDelayNanos() int64 {
 	return 0
 }
 
+func (x *Start) GetApart() bool {
+	if x != nil {
+		return x.Apart
+	}
+	return false
+}
+
+type CommandName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommandName) Reset() {
+	*x = CommandName{}
+	mi := &file_sandbox_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommandName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommandName) ProtoMessage() {}
+
+func (x *CommandName) ProtoReflect() protoreflect.Message {
+	mi := &file_sandbox_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommandName.ProtoReflect.Descriptor instead.
+func (*CommandName) Descriptor() ([]byte, []int) {
+	return file_sandbox_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CommandName) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
 type Size struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rows          uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
@@ -427,7 +481,7 @@ type Size struct {
 
 func (x *Size) Reset() {
 	*x = Size{}
-	mi := &file_sandbox_proto_msgTypes[4]
+	mi := &file_sandbox_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +493,7 @@ func (x *Size) String() string {
 func (*Size) ProtoMessage() {}
 
 func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[4]
+	mi := &file_sandbox_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +506,7 @@ func (x *Size) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Size.ProtoReflect.Descriptor instead.
 func (*Size) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{4}
+	return file_sandbox_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Size) GetRows() uint32 {
@@ -486,7 +540,7 @@ type CommandOutput struct {
 
 func (x *CommandOutput) Reset() {
 	*x = CommandOutput{}
-	mi := &file_sandbox_proto_msgTypes[5]
+	mi := &file_sandbox_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +552,7 @@ func (x *CommandOutput) String() string {
 func (*CommandOutput) ProtoMessage() {}
 
 func (x *CommandOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[5]
+	mi := &file_sandbox_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +565,7 @@ func (x *CommandOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandOutput.ProtoReflect.Descriptor instead.
 func (*CommandOutput) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{5}
+	return file_sandbox_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CommandOutput) GetKind() isCommandOutput_Kind {
@@ -625,7 +679,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_sandbox_proto_msgTypes[6]
+	mi := &file_sandbox_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +691,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[6]
+	mi := &file_sandbox_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +704,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{6}
+	return file_sandbox_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Started) GetPid() int64 {
@@ -673,7 +727,7 @@ type Exited struct {
 
 func (x *Exited) Reset() {
 	*x = Exited{}
-	mi := &file_sandbox_proto_msgTypes[7]
+	mi := &file_sandbox_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +739,7 @@ func (x *Exited) String() string {
 func (*Exited) ProtoMessage() {}
 
 func (x *Exited) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[7]
+	mi := &file_sandbox_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +752,7 @@ func (x *Exited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exited.ProtoReflect.Descriptor instead.
 func (*Exited) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{7}
+	return file_sandbox_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Exited) GetCode() int32 {
@@ -737,7 +791,7 @@ type CommandSignal struct {
 
 func (x *CommandSignal) Reset() {
 	*x = CommandSignal{}
-	mi := &file_sandbox_proto_msgTypes[8]
+	mi := &file_sandbox_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +803,7 @@ func (x *CommandSignal) String() string {
 func (*CommandSignal) ProtoMessage() {}
 
 func (x *CommandSignal) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[8]
+	mi := &file_sandbox_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +816,7 @@ func (x *CommandSignal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandSignal.ProtoReflect.Descriptor instead.
 func (*CommandSignal) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{8}
+	return file_sandbox_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CommandSignal) GetId() uint64 {
@@ -848,7 +902,7 @@ type FileRequest struct {
 
 func (x *FileRequest) Reset() {
 	*x = FileRequest{}
-	mi := &file_sandbox_proto_msgTypes[9]
+	mi := &file_sandbox_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +914,7 @@ func (x *FileRequest) String() string {
 func (*FileRequest) ProtoMessage() {}
 
 func (x *FileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[9]
+	mi := &file_sandbox_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +927,7 @@ func (x *FileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileRequest.ProtoReflect.Descriptor instead.
 func (*FileRequest) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{9}
+	return file_sandbox_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FileRequest) GetKind() isFileRequest_Kind {
@@ -1013,7 +1067,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_sandbox_proto_msgTypes[10]
+	mi := &file_sandbox_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1079,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[10]
+	mi := &file_sandbox_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1092,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{10}
+	return file_sandbox_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Open) GetPath() []byte {
@@ -1124,7 +1178,7 @@ type Read struct {
 
 func (x *Read) Reset() {
 	*x = Read{}
-	mi := &file_sandbox_proto_msgTypes[11]
+	mi := &file_sandbox_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1190,7 @@ func (x *Read) String() string {
 func (*Read) ProtoMessage() {}
 
 func (x *Read) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[11]
+	mi := &file_sandbox_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1203,7 @@ func (x *Read) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Read.ProtoReflect.Descriptor instead.
 func (*Read) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{11}
+	return file_sandbox_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Read) GetLength() int64 {
@@ -1187,7 +1241,7 @@ type Write struct {
 
 func (x *Write) Reset() {
 	*x = Write{}
-	mi := &file_sandbox_proto_msgTypes[12]
+	mi := &file_sandbox_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1199,7 +1253,7 @@ func (x *Write) String() string {
 func (*Write) ProtoMessage() {}
 
 func (x *Write) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[12]
+	mi := &file_sandbox_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1212,7 +1266,7 @@ func (x *Write) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Write.ProtoReflect.Descriptor instead.
 func (*Write) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{12}
+	return file_sandbox_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Write) GetData() []byte {
@@ -1254,7 +1308,7 @@ type Window struct {
 
 func (x *Window) Reset() {
 	*x = Window{}
-	mi := &file_sandbox_proto_msgTypes[13]
+	mi := &file_sandbox_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1320,7 @@ func (x *Window) String() string {
 func (*Window) ProtoMessage() {}
 
 func (x *Window) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[13]
+	mi := &file_sandbox_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1333,7 @@ func (x *Window) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Window.ProtoReflect.Descriptor instead.
 func (*Window) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{13}
+	return file_sandbox_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Window) GetNumber() uint32 {
@@ -1309,7 +1363,7 @@ type Commit struct {
 
 func (x *Commit) Reset() {
 	*x = Commit{}
-	mi := &file_sandbox_proto_msgTypes[14]
+	mi := &file_sandbox_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1375,7 @@ func (x *Commit) String() string {
 func (*Commit) ProtoMessage() {}
 
 func (x *Commit) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[14]
+	mi := &file_sandbox_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1388,7 @@ func (x *Commit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Commit.ProtoReflect.Descriptor instead.
 func (*Commit) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{14}
+	return file_sandbox_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Commit) GetCheck() bool {
@@ -1374,7 +1428,7 @@ type FileReply struct {
 
 func (x *FileReply) Reset() {
 	*x = FileReply{}
-	mi := &file_sandbox_proto_msgTypes[15]
+	mi := &file_sandbox_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1440,7 @@ func (x *FileReply) String() string {
 func (*FileReply) ProtoMessage() {}
 
 func (x *FileReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[15]
+	mi := &file_sandbox_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1453,7 @@ func (x *FileReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileReply.ProtoReflect.Descriptor instead.
 func (*FileReply) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{15}
+	return file_sandbox_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FileReply) GetKind() isFileReply_Kind {
@@ -1503,7 +1557,7 @@ type Piece struct {
 
 func (x *Piece) Reset() {
 	*x = Piece{}
-	mi := &file_sandbox_proto_msgTypes[16]
+	mi := &file_sandbox_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1569,7 @@ func (x *Piece) String() string {
 func (*Piece) ProtoMessage() {}
 
 func (x *Piece) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[16]
+	mi := &file_sandbox_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1582,7 @@ func (x *Piece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Piece.ProtoReflect.Descriptor instead.
 func (*Piece) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{16}
+	return file_sandbox_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Piece) GetData() []byte {
@@ -1571,7 +1625,7 @@ type Closed struct {
 
 func (x *Closed) Reset() {
 	*x = Closed{}
-	mi := &file_sandbox_proto_msgTypes[17]
+	mi := &file_sandbox_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1637,7 @@ func (x *Closed) String() string {
 func (*Closed) ProtoMessage() {}
 
 func (x *Closed) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[17]
+	mi := &file_sandbox_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1650,7 @@ func (x *Closed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Closed.ProtoReflect.Descriptor instead.
 func (*Closed) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{17}
+	return file_sandbox_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Closed) GetSize() int64 {
@@ -1628,7 +1682,7 @@ type Info struct {
 
 func (x *Info) Reset() {
 	*x = Info{}
-	mi := &file_sandbox_proto_msgTypes[18]
+	mi := &file_sandbox_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +1694,7 @@ func (x *Info) String() string {
 func (*Info) ProtoMessage() {}
 
 func (x *Info) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[18]
+	mi := &file_sandbox_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +1707,7 @@ func (x *Info) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Info.ProtoReflect.Descriptor instead.
 func (*Info) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{18}
+	return file_sandbox_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Info) GetName() []byte {
@@ -1711,7 +1765,7 @@ type PathRequest struct {
 
 func (x *PathRequest) Reset() {
 	*x = PathRequest{}
-	mi := &file_sandbox_proto_msgTypes[19]
+	mi := &file_sandbox_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1777,7 @@ func (x *PathRequest) String() string {
 func (*PathRequest) ProtoMessage() {}
 
 func (x *PathRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[19]
+	mi := &file_sandbox_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1790,7 @@ func (x *PathRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathRequest.ProtoReflect.Descriptor instead.
 func (*PathRequest) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{19}
+	return file_sandbox_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PathRequest) GetKind() isPathRequest_Kind {
@@ -1896,7 +1950,7 @@ type MakeDir struct {
 
 func (x *MakeDir) Reset() {
 	*x = MakeDir{}
-	mi := &file_sandbox_proto_msgTypes[20]
+	mi := &file_sandbox_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +1962,7 @@ func (x *MakeDir) String() string {
 func (*MakeDir) ProtoMessage() {}
 
 func (x *MakeDir) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[20]
+	mi := &file_sandbox_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +1975,7 @@ func (x *MakeDir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeDir.ProtoReflect.Descriptor instead.
 func (*MakeDir) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{20}
+	return file_sandbox_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MakeDir) GetPath() []byte {
@@ -1955,7 +2009,7 @@ type Remove struct {
 
 func (x *Remove) Reset() {
 	*x = Remove{}
-	mi := &file_sandbox_proto_msgTypes[21]
+	mi := &file_sandbox_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2021,7 @@ func (x *Remove) String() string {
 func (*Remove) ProtoMessage() {}
 
 func (x *Remove) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[21]
+	mi := &file_sandbox_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2034,7 @@ func (x *Remove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remove.ProtoReflect.Descriptor instead.
 func (*Remove) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{21}
+	return file_sandbox_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Remove) GetPath() []byte {
@@ -2007,7 +2061,7 @@ type Rename struct {
 
 func (x *Rename) Reset() {
 	*x = Rename{}
-	mi := &file_sandbox_proto_msgTypes[22]
+	mi := &file_sandbox_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2073,7 @@ func (x *Rename) String() string {
 func (*Rename) ProtoMessage() {}
 
 func (x *Rename) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[22]
+	mi := &file_sandbox_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2086,7 @@ func (x *Rename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rename.ProtoReflect.Descriptor instead.
 func (*Rename) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{22}
+	return file_sandbox_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Rename) GetFrom() []byte {
@@ -2061,7 +2115,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_sandbox_proto_msgTypes[23]
+	mi := &file_sandbox_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2127,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[23]
+	mi := &file_sandbox_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2140,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{23}
+	return file_sandbox_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Link) GetTarget() []byte {
@@ -2120,7 +2174,7 @@ type Chmod struct {
 
 func (x *Chmod) Reset() {
 	*x = Chmod{}
-	mi := &file_sandbox_proto_msgTypes[24]
+	mi := &file_sandbox_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +2186,7 @@ func (x *Chmod) String() string {
 func (*Chmod) ProtoMessage() {}
 
 func (x *Chmod) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[24]
+	mi := &file_sandbox_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +2199,7 @@ func (x *Chmod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chmod.ProtoReflect.Descriptor instead.
 func (*Chmod) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{24}
+	return file_sandbox_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Chmod) GetPath() []byte {
@@ -2173,7 +2227,7 @@ type PathReply struct {
 
 func (x *PathReply) Reset() {
 	*x = PathReply{}
-	mi := &file_sandbox_proto_msgTypes[25]
+	mi := &file_sandbox_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2239,7 @@ func (x *PathReply) String() string {
 func (*PathReply) ProtoMessage() {}
 
 func (x *PathReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[25]
+	mi := &file_sandbox_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2252,7 @@ func (x *PathReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathReply.ProtoReflect.Descriptor instead.
 func (*PathReply) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{25}
+	return file_sandbox_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PathReply) GetFailure() *Failure {
@@ -2232,7 +2286,7 @@ type Listing struct {
 
 func (x *Listing) Reset() {
 	*x = Listing{}
-	mi := &file_sandbox_proto_msgTypes[26]
+	mi := &file_sandbox_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2298,7 @@ func (x *Listing) String() string {
 func (*Listing) ProtoMessage() {}
 
 func (x *Listing) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_proto_msgTypes[26]
+	mi := &file_sandbox_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2311,7 @@ func (x *Listing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listing.ProtoReflect.Descriptor instead.
 func (*Listing) Descriptor() ([]byte, []int) {
-	return file_sandbox_proto_rawDescGZIP(), []int{26}
+	return file_sandbox_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Listing) GetEntries() []*Info {
@@ -2299,7 +2353,7 @@ const file_sandbox_proto_rawDesc = "" +
 	"\fCommandInput\x12*\n" +
 	"\x05start\x18\x01 \x01(\v2\x12.sbx.wire.v1.StartH\x00R\x05start\x12\x16\n" +
 	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdinB\x06\n" +
-	"\x04kind\"\x84\x02\n" +
+	"\x04kind\"\x9a\x02\n" +
 	"\x05Start\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04args\x18\x02 \x03(\fR\x04args\x12\x10\n" +
@@ -2311,7 +2365,10 @@ const file_sandbox_proto_rawDesc = "" +
 	"\x05merge\x18\b \x01(\bR\x05merge\x12-\n" +
 	"\bterminal\x18\t \x01(\v2\x11.sbx.wire.v1.SizeR\bterminal\x12(\n" +
 	"\x10wait_delay_nanos\x18\n" +
-	" \x01(\x03R\x0ewaitDelayNanos\"4\n" +
+	" \x01(\x03R\x0ewaitDelayNanos\x12\x14\n" +
+	"\x05apart\x18\v \x01(\bR\x05apart\"\x1d\n" +
+	"\vCommandName\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"4\n" +
 	"\x04Size\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
 	"\acolumns\x18\x02 \x01(\rR\acolumns\"\x83\x02\n" +
@@ -2428,9 +2485,10 @@ const file_sandbox_proto_rawDesc = "" +
 	"\x04text\x18\x03 \x01(\fR\x04text\"f\n" +
 	"\aListing\x12+\n" +
 	"\aentries\x18\x01 \x03(\v2\x11.sbx.wire.v1.InfoR\aentries\x12.\n" +
-	"\afailure\x18\x02 \x01(\v2\x14.sbx.wire.v1.FailureR\afailure2\xb6\x02\n" +
+	"\afailure\x18\x02 \x01(\v2\x14.sbx.wire.v1.FailureR\afailure2\xf8\x02\n" +
 	"\aSandbox\x12@\n" +
-	"\x03Run\x12\x19.sbx.wire.v1.CommandInput\x1a\x1a.sbx.wire.v1.CommandOutput(\x010\x01\x127\n" +
+	"\x03Run\x12\x19.sbx.wire.v1.CommandInput\x1a\x1a.sbx.wire.v1.CommandOutput(\x010\x01\x12@\n" +
+	"\x06Stderr\x12\x18.sbx.wire.v1.CommandName\x1a\x1a.sbx.wire.v1.CommandOutput0\x01\x127\n" +
 	"\x06Signal\x12\x1a.sbx.wire.v1.CommandSignal\x1a\x11.sbx.wire.v1.Done\x12<\n" +
 	"\x04File\x12\x18.sbx.wire.v1.FileRequest\x1a\x16.sbx.wire.v1.FileReply(\x010\x01\x128\n" +
 	"\x04Path\x12\x18.sbx.wire.v1.PathRequest\x1a\x16.sbx.wire.v1.PathReply\x128\n" +
@@ -2449,77 +2507,80 @@ func file_sandbox_proto_rawDescGZIP() []byte {
 }
 
 var file_sandbox_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sandbox_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_sandbox_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_sandbox_proto_goTypes = []any{
 	(Failure_Kind)(0),     // 0: sbx.wire.v1.Failure.Kind
 	(*Failure)(nil),       // 1: sbx.wire.v1.Failure
 	(*Done)(nil),          // 2: sbx.wire.v1.Done
 	(*CommandInput)(nil),  // 3: sbx.wire.v1.CommandInput
 	(*Start)(nil),         // 4: sbx.wire.v1.Start
-	(*Size)(nil),          // 5: sbx.wire.v1.Size
-	(*CommandOutput)(nil), // 6: sbx.wire.v1.CommandOutput
-	(*Started)(nil),       // 7: sbx.wire.v1.Started
-	(*Exited)(nil),        // 8: sbx.wire.v1.Exited
-	(*CommandSignal)(nil), // 9: sbx.wire.v1.CommandSignal
-	(*FileRequest)(nil),   // 10: sbx.wire.v1.FileRequest
-	(*Open)(nil),          // 11: sbx.wire.v1.Open
-	(*Read)(nil),          // 12: sbx.wire.v1.Read
-	(*Write)(nil),         // 13: sbx.wire.v1.Write
-	(*Window)(nil),        // 14: sbx.wire.v1.Window
-	(*Commit)(nil),        // 15: sbx.wire.v1.Commit
-	(*FileReply)(nil),     // 16: sbx.wire.v1.FileReply
-	(*Piece)(nil),         // 17: sbx.wire.v1.Piece
-	(*Closed)(nil),        // 18: sbx.wire.v1.Closed
-	(*Info)(nil),          // 19: sbx.wire.v1.Info
-	(*PathRequest)(nil),   // 20: sbx.wire.v1.PathRequest
-	(*MakeDir)(nil),       // 21: sbx.wire.v1.MakeDir
-	(*Remove)(nil),        // 22: sbx.wire.v1.Remove
-	(*Rename)(nil),        // 23: sbx.wire.v1.Rename
-	(*Link)(nil),          // 24: sbx.wire.v1.Link
-	(*Chmod)(nil),         // 25: sbx.wire.v1.Chmod
-	(*PathReply)(nil),     // 26: sbx.wire.v1.PathReply
-	(*Listing)(nil),       // 27: sbx.wire.v1.Listing
+	(*CommandName)(nil),   // 5: sbx.wire.v1.CommandName
+	(*Size)(nil),          // 6: sbx.wire.v1.Size
+	(*CommandOutput)(nil), // 7: sbx.wire.v1.CommandOutput
+	(*Started)(nil),       // 8: sbx.wire.v1.Started
+	(*Exited)(nil),        // 9: sbx.wire.v1.Exited
+	(*CommandSignal)(nil), // 10: sbx.wire.v1.CommandSignal
+	(*FileRequest)(nil),   // 11: sbx.wire.v1.FileRequest
+	(*Open)(nil),          // 12: sbx.wire.v1.Open
+	(*Read)(nil),          // 13: sbx.wire.v1.Read
+	(*Write)(nil),         // 14: sbx.wire.v1.Write
+	(*Window)(nil),        // 15: sbx.wire.v1.Window
+	(*Commit)(nil),        // 16: sbx.wire.v1.Commit
+	(*FileReply)(nil),     // 17: sbx.wire.v1.FileReply
+	(*Piece)(nil),         // 18: sbx.wire.v1.Piece
+	(*Closed)(nil),        // 19: sbx.wire.v1.Closed
+	(*Info)(nil),          // 20: sbx.wire.v1.Info
+	(*PathRequest)(nil),   // 21: sbx.wire.v1.PathRequest
+	(*MakeDir)(nil),       // 22: sbx.wire.v1.MakeDir
+	(*Remove)(nil),        // 23: sbx.wire.v1.Remove
+	(*Rename)(nil),        // 24: sbx.wire.v1.Rename
+	(*Link)(nil),          // 25: sbx.wire.v1.Link
+	(*Chmod)(nil),         // 26: sbx.wire.v1.Chmod
+	(*PathReply)(nil),     // 27: sbx.wire.v1.PathReply
+	(*Listing)(nil),       // 28: sbx.wire.v1.Listing
 }
 var file_sandbox_proto_depIdxs = []int32{
 	0,  // 0: sbx.wire.v1.Failure.kind:type_name -> sbx.wire.v1.Failure.Kind
 	1,  // 1: sbx.wire.v1.Done.failure:type_name -> sbx.wire.v1.Failure
 	4,  // 2: sbx.wire.v1.CommandInput.start:type_name -> sbx.wire.v1.Start
-	5,  // 3: sbx.wire.v1.Start.terminal:type_name -> sbx.wire.v1.Size
-	7,  // 4: sbx.wire.v1.CommandOutput.started:type_name -> sbx.wire.v1.Started
-	8,  // 5: sbx.wire.v1.CommandOutput.exited:type_name -> sbx.wire.v1.Exited
+	6,  // 3: sbx.wire.v1.Start.terminal:type_name -> sbx.wire.v1.Size
+	8,  // 4: sbx.wire.v1.CommandOutput.started:type_name -> sbx.wire.v1.Started
+	9,  // 5: sbx.wire.v1.CommandOutput.exited:type_name -> sbx.wire.v1.Exited
 	1,  // 6: sbx.wire.v1.CommandOutput.failure:type_name -> sbx.wire.v1.Failure
-	5,  // 7: sbx.wire.v1.CommandSignal.size:type_name -> sbx.wire.v1.Size
-	11, // 8: sbx.wire.v1.FileRequest.open:type_name -> sbx.wire.v1.Open
-	12, // 9: sbx.wire.v1.FileRequest.read:type_name -> sbx.wire.v1.Read
-	13, // 10: sbx.wire.v1.FileRequest.write:type_name -> sbx.wire.v1.Write
-	15, // 11: sbx.wire.v1.FileRequest.close:type_name -> sbx.wire.v1.Commit
-	14, // 12: sbx.wire.v1.Read.window:type_name -> sbx.wire.v1.Window
-	14, // 13: sbx.wire.v1.Write.window:type_name -> sbx.wire.v1.Window
-	19, // 14: sbx.wire.v1.FileReply.info:type_name -> sbx.wire.v1.Info
-	17, // 15: sbx.wire.v1.FileReply.data:type_name -> sbx.wire.v1.Piece
+	6,  // 7: sbx.wire.v1.CommandSignal.size:type_name -> sbx.wire.v1.Size
+	12, // 8: sbx.wire.v1.FileRequest.open:type_name -> sbx.wire.v1.Open
+	13, // 9: sbx.wire.v1.FileRequest.read:type_name -> sbx.wire.v1.Read
+	14, // 10: sbx.wire.v1.FileRequest.write:type_name -> sbx.wire.v1.Write
+	16, // 11: sbx.wire.v1.FileRequest.close:type_name -> sbx.wire.v1.Commit
+	15, // 12: sbx.wire.v1.Read.window:type_name -> sbx.wire.v1.Window
+	15, // 13: sbx.wire.v1.Write.window:type_name -> sbx.wire.v1.Window
+	20, // 14: sbx.wire.v1.FileReply.info:type_name -> sbx.wire.v1.Info
+	18, // 15: sbx.wire.v1.FileReply.data:type_name -> sbx.wire.v1.Piece
 	1,  // 16: sbx.wire.v1.FileReply.failure:type_name -> sbx.wire.v1.Failure
-	18, // 17: sbx.wire.v1.FileReply.closed:type_name -> sbx.wire.v1.Closed
-	21, // 18: sbx.wire.v1.PathRequest.make_dir:type_name -> sbx.wire.v1.MakeDir
-	22, // 19: sbx.wire.v1.PathRequest.remove:type_name -> sbx.wire.v1.Remove
-	23, // 20: sbx.wire.v1.PathRequest.rename:type_name -> sbx.wire.v1.Rename
-	24, // 21: sbx.wire.v1.PathRequest.link:type_name -> sbx.wire.v1.Link
-	25, // 22: sbx.wire.v1.PathRequest.chmod:type_name -> sbx.wire.v1.Chmod
+	19, // 17: sbx.wire.v1.FileReply.closed:type_name -> sbx.wire.v1.Closed
+	22, // 18: sbx.wire.v1.PathRequest.make_dir:type_name -> sbx.wire.v1.MakeDir
+	23, // 19: sbx.wire.v1.PathRequest.remove:type_name -> sbx.wire.v1.Remove
+	24, // 20: sbx.wire.v1.PathRequest.rename:type_name -> sbx.wire.v1.Rename
+	25, // 21: sbx.wire.v1.PathRequest.link:type_name -> sbx.wire.v1.Link
+	26, // 22: sbx.wire.v1.PathRequest.chmod:type_name -> sbx.wire.v1.Chmod
 	1,  // 23: sbx.wire.v1.PathReply.failure:type_name -> sbx.wire.v1.Failure
-	19, // 24: sbx.wire.v1.PathReply.info:type_name -> sbx.wire.v1.Info
-	19, // 25: sbx.wire.v1.Listing.entries:type_name -> sbx.wire.v1.Info
+	20, // 24: sbx.wire.v1.PathReply.info:type_name -> sbx.wire.v1.Info
+	20, // 25: sbx.wire.v1.Listing.entries:type_name -> sbx.wire.v1.Info
 	1,  // 26: sbx.wire.v1.Listing.failure:type_name -> sbx.wire.v1.Failure
 	3,  // 27: sbx.wire.v1.Sandbox.Run:input_type -> sbx.wire.v1.CommandInput
-	9,  // 28: sbx.wire.v1.Sandbox.Signal:input_type -> sbx.wire.v1.CommandSignal
-	10, // 29: sbx.wire.v1.Sandbox.File:input_type -> sbx.wire.v1.FileRequest
-	20, // 30: sbx.wire.v1.Sandbox.Path:input_type -> sbx.wire.v1.PathRequest
-	20, // 31: sbx.wire.v1.Sandbox.List:input_type -> sbx.wire.v1.PathRequest
-	6,  // 32: sbx.wire.v1.Sandbox.Run:output_type -> sbx.wire.v1.CommandOutput
-	2,  // 33: sbx.wire.v1.Sandbox.Signal:output_type -> sbx.wire.v1.Done
-	16, // 34: sbx.wire.v1.Sandbox.File:output_type -> sbx.wire.v1.FileReply
-	26, // 35: sbx.wire.v1.Sandbox.Path:output_type -> sbx.wire.v1.PathReply
-	27, // 36: sbx.wire.v1.Sandbox.List:output_type -> sbx.wire.v1.Listing
-	32, // [32:37] is the sub-list for method output_type
-	27, // [27:32] is the sub-list for method input_type
+	5,  // 28: sbx.wire.v1.Sandbox.Stderr:input_type -> sbx.wire.v1.CommandName
+	10, // 29: sbx.wire.v1.Sandbox.Signal:input_type -> sbx.wire.v1.CommandSignal
+	11, // 30: sbx.wire.v1.Sandbox.File:input_type -> sbx.wire.v1.FileRequest
+	21, // 31: sbx.wire.v1.Sandbox.Path:input_type -> sbx.wire.v1.PathRequest
+	21, // 32: sbx.wire.v1.Sandbox.List:input_type -> sbx.wire.v1.PathRequest
+	7,  // 33: sbx.wire.v1.Sandbox.Run:output_type -> sbx.wire.v1.CommandOutput
+	7,  // 34: sbx.wire.v1.Sandbox.Stderr:output_type -> sbx.wire.v1.CommandOutput
+	2,  // 35: sbx.wire.v1.Sandbox.Signal:output_type -> sbx.wire.v1.Done
+	17, // 36: sbx.wire.v1.Sandbox.File:output_type -> sbx.wire.v1.FileReply
+	27, // 37: sbx.wire.v1.Sandbox.Path:output_type -> sbx.wire.v1.PathReply
+	28, // 38: sbx.wire.v1.Sandbox.List:output_type -> sbx.wire.v1.Listing
+	33, // [33:39] is the sub-list for method output_type
+	27, // [27:33] is the sub-list for method input_type
 	27, // [27:27] is the sub-list for extension type_name
 	27, // [27:27] is the sub-list for extension extendee
 	0,  // [0:27] is the sub-list for field type_name
@@ -2534,7 +2595,7 @@ func file_sandbox_proto_init() {
 		(*CommandInput_Start)(nil),
 		(*CommandInput_Stdin)(nil),
 	}
-	file_sandbox_proto_msgTypes[5].OneofWrappers = []any{
+	file_sandbox_proto_msgTypes[6].OneofWrappers = []any{
 		(*CommandOutput_Started)(nil),
 		(*CommandOutput_Stdout)(nil),
 		(*CommandOutput_Stderr)(nil),
@@ -2542,12 +2603,12 @@ func file_sandbox_proto_init() {
 		(*CommandOutput_Failure)(nil),
 		(*CommandOutput_StdinClosed)(nil),
 	}
-	file_sandbox_proto_msgTypes[8].OneofWrappers = []any{
+	file_sandbox_proto_msgTypes[9].OneofWrappers = []any{
 		(*CommandSignal_Signal)(nil),
 		(*CommandSignal_Size)(nil),
 		(*CommandSignal_Stop)(nil),
 	}
-	file_sandbox_proto_msgTypes[9].OneofWrappers = []any{
+	file_sandbox_proto_msgTypes[10].OneofWrappers = []any{
 		(*FileRequest_Open)(nil),
 		(*FileRequest_Read)(nil),
 		(*FileRequest_Write)(nil),
@@ -2556,14 +2617,14 @@ func file_sandbox_proto_init() {
 		(*FileRequest_Sync)(nil),
 		(*FileRequest_Close)(nil),
 	}
-	file_sandbox_proto_msgTypes[15].OneofWrappers = []any{
+	file_sandbox_proto_msgTypes[16].OneofWrappers = []any{
 		(*FileReply_Info)(nil),
 		(*FileReply_Data)(nil),
 		(*FileReply_Failure)(nil),
 		(*FileReply_Closed)(nil),
 		(*FileReply_Done)(nil),
 	}
-	file_sandbox_proto_msgTypes[19].OneofWrappers = []any{
+	file_sandbox_proto_msgTypes[20].OneofWrappers = []any{
 		(*PathRequest_Stat)(nil),
 		(*PathRequest_Lstat)(nil),
 		(*PathRequest_MakeDir)(nil),
@@ -2580,7 +2641,7 @@ func file_sandbox_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sandbox_proto_rawDesc), len(file_sandbox_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

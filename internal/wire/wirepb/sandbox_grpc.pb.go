@@ -26,6 +26,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Sandbox_Run_FullMethodName    = "/sbx.wire.v1.Sandbox/Run"
+	Sandbox_Stderr_FullMethodName = "/sbx.wire.v1.Sandbox/Stderr"
 	Sandbox_Signal_FullMethodName = "/sbx.wire.v1.Sandbox/Signal"
 	Sandbox_File_FullMethodName   = "/sbx.wire.v1.Sandbox/File"
 	Sandbox_Path_FullMethodName   = "/sbx.wire.v1.Sandbox/Path"
@@ -40,6 +41,8 @@ type SandboxClient interface {
 	// follow, unless the command took input or had a terminal: its stream is its own, and the session closes its side where the command's input
 	// ends. When the stream ends while a command runs, that one's process group is killed.
 	Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CommandInput, CommandOutput], error)
+	// Stderr is what a command writes to standard error, to its end, if its Start said that this goes apart: who takes it slowly holds up no other output.
+	Stderr(ctx context.Context, in *CommandName, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CommandOutput], error)
 	// Signal signals a command, or resizes its terminal. It passes input that waits in Run's stream.
 	Signal(ctx context.Context, in *CommandSignal, opts ...grpc.CallOption) (*Done, error)
 	// File opens one file and is its handle. The first message is an Open; requests are answered in order, but writes only
@@ -72,6 +75,25 @@ func (c *sandboxClient) Run(ctx context.Context, opts ...grpc.CallOption) (grpc.
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Sandbox_RunClient = grpc.BidiStreamingClient[CommandInput, CommandOutput]
 
+func (c *sandboxClient) Stderr(ctx context.Context, in *CommandName, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CommandOutput], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Sandbox_ServiceDesc.Streams[1], Sandbox_Stderr_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CommandName, CommandOutput]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Sandbox_StderrClient = grpc.ServerStreamingClient[CommandOutput]
+
 func (c *sandboxClient) Signal(ctx context.Context, in *CommandSignal, opts ...grpc.CallOption) (*Done, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Done)
@@ -84,7 +106,7 @@ func (c *sandboxClient) Signal(ctx context.Context, in *CommandSignal, opts ...g
 
 func (c *sandboxClient) File(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FileRequest, FileReply], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Sandbox_ServiceDesc.Streams[1], Sandbox_File_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Sandbox_ServiceDesc.Streams[2], Sandbox_File_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +129,7 @@ func (c *sandboxClient) Path(ctx context.Context, in *PathRequest, opts ...grpc.
 
 func (c *sandboxClient) List(ctx context.Context, in *PathRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Listing], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Sandbox_ServiceDesc.Streams[2], Sandbox_List_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Sandbox_ServiceDesc.Streams[3], Sandbox_List_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -132,6 +154,8 @@ type SandboxServer interface {
 	// follow, unless the command took input or had a terminal: its stream is its own, and the session closes its side where the command's input
 	// ends. When the stream ends while a command runs, that one's process group is killed.
 	Run(grpc.BidiStreamingServer[CommandInput, CommandOutput]) error
+	// Stderr is what a command writes to standard error, to its end, if its Start said that this goes apart: who takes it slowly holds up no other output.
+	Stderr(*CommandName, grpc.ServerStreamingServer[CommandOutput]) error
 	// Signal signals a command, or resizes its terminal. It passes input that waits in Run's stream.
 	Signal(context.Context, *CommandSignal) (*Done, error)
 	// File opens one file and is its handle. The first message is an Open; requests are answered in order, but writes only
@@ -153,6 +177,9 @@ type UnimplementedSandboxServer struct{}
 
 func (UnimplementedSandboxServer) Run(grpc.BidiStreamingServer[CommandInput, CommandOutput]) error {
 	return status.Error(codes.Unimplemented, "method Run not implemented")
+}
+func (UnimplementedSandboxServer) Stderr(*CommandName, grpc.ServerStreamingServer[CommandOutput]) error {
+	return status.Error(codes.Unimplemented, "method Stderr not implemented")
 }
 func (UnimplementedSandboxServer) Signal(context.Context, *CommandSignal) (*Done, error) {
 	return nil, status.Error(codes.Unimplemented, "method Signal not implemented")
@@ -193,6 +220,17 @@ func _Sandbox_Run_Handler(srv interface{}, stream grpc.ServerStream) error {
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Sandbox_RunServer = grpc.BidiStreamingServer[CommandInput, CommandOutput]
+
+func _Sandbox_Stderr_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CommandName)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SandboxServer).Stderr(m, &grpc.GenericServerStream[CommandName, CommandOutput]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Sandbox_StderrServer = grpc.ServerStreamingServer[CommandOutput]
 
 func _Sandbox_Signal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CommandSignal)
@@ -270,6 +308,11 @@ var Sandbox_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Sandbox_Run_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Stderr",
+			Handler:       _Sandbox_Stderr_Handler,
+			ServerStreams: true,
 		},
 		{
 			StreamName:    "File",
