@@ -181,6 +181,14 @@ func TestWhereACommandStarts(t *testing.T) {
 	require.ErrorContains(t, err, "chdir /work/closed: permission denied")
 }
 
+// Process 1 of a local sandbox has timers that may be late. Its sandbox's processes have not.
+func TestTimersInASandboxAreAsOutside(t *testing.T) {
+	own, err := os.ReadFile("/proc/self/timerslack_ns")
+	require.NoError(t, err)
+	require.Equal(t, "50000\n", string(own), "the kernel's default, which the tests have")
+	assert.Equal(t, string(own), output(t, openLocal(t).Sandbox(), "cat", "/proc/self/timerslack_ns"))
+}
+
 func TestAScriptWithoutItsInterpreter(t *testing.T) {
 	sb := openLocal(t).Sandbox()
 	require.NoError(t, sb.WriteFile(t.Context(), "script", []byte("#!/bin/sh\r\necho\r\n"), 0o755))

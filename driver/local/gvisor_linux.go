@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -90,6 +91,8 @@ func gvisorSteps(p control.Preparation, o control.Orders) []setup.Step {
 
 // runGVisor is process 1 of a sandbox in gVisor, and then gVisor, whose exit status is the worker's.
 func runGVisor() error {
+	// What a service manager sends to all processes is for the program. As in the launcher.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	conn, p, err := setup.Begin()
 	if err != nil {
 		return err

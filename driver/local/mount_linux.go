@@ -194,9 +194,9 @@ func fetchError(e control.Event) error {
 		}
 	}
 	if e.Errno != 0 {
-		return fmt.Errorf("%s: %w", e.Step, e.Errno)
+		return fmt.Errorf("%s: %w", e.Step, e.Err())
 	}
-	return errors.New(e.Text)
+	return e.Err()
 }
 
 // attach takes a detached mount into the launcher's folder of mounts. What goes wrong is the error of each start that needs the mount.

@@ -1,7 +1,6 @@
 package local
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -42,10 +41,7 @@ const maxEnv = 96 << 10
 
 // setupError is the failure that the event reports.
 func setupError(e control.Event) *SetupError {
-	if e.Errno != 0 {
-		return &SetupError{Sandbox: e.Sandbox, Step: e.Step, Err: e.Errno}
-	}
-	return &SetupError{Sandbox: e.Sandbox, Step: e.Step, Err: errors.New(e.Text)}
+	return &SetupError{Sandbox: e.Sandbox, Step: e.Step, Err: e.Err()}
 }
 
 // packEnv checks env and packs it for a message.

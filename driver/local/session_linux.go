@@ -102,9 +102,8 @@ func (d localDriver) Open(ctx context.Context, spec driver.SessionSpec) (driver.
 			return nil, unavailable(&SetupError{Step: "start the launcher", Err: launcherDeath(err, waitErr, s.stderr)})
 		}
 		failed := setupError(ready)
-		if ready.Errno == 0 { // the process that was tried may have said why, through the launcher
-			failed.Err = deathOf(failed.Err, "", s.stderr.String())
-		}
+		// The process that was tried may have said why, through the launcher.
+		failed.Err = deathOf(failed.Err, "", s.stderr.String())
 		return nil, unavailable(failed)
 	}
 	s.report = report(ready)

@@ -47,7 +47,7 @@ func Serve(worker int) error {
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 0, 0); errno != 0 {
 		return errno
 	}
-	if err := IgnoreSignals(); err != nil {
+	if err := IgnoreAllSignals(); err != nil {
 		return err
 	}
 	if err := syscall.SetNonblock(ControlFD, false); err != nil { // init's runtime polled it
@@ -90,18 +90,28 @@ func send(message string) error {
 // LastSignal is the greatest number of a signal.
 const LastSignal = 64
 
-// IgnoreSignals has the kernel ignore every signal that can be sent to this process, however it is sent, but for those given. So a worker
+// IgnoreAllSignals has the kernel ignore every signal that can be sent to this process, however it is sent, but for those given. So a worker
 // that signals every process it can ends by itself, with its status reported. (But while an executed agent's runtime begins, with handlers of its own,
 // any signal can end it. So nothing is told of the worker's start before.) os/signal would not do: the runtime keeps its handlers of faults, and ends the process if one is sent to it. Nor would no
 // handlers do, which protect process 1, too: not while one of its threads runs another handler, with all signals blocked.
-func IgnoreSignals(but ...syscall.Signal) error {
+func IgnoreAllSignals(but ...syscall.Signal) error {
 	// The kernel keeps the first from process 1 in any case. The last is ignored by default, and so leaves statuses to wait for.
 	but = append(but, syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCONT, syscall.SIGCHLD)
-	ignore := [4]uint64{1} // struct sigaction of the kernel, with SIG_IGN
 	for number := syscall.Signal(1); number <= LastSignal; number++ {
 		if slices.Contains(but, number) {
 			continue
 		}
+		if err := IgnoreSignal(number); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// IgnoreSignal has the kernel ignore signals that are sent to this process. Programs that it starts by package syscall have their defaults.
+func IgnoreSignal(numbers ...syscall.Signal) error {
+	ignore := [4]uint64{1} // struct sigaction of the kernel, with SIG_IGN
+	for _, number := range numbers {
 		_, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(number), uintptr(unsafe.Pointer(&ignore)), 0, 8, 0, 0)
 		if errno != 0 {
 			return errno

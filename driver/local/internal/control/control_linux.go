@@ -106,12 +106,29 @@ type Orders struct {
 // Failure is the event of a step of set-up that failed.
 func Failure(sandbox, step string, err error) Event {
 	e := Event{Kind: EventFailed, Sandbox: sandbox, Step: step, Text: err.Error()}
-	if errno, ok := errors.AsType[syscall.Errno](err); ok && errno.Error() == e.Text {
-		e.Errno = errno
-	}
+	e.Errno, _ = errors.AsType[syscall.Errno](err)
 	e.Text = Clip(e.Text, MaxText)
 	return e
 }
+
+// Err is why it failed: the kernel's error itself if that is all, or one that wraps it.
+func (e Event) Err() error {
+	switch {
+	case e.Errno == 0:
+		return errors.New(e.Text)
+	case e.Text == e.Errno.Error():
+		return e.Errno
+	}
+	return &kernelError{e.Text, e.Errno}
+}
+
+type kernelError struct {
+	text  string // with that of errno
+	errno syscall.Errno
+}
+
+func (e *kernelError) Error() string { return e.text }
+func (e *kernelError) Unwrap() error { return e.errno }
 
 // Clip returns the beginning of text, of at most so many bytes.
 func Clip(text string, most int) string { return text[:min(len(text), most)] }
@@ -158,8 +175,8 @@ func Send(conn *os.File, message any, files ...int) error {
 	if len(files) > 0 {
 		rights = unix.UnixRights(files...)
 	}
-	// The other side reads at once, unless something has stopped it.
-	if err := conn.SetWriteDeadline(time.Now().Add(sendTime)); err != nil {
+	// The other side reads at once, unless something has stopped it. Process 1, whose socket can't be polled, waits for that.
+	if err := conn.SetWriteDeadline(time.Now().Add(sendTime)); err != nil && !errors.Is(err, os.ErrNoDeadline) {
 		return closed(err)
 	}
 	raw, err := conn.SyscallConn()
