@@ -673,7 +673,7 @@ func (f *File) ReadDir(n int) ([]fs.DirEntry, error) {
 		return nil, f.fail("readdir", syscall.ENOTDIR)
 	}
 	if f.offset == 0 { // once: who removes what was returned misses nothing of the rest
-		entries, err := f.sandbox.list(f.ctx, f.name)
+		entries, err := f.list()
 		if err != nil {
 			return nil, f.fail("readdir", err)
 		}
@@ -688,6 +688,25 @@ func (f *File) ReadDir(n int) ([]fs.DirEntry, error) {
 	}
 	f.offset += int64(len(rest))
 	return slices.Clip(rest), nil // the caller may append to it
+}
+
+// list asks for the entries of the folder that is open, whatever has its path by now.
+func (f *File) list() ([]fs.DirEntry, error) {
+	entries := []fs.DirEntry{}
+	reply, err := f.ask(&wirepb.FileRequest{Kind: &wirepb.FileRequest_List{List: true}})
+	for err == nil && !reply.GetDone() {
+		if reply.GetListing() == nil {
+			err = unexpected(reply)
+		} else {
+			entries, err = appendEntries(entries, reply.GetListing())
+		}
+		if err != nil {
+			f.broken = err // there may be more
+			return nil, err
+		}
+		reply, err = f.receive()
+	}
+	return entries, err
 }
 
 // ReadFile returns what is in a file, up to [MaxReadFile].

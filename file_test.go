@@ -314,6 +314,33 @@ func TestAFolderThatIsEmptiedWhileItIsRead(t *testing.T) {
 	assert.Len(t, entries, 1, "read again from the begin")
 }
 
+// As with *os.File it is the folder that is read which was opened.
+func TestAFolderThatIsRenamedWhileItIsOpen(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.Command("sh", "-c", "mkdir d && cd d && touch $(seq 1000) && echo content > 0 && ln -s none l").Run())
+	folder, err := sb.Open(t.Context(), "d")
+	require.NoError(t, err)
+	defer folder.Close()
+	require.NoError(t, sb.Rename(t.Context(), "d", "moved"))
+	require.NoError(t, sb.Mkdir(t.Context(), "d", 0o755))
+	require.NoError(t, sb.WriteFile(t.Context(), "d/other", nil, 0o644))
+	entries, err := folder.ReadDir(-1)
+	require.NoError(t, err)
+	listed, err := sb.ReadDir(t.Context(), "moved")
+	require.NoError(t, err)
+	require.Len(t, entries, 1002)
+	assert.Equal(t, listed, entries)
+	info, err := entries[0].Info()
+	require.NoError(t, err)
+	assert.EqualValues(t, len("content\n"), info.Size())
+
+	require.NoError(t, sb.RemoveAll(t.Context(), "moved"))
+	_, err = folder.Seek(0, io.SeekStart)
+	require.NoError(t, err)
+	_, err = folder.ReadDir(-1)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
 // Careless: the error of Open was not looked at.
 func TestAFileThatWasNotOpened(t *testing.T) {
 	sb := openLocal(t).Sandbox()

@@ -163,17 +163,25 @@ func (sb *Sandbox) list(ctx context.Context, name string) ([]fs.DirEntry, error)
 			return nil, sb.remoteError(ctx, running, err)
 		case listing.GetFailure() != nil:
 			return nil, remoteFailure(listing.GetFailure())
-		case len(entries)+len(listing.GetEntries()) > maxEntries:
-			return nil, fmt.Errorf("the folder has more than %d entries", maxEntries)
 		}
-		for _, entry := range listing.GetEntries() {
-			name := string(entry.GetName())
-			if !isName(name) {
-				return nil, fmt.Errorf("the sandbox sent an entry named %.100q, which can't be", name)
-			}
-			entries = append(entries, fs.FileInfoToDirEntry(newInfo(entry, name)))
+		if entries, err = appendEntries(entries, listing); err != nil {
+			return nil, err
 		}
 	}
+}
+
+func appendEntries(entries []fs.DirEntry, listing *wirepb.Listing) ([]fs.DirEntry, error) {
+	if len(entries)+len(listing.GetEntries()) > maxEntries {
+		return nil, fmt.Errorf("the folder has more than %d entries", maxEntries)
+	}
+	for _, entry := range listing.GetEntries() {
+		name := string(entry.GetName())
+		if !isName(name) {
+			return nil, fmt.Errorf("the sandbox sent an entry named %.100q, which can't be", name)
+		}
+		entries = append(entries, fs.FileInfoToDirEntry(newInfo(entry, name)))
+	}
+	return entries, nil
 }
 
 // isName reports whether a name can be that of a folder's entry.

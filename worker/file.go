@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -226,6 +228,10 @@ func (a *attendant) File(stream grpc.BidiStreamingServer[wirepb.FileRequest, wir
 			}
 		case *wirepb.FileRequest_Sync:
 			if err = h.file.Sync(); err == nil {
+				err = h.done()
+			}
+		case *wirepb.FileRequest_List:
+			if err = h.list(); err == nil {
 				err = h.done()
 			}
 		case *wirepb.FileRequest_Close:
@@ -672,7 +678,7 @@ func (a *attendant) List(request *wirepb.PathRequest, stream grpc.ServerStreamin
 	if err != nil {
 		return stream.Send(&wirepb.Listing{Failure: failure(err)})
 	}
-	listing := &wirepb.Listing{}
+	var infos []fs.FileInfo
 	for _, entry := range entries {
 		if _, is := unfinished.Load(entry.Name()); is {
 			continue
@@ -689,15 +695,43 @@ func (a *attendant) List(request *wirepb.PathRequest, stream grpc.ServerStreamin
 			err = &fs.PathError{Op: "readdir", Path: folder, Err: fmt.Errorf("entry %q: %w", entry.Name(), err)}
 			return stream.Send(&wirepb.Listing{Failure: failure(err)})
 		}
-		if listing.Entries = append(listing.Entries, infoOf(info)); len(listing.Entries) == listed {
-			if err := stream.Send(listing); err != nil {
-				return err
-			}
-			listing = &wirepb.Listing{}
-		}
+		infos = append(infos, info)
 	}
-	if len(listing.Entries) > 0 {
-		return stream.Send(listing)
+	return sendEntries(infos, stream.Send)
+}
+
+// list sends what is in an open folder, which may have another path by now, or none.
+func (h *handle) list() error {
+	if _, err := h.file.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	infos, err := h.file.Readdir(-1)
+	var entry *fs.PathError
+	if errors.As(err, &entry) && entry.Path != h.file.Name() { // as List has it
+		err = &fs.PathError{Op: "readdir", Path: h.path, Err: fmt.Errorf("entry %q: %w", filepath.Base(entry.Path), entry.Err)}
+	}
+	if err != nil {
+		return err
+	}
+	infos = slices.DeleteFunc(infos, func(info fs.FileInfo) bool {
+		_, is := unfinished.Load(info.Name())
+		return is
+	})
+	slices.SortFunc(infos, func(a, b fs.FileInfo) int { return strings.Compare(a.Name(), b.Name()) })
+	return sendEntries(infos, func(listing *wirepb.Listing) error {
+		return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Listing{Listing: listing}})
+	})
+}
+
+func sendEntries(infos []fs.FileInfo, send func(*wirepb.Listing) error) error {
+	for some := range slices.Chunk(infos, listed) {
+		listing := &wirepb.Listing{}
+		for _, info := range some {
+			listing.Entries = append(listing.Entries, infoOf(info))
+		}
+		if err := send(listing); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -895,6 +895,7 @@ type FileRequest struct {
 	//	*FileRequest_Truncate
 	//	*FileRequest_Sync
 	//	*FileRequest_Close
+	//	*FileRequest_List
 	Kind          isFileRequest_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1000,6 +1001,15 @@ func (x *FileRequest) GetClose() *Commit {
 	return nil
 }
 
+func (x *FileRequest) GetList() bool {
+	if x != nil {
+		if x, ok := x.Kind.(*FileRequest_List); ok {
+			return x.List
+		}
+	}
+	return false
+}
+
 type isFileRequest_Kind interface {
 	isFileRequest_Kind()
 }
@@ -1032,6 +1042,11 @@ type FileRequest_Close struct {
 	Close *Commit `protobuf:"bytes,7,opt,name=close,proto3,oneof"`
 }
 
+type FileRequest_List struct {
+	// list asks for the entries of an open folder, which come in Listings, and done behind them.
+	List bool `protobuf:"varint,8,opt,name=list,proto3,oneof"`
+}
+
 func (*FileRequest_Open) isFileRequest_Kind() {}
 
 func (*FileRequest_Read) isFileRequest_Kind() {}
@@ -1045,6 +1060,8 @@ func (*FileRequest_Truncate) isFileRequest_Kind() {}
 func (*FileRequest_Sync) isFileRequest_Kind() {}
 
 func (*FileRequest_Close) isFileRequest_Kind() {}
+
+func (*FileRequest_List) isFileRequest_Kind() {}
 
 type Open struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1421,6 +1438,7 @@ type FileReply struct {
 	//	*FileReply_Failure
 	//	*FileReply_Closed
 	//	*FileReply_Done
+	//	*FileReply_Listing
 	Kind          isFileReply_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1508,6 +1526,15 @@ func (x *FileReply) GetDone() bool {
 	return false
 }
 
+func (x *FileReply) GetListing() *Listing {
+	if x != nil {
+		if x, ok := x.Kind.(*FileReply_Listing); ok {
+			return x.Listing
+		}
+	}
+	return nil
+}
+
 type isFileReply_Kind interface {
 	isFileReply_Kind()
 }
@@ -1533,6 +1560,10 @@ type FileReply_Done struct {
 	Done bool `protobuf:"varint,5,opt,name=done,proto3,oneof"`
 }
 
+type FileReply_Listing struct {
+	Listing *Listing `protobuf:"bytes,6,opt,name=listing,proto3,oneof"`
+}
+
 func (*FileReply_Info) isFileReply_Kind() {}
 
 func (*FileReply_Data) isFileReply_Kind() {}
@@ -1542,6 +1573,8 @@ func (*FileReply_Failure) isFileReply_Kind() {}
 func (*FileReply_Closed) isFileReply_Kind() {}
 
 func (*FileReply_Done) isFileReply_Kind() {}
+
+func (*FileReply_Listing) isFileReply_Kind() {}
 
 type Piece struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2391,7 +2424,7 @@ const file_sandbox_proto_rawDesc = "" +
 	"\x06signal\x18\x02 \x01(\x05H\x00R\x06signal\x12'\n" +
 	"\x04size\x18\x03 \x01(\v2\x11.sbx.wire.v1.SizeH\x00R\x04size\x12\x14\n" +
 	"\x04stop\x18\x04 \x01(\bH\x00R\x04stopB\x06\n" +
-	"\x04kind\"\x8a\x02\n" +
+	"\x04kind\"\xa0\x02\n" +
 	"\vFileRequest\x12'\n" +
 	"\x04open\x18\x01 \x01(\v2\x11.sbx.wire.v1.OpenH\x00R\x04open\x12'\n" +
 	"\x04read\x18\x02 \x01(\v2\x11.sbx.wire.v1.ReadH\x00R\x04read\x12*\n" +
@@ -2399,7 +2432,8 @@ const file_sandbox_proto_rawDesc = "" +
 	"\x04stat\x18\x04 \x01(\bH\x00R\x04stat\x12\x1c\n" +
 	"\btruncate\x18\x05 \x01(\x03H\x00R\btruncate\x12\x14\n" +
 	"\x04sync\x18\x06 \x01(\bH\x00R\x04sync\x12+\n" +
-	"\x05close\x18\a \x01(\v2\x13.sbx.wire.v1.CommitH\x00R\x05closeB\x06\n" +
+	"\x05close\x18\a \x01(\v2\x13.sbx.wire.v1.CommitH\x00R\x05close\x12\x14\n" +
+	"\x04list\x18\b \x01(\bH\x00R\x04listB\x06\n" +
 	"\x04kind\"\xf0\x01\n" +
 	"\x04Open\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
@@ -2428,13 +2462,14 @@ const file_sandbox_proto_rawDesc = "" +
 	"\x06Commit\x12\x14\n" +
 	"\x05check\x18\x01 \x01(\bR\x05check\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
-	"\x06crc32c\x18\x03 \x01(\rR\x06crc32c\"\xdd\x01\n" +
+	"\x06crc32c\x18\x03 \x01(\rR\x06crc32c\"\x8f\x02\n" +
 	"\tFileReply\x12'\n" +
 	"\x04info\x18\x01 \x01(\v2\x11.sbx.wire.v1.InfoH\x00R\x04info\x12(\n" +
 	"\x04data\x18\x02 \x01(\v2\x12.sbx.wire.v1.PieceH\x00R\x04data\x120\n" +
 	"\afailure\x18\x03 \x01(\v2\x14.sbx.wire.v1.FailureH\x00R\afailure\x12-\n" +
 	"\x06closed\x18\x04 \x01(\v2\x13.sbx.wire.v1.ClosedH\x00R\x06closed\x12\x14\n" +
-	"\x04done\x18\x05 \x01(\bH\x00R\x04doneB\x06\n" +
+	"\x04done\x18\x05 \x01(\bH\x00R\x04done\x120\n" +
+	"\alisting\x18\x06 \x01(\v2\x14.sbx.wire.v1.ListingH\x00R\alistingB\x06\n" +
 	"\x04kind\"Y\n" +
 	"\x05Piece\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
@@ -2558,32 +2593,33 @@ var file_sandbox_proto_depIdxs = []int32{
 	18, // 15: sbx.wire.v1.FileReply.data:type_name -> sbx.wire.v1.Piece
 	1,  // 16: sbx.wire.v1.FileReply.failure:type_name -> sbx.wire.v1.Failure
 	19, // 17: sbx.wire.v1.FileReply.closed:type_name -> sbx.wire.v1.Closed
-	22, // 18: sbx.wire.v1.PathRequest.make_dir:type_name -> sbx.wire.v1.MakeDir
-	23, // 19: sbx.wire.v1.PathRequest.remove:type_name -> sbx.wire.v1.Remove
-	24, // 20: sbx.wire.v1.PathRequest.rename:type_name -> sbx.wire.v1.Rename
-	25, // 21: sbx.wire.v1.PathRequest.link:type_name -> sbx.wire.v1.Link
-	26, // 22: sbx.wire.v1.PathRequest.chmod:type_name -> sbx.wire.v1.Chmod
-	1,  // 23: sbx.wire.v1.PathReply.failure:type_name -> sbx.wire.v1.Failure
-	20, // 24: sbx.wire.v1.PathReply.info:type_name -> sbx.wire.v1.Info
-	20, // 25: sbx.wire.v1.Listing.entries:type_name -> sbx.wire.v1.Info
-	1,  // 26: sbx.wire.v1.Listing.failure:type_name -> sbx.wire.v1.Failure
-	3,  // 27: sbx.wire.v1.Sandbox.Run:input_type -> sbx.wire.v1.CommandInput
-	5,  // 28: sbx.wire.v1.Sandbox.Stderr:input_type -> sbx.wire.v1.CommandName
-	10, // 29: sbx.wire.v1.Sandbox.Signal:input_type -> sbx.wire.v1.CommandSignal
-	11, // 30: sbx.wire.v1.Sandbox.File:input_type -> sbx.wire.v1.FileRequest
-	21, // 31: sbx.wire.v1.Sandbox.Path:input_type -> sbx.wire.v1.PathRequest
-	21, // 32: sbx.wire.v1.Sandbox.List:input_type -> sbx.wire.v1.PathRequest
-	7,  // 33: sbx.wire.v1.Sandbox.Run:output_type -> sbx.wire.v1.CommandOutput
-	7,  // 34: sbx.wire.v1.Sandbox.Stderr:output_type -> sbx.wire.v1.CommandOutput
-	2,  // 35: sbx.wire.v1.Sandbox.Signal:output_type -> sbx.wire.v1.Done
-	17, // 36: sbx.wire.v1.Sandbox.File:output_type -> sbx.wire.v1.FileReply
-	27, // 37: sbx.wire.v1.Sandbox.Path:output_type -> sbx.wire.v1.PathReply
-	28, // 38: sbx.wire.v1.Sandbox.List:output_type -> sbx.wire.v1.Listing
-	33, // [33:39] is the sub-list for method output_type
-	27, // [27:33] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	28, // 18: sbx.wire.v1.FileReply.listing:type_name -> sbx.wire.v1.Listing
+	22, // 19: sbx.wire.v1.PathRequest.make_dir:type_name -> sbx.wire.v1.MakeDir
+	23, // 20: sbx.wire.v1.PathRequest.remove:type_name -> sbx.wire.v1.Remove
+	24, // 21: sbx.wire.v1.PathRequest.rename:type_name -> sbx.wire.v1.Rename
+	25, // 22: sbx.wire.v1.PathRequest.link:type_name -> sbx.wire.v1.Link
+	26, // 23: sbx.wire.v1.PathRequest.chmod:type_name -> sbx.wire.v1.Chmod
+	1,  // 24: sbx.wire.v1.PathReply.failure:type_name -> sbx.wire.v1.Failure
+	20, // 25: sbx.wire.v1.PathReply.info:type_name -> sbx.wire.v1.Info
+	20, // 26: sbx.wire.v1.Listing.entries:type_name -> sbx.wire.v1.Info
+	1,  // 27: sbx.wire.v1.Listing.failure:type_name -> sbx.wire.v1.Failure
+	3,  // 28: sbx.wire.v1.Sandbox.Run:input_type -> sbx.wire.v1.CommandInput
+	5,  // 29: sbx.wire.v1.Sandbox.Stderr:input_type -> sbx.wire.v1.CommandName
+	10, // 30: sbx.wire.v1.Sandbox.Signal:input_type -> sbx.wire.v1.CommandSignal
+	11, // 31: sbx.wire.v1.Sandbox.File:input_type -> sbx.wire.v1.FileRequest
+	21, // 32: sbx.wire.v1.Sandbox.Path:input_type -> sbx.wire.v1.PathRequest
+	21, // 33: sbx.wire.v1.Sandbox.List:input_type -> sbx.wire.v1.PathRequest
+	7,  // 34: sbx.wire.v1.Sandbox.Run:output_type -> sbx.wire.v1.CommandOutput
+	7,  // 35: sbx.wire.v1.Sandbox.Stderr:output_type -> sbx.wire.v1.CommandOutput
+	2,  // 36: sbx.wire.v1.Sandbox.Signal:output_type -> sbx.wire.v1.Done
+	17, // 37: sbx.wire.v1.Sandbox.File:output_type -> sbx.wire.v1.FileReply
+	27, // 38: sbx.wire.v1.Sandbox.Path:output_type -> sbx.wire.v1.PathReply
+	28, // 39: sbx.wire.v1.Sandbox.List:output_type -> sbx.wire.v1.Listing
+	34, // [34:40] is the sub-list for method output_type
+	28, // [28:34] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_sandbox_proto_init() }
@@ -2616,6 +2652,7 @@ func file_sandbox_proto_init() {
 		(*FileRequest_Truncate)(nil),
 		(*FileRequest_Sync)(nil),
 		(*FileRequest_Close)(nil),
+		(*FileRequest_List)(nil),
 	}
 	file_sandbox_proto_msgTypes[16].OneofWrappers = []any{
 		(*FileReply_Info)(nil),
@@ -2623,6 +2660,7 @@ func file_sandbox_proto_init() {
 		(*FileReply_Failure)(nil),
 		(*FileReply_Closed)(nil),
 		(*FileReply_Done)(nil),
+		(*FileReply_Listing)(nil),
 	}
 	file_sandbox_proto_msgTypes[20].OneofWrappers = []any{
 		(*PathRequest_Stat)(nil),
