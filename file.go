@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"slices"
@@ -274,6 +275,11 @@ func (f *File) mayWrite() error {
 	return err
 }
 
+// errFarAway is about what no file can have. It is found here, because an error of the sandbox ends the handle.
+var errFarAway = fmt.Errorf("behind the end of the largest file: %w", syscall.EINVAL)
+
+func isFarAway(offset int64, p []byte) bool { return offset > math.MaxInt64-int64(len(p)) }
+
 func (f *File) fail(op string, err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
@@ -344,7 +350,10 @@ func (f *File) fill(length int) error {
 
 // askFor asks for what is next in order, for fill to take.
 func (f *File) askFor(length int) error {
-	request := &wirepb.Read{Length: int64(length), Offset: f.offset}
+	if f.offset == math.MaxInt64 {
+		return errFarAway
+	}
+	request := &wirepb.Read{Length: min(int64(length), math.MaxInt64-f.offset), Offset: f.offset}
 	err := f.send(&wirepb.FileRequest{Kind: &wirepb.FileRequest_Read{Read: request}})
 	f.coming = err == nil
 	return err
@@ -403,6 +412,8 @@ func (f *File) readAt(p []byte, offset int64) (n int, err error) {
 		return 0, fmt.Errorf("negative offset: %w", fs.ErrInvalid)
 	case len(p) == 0:
 		return 0, nil
+	case isFarAway(offset, p):
+		return 0, errFarAway
 	}
 	if err := f.drop(); err != nil {
 		return 0, err
@@ -458,6 +469,9 @@ func (f *File) WriteAt(p []byte, offset int64) (int, error) {
 func (f *File) write(p []byte, offset int64) (n int, err error) {
 	if err := f.mayWrite(); err != nil {
 		return 0, err
+	}
+	if isFarAway(offset, p) && !f.open.GetAppend() {
+		return 0, errFarAway
 	}
 	if err := f.drop(); err != nil {
 		return 0, err

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -284,6 +285,35 @@ func TestAFileLivesThroughMisuse(t *testing.T) {
 	require.NoError(t, err)
 	assert.Len(t, entries, 1)
 	require.NoError(t, folder.Close())
+}
+
+// Nor does an offset that no file can have cost it.
+func TestAFileLivesThroughOffsetsThatAreFarAway(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	f, err := sb.Create(t.Context(), "f")
+	require.NoError(t, err)
+	_, err = io.WriteString(f, "content")
+	require.NoError(t, err)
+	for _, offset := range []int64{math.MaxInt64, math.MaxInt64 - 5} {
+		_, err = f.ReadAt(make([]byte, 10), offset)
+		require.ErrorIs(t, err, syscall.EINVAL)
+		_, err = f.WriteAt(make([]byte, 10), offset)
+		require.ErrorIs(t, err, syscall.EINVAL)
+		_, err = f.Seek(offset, io.SeekStart)
+		require.NoError(t, err)
+		_, err = f.Write(make([]byte, 10))
+		require.ErrorIs(t, err, syscall.EINVAL)
+		_, err = f.Read(make([]byte, 10))
+		require.Error(t, err)
+	}
+	_, err = f.ReadAt(make([]byte, 10), math.MaxInt64-10)
+	require.ErrorIs(t, err, io.EOF)
+	_, err = f.Seek(0, io.SeekStart)
+	require.NoError(t, err)
+	data, err := io.ReadAll(f)
+	require.NoError(t, err)
+	assert.Equal(t, "content", string(data))
+	require.NoError(t, f.Close())
 }
 
 func TestAFolderThatIsEmptiedWhileItIsRead(t *testing.T) {
