@@ -485,6 +485,44 @@ func TestWhatIsNotWholeIsNotThere(t *testing.T) {
 	}
 }
 
+// As with package os. A copy that is made again replaces what the first one made, which has the modes of a repository, say.
+func TestAProtectedFileIsNotReplaced(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.WriteFile(t.Context(), "f", []byte("old"), 0o444))
+	require.NoError(t, sb.Symlink(t.Context(), "f", "link"))
+	for _, name := range []string{"f", "link"} {
+		err := sb.WriteFile(t.Context(), name, []byte("new"), 0o644)
+		require.ErrorIs(t, err, fs.ErrPermission)
+		require.ErrorContains(t, err, "open "+name+": permission denied")
+	}
+	data, err := sb.ReadFile(t.Context(), "f")
+	require.NoError(t, err)
+	assert.Equal(t, "old", string(data))
+	entries, err := sb.ReadDir(t.Context(), ".")
+	require.NoError(t, err)
+	assert.Len(t, entries, 2)
+	require.NoError(t, sb.Chmod(t.Context(), "f", 0o644))
+	require.NoError(t, sb.WriteFile(t.Context(), "f", []byte("new"), 0o644))
+
+	require.NoError(t, sb.Command("sh", "-c", "cp /bin/sleep . && chmod 755 sleep").Run())
+	running := sb.Command("./sleep", "1000")
+	require.NoError(t, running.Start())
+	require.NoError(t, sb.WriteFile(t.Context(), "sleep", []byte("new"), 0o755), "one that runs can be replaced")
+	require.NoError(t, running.Kill())
+	require.Error(t, running.Wait())
+
+	tree := t.TempDir()
+	for _, content := range []string{"first", "second"} {
+		require.NoError(t, os.WriteFile(tree+"/object", []byte(content), 0o644))
+		require.NoError(t, os.Chmod(tree+"/object", 0o444))
+		require.NoError(t, sb.CopyTo(t.Context(), tree, "tree"))
+		data, err := sb.ReadFile(t.Context(), "tree/object")
+		require.NoError(t, err)
+		assert.Equal(t, content, string(data))
+		require.NoError(t, os.Chmod(tree+"/object", 0o644))
+	}
+}
+
 func TestALongFileIsRefusedWhole(t *testing.T) {
 	sb := openLocal(t).Sandbox()
 	require.NoError(t, sb.Command("sh", "-c", "truncate -s 64M exact; truncate -s 67108865 long").Run())

@@ -49,7 +49,7 @@ var errIntoItself = errors.New("the copy would be in the folder that is copied, 
 var errCopyTooLong = fmt.Errorf("%w: a copy takes at most %d bytes", ErrFileTooLong, int64(MaxCopy))
 
 // CopyTo copies a file or a whole folder of this machine into the sandbox: target becomes the copy. Folders that are there are
-// kept, and files in them replaced if they have the same name, each as a whole, as [Sandbox.WriteFile] does; nothing is removed. Permissions are copied, to files and
+// kept, and files in them replaced if they have the same name, each as a whole, as [Sandbox.WriteFile] does, but also those that may not be written to; nothing is removed. Permissions are copied, to files and
 // folders that were there, too, but for target itself if it is a folder that was there; set-user-id and the like, owners and times are not.
 //
 // Symbolic links within a folder are made again as they are and never followed, so nothing from outside of the folder gets into the sandbox; source itself may be one.

@@ -351,6 +351,9 @@ func (h *handle) create(path string, mode fs.FileMode, exact bool) (fs.FileInfo,
 		if err := plain(info, path); err != nil {
 			return nil, err
 		}
+		if err := mayWrite(path); !exact && errors.Is(err, fs.ErrPermission) { // who protected it is to keep it; a copy replaces it
+			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		}
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	default:
