@@ -109,13 +109,13 @@ func (sb *Sandbox) fileError(op, name string, err error) error {
 	return sb.fail(op, &fs.PathError{Op: op, Path: name, Err: err})
 }
 
-// checkPath refuses what can't be a path.
+// checkPath refuses what can't be a path, as package os has it.
 func checkPath(name string) error {
 	switch {
 	case name == "":
-		return fs.ErrNotExist // as package os has it
+		return syscall.ENOENT
 	case len(name) >= maxPathLength:
-		return fmt.Errorf("a path of %d bytes is too long: %w", len(name), fs.ErrInvalid)
+		return fmt.Errorf("a path of %d bytes: %w", len(name), syscall.ENAMETOOLONG)
 	case strings.Contains(name, "\x00"):
 		return fmt.Errorf("a path with a NUL byte: %w", fs.ErrInvalid)
 	}

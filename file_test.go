@@ -610,9 +610,20 @@ func TestPathsAreChanged(t *testing.T) {
 	require.NoError(t, sb.RemoveAll(ctx, "d"))
 	_, err = sb.ReadDir(ctx, "d")
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	for _, bad := range []string{"", "a\x00b", strings.Repeat("x", 5000)} {
+	require.NoError(t, sb.WriteFile(ctx, "c", nil, 0o644))
+	for bad, as := range map[string]error{"": syscall.ENOENT, "a\x00b": fs.ErrInvalid, strings.Repeat("x", 5000): syscall.ENAMETOOLONG, strings.Repeat("x", 300): syscall.ENAMETOOLONG} {
 		_, err = sb.Stat(ctx, bad)
-		require.Error(t, err)
+		require.ErrorIs(t, err, as)
+		require.ErrorIs(t, sb.Rename(ctx, "c", bad), as)
+		require.ErrorIs(t, sb.WriteFile(ctx, bad, nil, 0o644), as)
+	}
+	require.NoError(t, sb.RemoveAll(ctx, ""))
+	require.NoError(t, sb.Mkdir(ctx, "sticky", 0o755|fs.ModeSticky))
+	require.NoError(t, sb.MkdirAll(ctx, "deep/sticky", 0o755|fs.ModeSticky))
+	for _, name := range []string{"sticky", "deep/sticky"} {
+		info, err = sb.Stat(ctx, name)
+		require.NoError(t, err)
+		assert.Equal(t, fs.ModeDir|fs.ModeSticky|0o755, info.Mode())
 	}
 	require.NoError(t, sb.Stop(ctx))
 	_, err = sb.ReadFile(ctx, "x")

@@ -75,12 +75,12 @@ func (sb *Sandbox) alterLink(ctx context.Context, op, from, to string, request *
 
 // Mkdir makes a folder.
 func (sb *Sandbox) Mkdir(ctx context.Context, name string, mode fs.FileMode) error {
-	return sb.alter(ctx, "mkdir", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_MakeDir{MakeDir: &wirepb.MakeDir{Path: []byte(name), Mode: uint32(mode.Perm())}}})
+	return sb.alter(ctx, "mkdir", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_MakeDir{MakeDir: &wirepb.MakeDir{Path: []byte(name), Mode: uint32(mode)}}})
 }
 
 // MkdirAll makes a folder and those above it that are missing. One that is there is no error.
 func (sb *Sandbox) MkdirAll(ctx context.Context, name string, mode fs.FileMode) error {
-	return sb.alter(ctx, "mkdir", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_MakeDir{MakeDir: &wirepb.MakeDir{Path: []byte(name), Mode: uint32(mode.Perm()), All: true}}})
+	return sb.alter(ctx, "mkdir", name, &wirepb.PathRequest{Kind: &wirepb.PathRequest_MakeDir{MakeDir: &wirepb.MakeDir{Path: []byte(name), Mode: uint32(mode), All: true}}})
 }
 
 // Remove removes a file or an empty folder; as in package os none whose path ends with ".", nor the work folder, as with [Sandbox.RemoveAll].
@@ -88,9 +88,12 @@ func (sb *Sandbox) Remove(ctx context.Context, name string) error {
 	return sb.remove(ctx, name, false)
 }
 
-// RemoveAll removes a path with all that is below it. A path that is not there is no error. As in package os, one that ends with "." is refused, and
+// RemoveAll removes a path with all that is below it. A path that is not there is no error, nor is an empty one. As in package os, one that ends with "." is refused, and
 // nothing removed; and so is any that is the work folder by its name, as "./" with a name behind it that is empty. The root of all files is refused, too, with [ErrRefused].
 func (sb *Sandbox) RemoveAll(ctx context.Context, name string) error {
+	if name == "" && sb.wrong() == nil { // as package os has it
+		return nil
+	}
 	return sb.remove(ctx, name, true)
 }
 

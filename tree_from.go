@@ -58,7 +58,7 @@ func (sb *Sandbox) CopyFrom(ctx context.Context, source, target string) error {
 		return err
 	}
 	if target == "" { // which is a variable that was not set, and not this program's folder
-		return fail(&fs.PathError{Op: "open", Path: target, Err: fs.ErrNotExist})
+		return fail(&fs.PathError{Op: "open", Path: target, Err: syscall.ENOENT})
 	}
 	if !info.IsDir() && os.IsPathSeparator(target[len(target)-1]) {
 		return fail(&fs.PathError{Op: "write", Path: target, Err: syscall.EISDIR}) // as package os has it, also where none is

@@ -630,9 +630,9 @@ func (a *attendant) Path(ctx context.Context, request *wirepb.PathRequest) (*wir
 		info, err = os.Lstat(a.path(kind.Lstat))
 	case *wirepb.PathRequest_MakeDir:
 		if kind.MakeDir.GetAll() {
-			err = os.MkdirAll(a.path(kind.MakeDir.GetPath()), fs.FileMode(kind.MakeDir.GetMode()).Perm())
+			err = os.MkdirAll(a.path(kind.MakeDir.GetPath()), fs.FileMode(kind.MakeDir.GetMode()))
 		} else {
-			err = os.Mkdir(a.path(kind.MakeDir.GetPath()), fs.FileMode(kind.MakeDir.GetMode()).Perm())
+			err = os.Mkdir(a.path(kind.MakeDir.GetPath()), fs.FileMode(kind.MakeDir.GetMode()))
 		}
 	case *wirepb.PathRequest_Remove:
 		switch path := a.path(kind.Remove.GetPath()); {
