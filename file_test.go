@@ -428,6 +428,29 @@ func TestASandboxIsAFileSystem(t *testing.T) {
 	}
 }
 
+// As with os.DirFS the folder is then what the link leads to.
+func TestAFileSystemOnALink(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	require.NoError(t, sb.Mkdir(t.Context(), "tree", 0o755))
+	require.NoError(t, sb.Symlink(t.Context(), "tree", "link"))
+	for _, folder := range []string{"link", "./link", "/work/link", "link/"} {
+		tree := sb.FS(t.Context(), folder)
+		info, err := fs.Lstat(tree, ".")
+		require.NoError(t, err)
+		assert.True(t, info.IsDir(), folder)
+		_, err = fs.ReadLink(tree, ".")
+		require.ErrorIs(t, err, syscall.EINVAL, folder)
+		entries, err := fs.ReadDir(tree, ".")
+		require.NoError(t, err)
+		assert.Empty(t, entries)
+	}
+	info, err := sb.Lstat(t.Context(), "link/.")
+	require.NoError(t, err)
+	assert.True(t, info.IsDir())
+	require.Error(t, sb.WriteFile(t.Context(), "new/.", nil, 0o644))
+	require.Error(t, sb.WriteFile(t.Context(), "tree/.", nil, 0o644))
+}
+
 func TestWhatIsNotWholeIsNotThere(t *testing.T) {
 	sb := openLocal(t, sbx.Limit(sbx.Resources{DiskMiB: 8})).Sandbox()
 	require.NoError(t, sb.WriteFile(t.Context(), "f", []byte("old"), 0o644))

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -48,14 +49,15 @@ func newAttendant(l *ledger.Ledger) (*attendant, error) {
 	return &attendant{folder: folder, env: os.Environ(), ledger: l, changes: changes{under: map[*change]struct{}{}}, starts: starts{under: map[chan struct{}]time.Time{}}, commands: map[uint64]*command{}}, nil
 }
 
-// path is a path of the sandbox as the session means it. A separator at its end stays, by which the system takes it for a folder's.
+// path is a path of the sandbox as the session means it. A separator at its end stays, by which the system takes it for a folder's; one with a dot behind it
+// means the same.
 func (a *attendant) path(named []byte) string {
 	path := string(named)
 	if path == "" || filepath.IsAbs(path) {
 		return path
 	}
 	joined := filepath.Join(a.folder, path)
-	if endsInSeparator(path) {
+	if endsInSeparator(strings.TrimSuffix(path, ".")) && !endsInSeparator(joined) {
 		joined += string(filepath.Separator)
 	}
 	return joined
