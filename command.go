@@ -55,7 +55,8 @@ type Cmd struct {
 	// Env is added to the sandbox's environment, as "KEY=VALUE"; the later of the same key counts. A command that has neither gets
 	// PATH with the usual folders, and HOME.
 	Env []string
-	// Dir is where it starts: empty for the sandbox's work folder, to which a relative path is relative, too.
+	// Dir is where it starts: empty for the sandbox's work folder, to which a relative path is relative, too. If it is not empty, the command's PWD is its
+	// absolute path, unless Env has another.
 	Dir string
 	// Stdin is what it reads; nil for nothing. When it is at its end, so is the command's input. A reader may be asked for more than the command takes, and
 	// one that blocks is left alone when the command has ended: what it gives then is lost.

@@ -170,6 +170,14 @@ func TestWhereACommandStarts(t *testing.T) {
 	text, err := cmd.Output()
 	require.NoError(t, err)
 	assert.Equal(t, "/work/"+name+"\n", string(text))
+	require.NoError(t, sb.Symlink(t.Context(), name, "link"))
+	for _, own := range [][]string{nil, {"PWD=/own"}} { // as with os/exec a link stays one
+		cmd = sb.Command("printenv", "PWD")
+		cmd.Dir, cmd.Env = "link/", own
+		text, err = cmd.Output()
+		require.NoError(t, err)
+		assert.Equal(t, strings.TrimPrefix(append(own, "PWD=/work/link")[0], "PWD=")+"\n", string(text))
+	}
 	cmd = sb.Command("true")
 	cmd.Dir = "/etc/passwd"
 	require.ErrorContains(t, cmd.Run(), "/etc/passwd")

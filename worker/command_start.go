@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -90,6 +92,9 @@ func (a *attendant) start(start *wirepb.Start) (_ *command, err error) {
 	dir := a.folder
 	if len(start.GetDir()) > 0 {
 		dir = a.path(start.GetDir())
+		if !slices.ContainsFunc(start.GetEnv(), func(entry []byte) bool { return bytes.HasPrefix(entry, []byte("PWD=")) }) {
+			env = append(env, "PWD="+filepath.Clean(dir)) // as os/exec has it
+		}
 	}
 	info, err := os.Stat(dir)
 	switch {
