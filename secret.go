@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"time"
 )
 
 // maxSecret is how long a secret may be: Linux takes no longer variables.
@@ -24,7 +27,7 @@ func SecretEnv(name string) SecretSource {
 	return SecretSource{kind: "environment variable", name: name}
 }
 
-// SecretFile is a file on this machine. A line break at its end does not count.
+// SecretFile is a file on this machine. A line break at its end does not count. It may be a pipe, which then must be written to for each sandbox.
 func SecretFile(path string) SecretSource { return SecretSource{kind: "file", name: path} }
 
 // SecretFunc is what read returns, which may be called by several goroutines at the same time. ctx ends when nothing waits for the value any more. What its errors
@@ -146,7 +149,7 @@ func (s SecretSource) value(ctx context.Context) (string, error) {
 		err   error
 	}
 	done := make(chan outcome, 1)
-	go func() { // user code, or a pipe that nobody writes to, may block
+	go func() { // user code may block
 		o := outcome{err: errors.New("its goroutine was ended")}
 		defer func() {
 			if value := recover(); value != nil {
@@ -182,14 +185,36 @@ func (s SecretSource) get(ctx context.Context) (string, error) {
 		}
 		return value, nil
 	case "file":
-		file, err := os.Open(s.name)
-		if err != nil {
-			return "", err
-		}
-		defer file.Close()
-		data, err := io.ReadAll(io.LimitReader(file, maxSecret+3)) // with a line break, and what is too much
+		data, err := readSecret(ctx, s.name)
 		value := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
 		return value, err
 	}
 	return (*s.read)(ctx)
+}
+
+// readSecret reads a file, no longer than ctx lasts. One that is a pipe is waited for until somebody has written to it.
+func readSecret(ctx context.Context, name string) ([]byte, error) {
+	file, err := os.OpenFile(name, os.O_RDONLY|nonblock, 0) // which would wait for a writer, and nothing could end that
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	_, nameless := filepath.EvalSymlinks(name) // as /dev/fd/3 may be: it has no writers but those that it had
+	wait := info.Mode()&fs.ModeNamedPipe != 0 && nameless == nil
+	defer context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })()
+	for {
+		data, err := io.ReadAll(io.LimitReader(file, maxSecret+3)) // with a line break, and what is too much
+		if err != nil || len(data) > 0 || !wait {
+			return data, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }

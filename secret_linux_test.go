@@ -2,9 +2,14 @@ package sbx_test
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sandboxfn/sbx"
 	"github.com/stretchr/testify/assert"
@@ -59,4 +64,42 @@ func TestSecretsStayWithTheirSandbox(t *testing.T) {
 	assert.False(t, inside[own], "a process outside of sandboxes has it")
 	require.NoError(t, holder.Kill())
 	require.Error(t, holder.Wait())
+}
+
+func TestASecretFromAPipe(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	session := openLocal(t)
+	secret := sbx.Secret("TOKEN", sbx.SecretFile(pipe))
+	before := runtime.NumGoroutine()
+	for range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		sb := session.Sandbox(secret)
+		require.ErrorIs(t, sb.Start(ctx), context.DeadlineExceeded)
+		cancel()
+		require.NoError(t, sb.Stop(t.Context()))
+	}
+	assert.Eventually(t, func() bool { return runtime.NumGoroutine() < before+10 }, long, 10*time.Millisecond, "whoever reads it stays")
+
+	go func() {
+		time.Sleep(50 * time.Millisecond)
+		_ = os.WriteFile(pipe, []byte("value\n"), 0)
+	}()
+	value, err := session.Sandbox(secret).Command("printenv", "TOKEN").Output()
+	require.NoError(t, err)
+	assert.Equal(t, "value\n", string(value))
+
+	// As a shell's <(...) is: what it has is there at once, or never.
+	for _, content := range []string{"value", ""} {
+		r, w, err := os.Pipe()
+		require.NoError(t, err)
+		_, err = w.WriteString(content)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		secret := sbx.Secret("TOKEN", sbx.SecretFile(fmt.Sprintf("/dev/fd/%d", r.Fd())))
+		value, err := session.Sandbox(secret).Command("printenv", "TOKEN").Output()
+		require.NoError(t, err)
+		assert.Equal(t, content+"\n", string(value))
+		require.NoError(t, r.Close())
+	}
 }
