@@ -704,15 +704,18 @@ func (f *File) ReadDir(n int) ([]fs.DirEntry, error) {
 	return slices.Clip(rest), nil // the caller may append to it
 }
 
-// list asks for the entries of the folder that is open, whatever has its path by now.
+// list asks for the entries of the folder that is open, whatever has its path by now. If the sandbox can't read it, it stays usable.
 func (f *File) list() ([]fs.DirEntry, error) {
 	entries := []fs.DirEntry{}
 	reply, err := f.ask(&wirepb.FileRequest{Kind: &wirepb.FileRequest_List{List: true}})
 	for err == nil && !reply.GetDone() {
-		if reply.GetListing() == nil {
+		switch listing := reply.GetListing(); {
+		case listing == nil:
 			err = unexpected(reply)
-		} else {
-			entries, err = appendEntries(entries, reply.GetListing())
+		case listing.GetFailure() != nil:
+			return nil, remoteFailure(listing.GetFailure())
+		default:
+			entries, err = appendEntries(entries, listing)
 		}
 		if err != nil {
 			f.broken = err // there may be more

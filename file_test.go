@@ -364,6 +364,17 @@ func TestAFolderThatIsRenamedWhileItIsOpen(t *testing.T) {
 	require.NoError(t, err)
 	assert.EqualValues(t, len("content\n"), info.Size())
 
+	require.NoError(t, sb.Chmod(t.Context(), "moved", 0o600))
+	_, err = folder.Seek(0, io.SeekStart)
+	require.NoError(t, err)
+	_, err = folder.ReadDir(-1)
+	require.ErrorIs(t, err, fs.ErrPermission)
+	require.ErrorContains(t, err, "readdir d: entry ")
+	require.NoError(t, sb.Chmod(t.Context(), "moved", 0o700))
+	entries, err = folder.ReadDir(-1)
+	require.NoError(t, err)
+	assert.Len(t, entries, 1002)
+
 	require.NoError(t, sb.RemoveAll(t.Context(), "moved"))
 	_, err = folder.Seek(0, io.SeekStart)
 	require.NoError(t, err)

@@ -231,9 +231,7 @@ func (a *attendant) File(stream grpc.BidiStreamingServer[wirepb.FileRequest, wir
 				err = h.done()
 			}
 		case *wirepb.FileRequest_List:
-			if err = h.list(); err == nil {
-				err = h.done()
-			}
+			err = h.list()
 		case *wirepb.FileRequest_Close:
 			closed = true
 			err = h.commit(kind.Close)
@@ -703,10 +701,25 @@ func (a *attendant) List(request *wirepb.PathRequest, stream grpc.ServerStreamin
 	return sendEntries(infos, stream.Send)
 }
 
-// list sends what is in an open folder, which may have another path by now, or none.
+// list sends what is in an open folder, which may have another path by now, or none. If it can't be read, it stays open.
 func (h *handle) list() error {
-	if _, err := h.file.Seek(0, io.SeekStart); err != nil {
+	send := func(listing *wirepb.Listing) error {
+		return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Listing{Listing: listing}})
+	}
+	infos, err := h.entries()
+	if err != nil {
+		return send(&wirepb.Listing{Failure: failure(err)})
+	}
+	if err := sendEntries(infos, send); err != nil {
 		return err
+	}
+	return h.done()
+}
+
+// entries reads an open folder.
+func (h *handle) entries() ([]fs.FileInfo, error) {
+	if _, err := h.file.Seek(0, io.SeekStart); err != nil {
+		return nil, err
 	}
 	infos, err := h.file.Readdir(-1)
 	var entry *fs.PathError
@@ -714,16 +727,14 @@ func (h *handle) list() error {
 		err = &fs.PathError{Op: "readdir", Path: h.path, Err: fmt.Errorf("entry %q: %w", filepath.Base(entry.Path), entry.Err)}
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	infos = slices.DeleteFunc(infos, func(info fs.FileInfo) bool {
 		_, is := unfinished.Load(info.Name())
 		return is
 	})
 	slices.SortFunc(infos, func(a, b fs.FileInfo) int { return strings.Compare(a.Name(), b.Name()) })
-	return sendEntries(infos, func(listing *wirepb.Listing) error {
-		return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Listing{Listing: listing}})
-	})
+	return infos, nil
 }
 
 func sendEntries(infos []fs.FileInfo, send func(*wirepb.Listing) error) error {

@@ -1043,7 +1043,7 @@ type FileRequest_Close struct {
 }
 
 type FileRequest_List struct {
-	// list asks for the entries of an open folder, which come in Listings, and done behind them.
+	// list asks for the entries of an open folder, which come in Listings, and done behind them; one with a failure is the last, and leaves the folder open.
 	List bool `protobuf:"varint,8,opt,name=list,proto3,oneof"`
 }
 
