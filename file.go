@@ -295,7 +295,7 @@ func (f *File) Name() string {
 	return f.name
 }
 
-// Read reads the next bytes. At the end of the file it returns io.EOF.
+// Read reads the next bytes. At the end of the file it returns io.EOF. It reads ahead: what others change there meanwhile is seen after a Seek, or by ReadAt.
 func (f *File) Read(p []byte) (int, error) {
 	if err := f.lock("read"); err != nil {
 		return 0, err
