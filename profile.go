@@ -45,7 +45,11 @@ func (s *Session) Profile(ctx context.Context, sandbox, name string, duration ti
 	case duration < 0:
 		return nil, &OptionError{Option: "Profile", Reason: fmt.Sprintf("is asked to record for %v; give no negative duration", duration)}
 	}
-	return profile(ctx, sb, name, duration, 0)
+	data, err := profile(ctx, sb, name, duration, 0)
+	if errors.Is(err, ErrNoSandbox) && !s.isOpen() { // which stopped it
+		err = fmt.Errorf("sbx: profile of sandbox %s: %w", sandbox, ErrClosed)
+	}
+	return data, err
 }
 
 // profile asks a sandbox's worker. debug is as in runtime/pprof.
@@ -54,11 +58,15 @@ func profile(ctx context.Context, sb *sandbox, name string, duration time.Durati
 		return nil, fmt.Errorf("sbx: profile: %w", errNilContext)
 	}
 	data, err := sb.worker.Profile(ctx, name, duration, debug)
+	var lost *launch.LostError
 	switch {
 	case err != nil && isDone(ctx):
 		err = contextError(ctx)
-	case errors.As(err, new(*launch.LostError)): // it was there when it was looked up
-		err = fmt.Errorf("%w: %w", ErrNoSandbox, err)
+	case !errors.As(err, &lost):
+	case sb.killed.Load() && lost.Crash == nil: // it was there when it was looked up
+		err = fmt.Errorf("%w: %w", ErrNoSandbox, errStopped)
+	default:
+		err = fmt.Errorf("%w: %w", ErrNoSandbox, &endedError{endingOf(lost)})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("sbx: profile %q of sandbox %s: %w", name, sb.id, err)

@@ -104,6 +104,44 @@ func TestProfilesOfALostSandbox(t *testing.T) {
 	})
 }
 
+// What stops a sandbox is no signal that came from elsewhere.
+func TestProfilesOfASandboxThatIsStopped(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on)
+		for _, c := range []struct {
+			stop  func(own *sbx.Sandbox) error
+			is    error
+			while string
+		}{
+			{func(own *sbx.Sandbox) error { return own.Stop(t.Context()) }, sbx.ErrNoSandbox, "it was stopped"},
+			{func(*sbx.Sandbox) error { return session.Close() }, sbx.ErrClosed, "session is closed"},
+		} {
+			own := session.Sandbox()
+			call := session.Function(Wait).In(own).Spawn(t.Context(), false)
+			require.Eventually(t, func() bool { return call.Sandbox() != "" }, 10*time.Second, time.Millisecond)
+			profiled := make(chan error, 1)
+			go func() {
+				_, err := session.Profile(t.Context(), own.ID(), "cpu", time.Minute)
+				profiled <- err
+			}()
+			require.Eventually(t, func() bool { // the profile is being taken
+				stacks, _ := call.Stacks(t.Context())
+				return bytes.Contains(stacks, []byte("pprof.profileWriter"))
+			}, 10*time.Second, time.Millisecond)
+			require.NoError(t, c.stop(own))
+			err := <-profiled
+			require.ErrorIs(t, err, c.is)
+			require.ErrorContains(t, err, c.while)
+			_, stacksErr := call.Stacks(t.Context())
+			require.ErrorIs(t, stacksErr, sbx.ErrNoSandbox)
+			require.ErrorContains(t, stacksErr, "it was stopped")
+			for _, err := range []error{err, stacksErr} {
+				require.NotContains(t, err.Error(), "killed")
+			}
+		}
+	})
+}
+
 func TestStacksOfACallThatWasNotSent(t *testing.T) {
 	session, err := sbx.Open(t.Context(), sbx.Driver(process.New()), sbx.MaxSandboxes(1))
 	require.NoError(t, err)
