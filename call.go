@@ -144,6 +144,9 @@ func (f *function) name() string {
 	if entry := f.entry.Load(); entry != nil {
 		return entry.Name()
 	}
+	if entry, ok := registry.Lookup(f.fn); ok { // no call has looked it up, or none can
+		return entry.Name()
+	}
 	return nameOf(f.fn)
 }
 

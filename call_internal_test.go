@@ -1,6 +1,7 @@
 package sbx
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"syscall"
@@ -8,6 +9,7 @@ import (
 	"testing/synctest"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/pool"
 	"github.com/sandboxfn/sbx/internal/wire/launch"
 	"github.com/sandboxfn/sbx/registry"
 	"github.com/stretchr/testify/assert"
@@ -55,4 +57,19 @@ func TestNoAnswerOfASandboxThatIsBeingStopped(t *testing.T) {
 		sb.session.closed = true
 		assert.ErrorIs(t, sb.remoteError(t.Context(), running, cut), ErrClosed)
 	})
+}
+
+func doNothing(context.Context, int) error { return nil }
+
+// A function of package main is main.f for the runtime; its name has the import path, also where an option keeps it from being called.
+func TestAFunctionHasOneName(t *testing.T) {
+	const name = "example.com/program.doNothing"
+	registry.Action(name, doNothing)
+	open := &Session{pool: pool.New(1, pool.Backend[class, *sandbox]{})}
+	wrong := open.wrap(doNothing, []FunctionOption{Timeout(-1)})
+	assert.Equal(t, name, wrong.String())
+	_, err := wrong.prepare(t.Context(), -1)
+	var call *CallError
+	assert.ErrorAs(t, err, &call)
+	assert.Equal(t, name, call.Function)
 }
