@@ -228,7 +228,7 @@ func (r *processRunner) explain(ctx context.Context, err error) error {
 	switch {
 	case waitErr == nil:
 		startErr.Exit = &exit
-	case !errors.Is(waitErr, context.DeadlineExceeded): // the driver knows better than the handshake
+	case waitCtx.Err() == nil: // the driver knows better than the handshake
 		startErr.Wait = waitErr
 	}
 	startErr.Crash = r.report.crash(startErr.Exit, r.output.fatalError())

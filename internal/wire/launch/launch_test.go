@@ -272,6 +272,31 @@ func TestADriverKnowsWhyAWorkerDidNotStart(t *testing.T) {
 	}
 }
 
+// endless is a process that does not end, and that the start is given up while it is waited for.
+type endless struct {
+	*fakeProcess
+	giveUp context.CancelCauseFunc
+}
+
+func (p endless) Wait(ctx context.Context) (driver.Exit, error) {
+	p.giveUp(errors.New("nobody waits any more"))
+	<-ctx.Done()
+	return driver.Exit{}, context.Cause(ctx)
+}
+
+// The end of a context says nothing about the process.
+func TestAStartThatIsGivenUpWhileItIsExplained(t *testing.T) {
+	ctx, giveUp := context.WithCancelCause(t.Context())
+	handshake, writer := io.Pipe()
+	require.NoError(t, writer.Close())
+	p := endless{&fakeProcess{handshake: handshake, stdout: io.NopCloser(strings.NewReader(""))}, giveUp}
+	r := &processRunner{process: p, report: readReport(handshake, maxReport), output: readOutput(p, Config{})}
+	cause := errors.New("receive: EOF")
+	var failed *StartError
+	require.ErrorAs(t, r.explain(ctx, cause), &failed)
+	assert.Equal(t, &StartError{Err: cause}, failed)
+}
+
 // go-plugin would use the certificate of a configuration that isn't there.
 func TestACertificateInTheHandshake(t *testing.T) {
 	public, private, err := ed25519.GenerateKey(nil)
