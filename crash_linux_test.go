@@ -192,6 +192,8 @@ func TestTheLauncherIsKilled(t *testing.T) {
 	require.Positive(t, killed) // what it has forked bears its name, too, until it executes
 	_, err = call.Result(t.Context())
 	require.ErrorContains(t, err, "launcher died: signal: killed")
+	require.ErrorContains(t, err, "open a new session")
+	require.NotContains(t, err.Error(), "Retries", "which would find no sandbox")
 	_, err = session.Function(Double).Call(t.Context(), 1)
 	require.ErrorContains(t, err, "open a new session")
 }

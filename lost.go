@@ -60,6 +60,8 @@ func withCause(err, cause error) []error {
 }
 
 func lostError(lost *launch.LostError, retries bool) *SandboxLostError {
+	var over interface{ SessionIsOver() } // a driver's word
+	retries = retries || errors.As(lost.Err, &over)
 	e := &SandboxLostError{Exit: lost.Exit, LastLines: lost.LastLines, Err: lost.Err, retries: retries, ending: endingOf(lost), alone: lost.Running == 1}
 	if lost.Crash != nil {
 		e.Crash = lost.Crash.Text

@@ -223,7 +223,7 @@ func (s *session) read() {
 	s.mu.Unlock()
 	cause := driver.ErrStopped
 	if !closed {
-		cause = fmt.Errorf("the local driver's launcher died: %w%s; open a new session", cmp.Or(err, errors.New("exit status 0")), s.stderr)
+		cause = &deadLauncher{fmt.Errorf("the local driver's launcher died: %w%s; open a new session", cmp.Or(err, errors.New("exit status 0")), s.stderr)}
 	}
 	s.mu.Lock()
 	s.cause = cause
@@ -233,6 +233,14 @@ func (s *session) read() {
 		b.setEnded(control.Event{}, cause)
 	}
 }
+
+// deadLauncher is why all sandboxes of a session are lost, and there can be no others.
+type deadLauncher struct{ error }
+
+func (e *deadLauncher) Unwrap() error { return e.error }
+
+// SessionIsOver has package sbx advise nothing that needs another sandbox of the session.
+func (*deadLauncher) SessionIsOver() {}
 
 func (s *session) forget(b *sandbox) {
 	s.mu.Lock()
