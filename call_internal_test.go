@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -41,6 +42,15 @@ func TestAStartThatRunsOutOfMemory(t *testing.T) {
 	killed := startError(&launch.StartError{Err: errors.New("receive: EOF"), Exit: &driver.Exit{Code: -1, Signal: syscall.SIGKILL}})
 	assert.NotErrorIs(t, killed, ErrOutOfMemory)
 	assert.NotContains(t, killed.Error(), "MemoryMiB")
+}
+
+// What to do about a shortage is said once, by the driver or here.
+func TestAStartThatIsShortOfDescriptors(t *testing.T) {
+	short := fmt.Errorf("socketpair: %w", syscall.EMFILE)
+	remedy := driver.ShortageRemedy(short)
+	for _, err := range []error{short, &driver.MountError{Err: short, Remedies: []string{remedy}}} {
+		assert.Equal(t, 1, strings.Count(startError(err).Error(), remedy))
+	}
 }
 
 // What a sandbox does not answer while its stop takes long fails because it is being stopped.

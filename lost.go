@@ -79,7 +79,7 @@ type StartError struct {
 
 func (e *StartError) Error() string {
 	text := "no sandbox could be started: " + e.Err.Error()
-	if remedy := driver.ShortageRemedy(e.Err); remedy != "" {
+	if remedy := driver.ShortageRemedy(e.Err); remedy != "" && !strings.Contains(text, remedy) { // as a driver may have said
 		text += "; " + remedy
 	}
 	if e.cause == ErrOutOfMemory { //nolint:errorlint // it is this or another one
