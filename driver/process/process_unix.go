@@ -146,8 +146,12 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 	p := sb.process
 	sb.mu.Unlock()
 	if p != nil {
-		_ = p.Kill()
-		if err := p.awaitDeath(ctx); err != nil {
+		killErr := p.Kill()
+		err := p.awaitDeath(ctx)
+		switch {
+		case err != nil && killErr != nil:
+			return fmt.Errorf("process: stop sandbox %s: its worker, process %d, can't be killed: %w (%w)", sb.spec.ID, p.cmd.Process.Pid, killErr, err)
+		case err != nil:
 			return fmt.Errorf("process: stop sandbox %s: %w", sb.spec.ID, err)
 		}
 	}
@@ -345,10 +349,10 @@ func (p *process) Kill() error {
 	default:
 	}
 	p.killed.Store(true)
-	group := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	// The worker may have left its group.
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return errors.Join(err, group)
+		return err
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package process
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// testRole makes this program a worker that does nothing; "parent", one that leaves a child behind; "program", the program of a session;
-// or, given a process id, one that traces that process.
+// testRole makes this program a worker that does nothing; "parent", one that leaves a child behind; "program", the program of a session; "daemon", that of one
+// that gives up root's rights; or, given a process id, one that traces that process.
 const testRole = "SBX_TEST_ROLE"
 
 func init() {
@@ -29,8 +30,11 @@ func init() {
 	if role == "" {
 		return
 	}
-	if role == "program" {
+	switch role {
+	case "program":
 		runProgram()
+	case "daemon":
+		runDaemon()
 	}
 	if pid, err := strconv.Atoi(role); err == nil {
 		runtime.LockOSThread()
@@ -72,6 +76,35 @@ func runProgram() {
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// runDaemon starts a worker, gives up root's rights, and prints what comes of the worker's stop.
+func runDaemon() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	session, err := New().Open(ctx, sessionSpec())
+	if err == nil {
+		var sb driver.Sandbox
+		if sb, err = session.Create(ctx, driver.Spec{ID: "one", Env: []string{testRole + "=worker"}}); err == nil {
+			if _, err = sb.StartWorker(ctx, driver.WorkerSpec{}); err == nil {
+				err = errors.Join(unix.Setuid(65534), sb.Stop(ctx))
+			}
+		}
+	}
+	fmt.Println(err)
+	os.Exit(0)
+}
+
+// A worker that the program may not kill any more is said to be one.
+func TestAWorkerThatCantBeKilled(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give up its rights")
+	}
+	daemon := exec.Command("/proc/self/exe")
+	daemon.Env = []string{testRole + "=daemon", "TMPDIR=" + t.TempDir()}
+	output, err := daemon.Output()
+	require.NoError(t, err)
+	assert.Regexp(t, `^process: stop sandbox one: its worker, process \d+, can't be killed: operation not permitted \(context deadline exceeded\)\n$`, string(output))
 }
 
 func sessionSpec() driver.SessionSpec {
