@@ -37,6 +37,9 @@ const maxHeaders = 64 << 10
 
 var errSlow = fmt.Errorf("the worker was not ready within %v; package variables and init functions run in the sandbox too, and all of it takes longer where this program or the machine is busy", startTimeout)
 
+// commonFolders are for temporary files where TMPDIR's is of no use. Only a test changes them.
+var commonFolders = []string{"/dev/shm", "/tmp"}
+
 // Config is what Start needs beside the sandbox.
 type Config struct {
 	// Session and Sandbox are the ids that the worker tells user code.
@@ -78,7 +81,7 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 
 	// The first folder that go-plugin can make one in: a full or missing TMPDIR is no reason to fail. Nothing is made to find out, which would
 	// be left behind where the program is killed at that moment. That go-plugin's own is not, a driver sees to if it can.
-	folders := []string{os.TempDir(), "/dev/shm", "/tmp"}
+	folders := append([]string{os.TempDir()}, commonFolders...)
 	if private, ok := sandbox.(interface{ TemporaryFolder() string }); ok {
 		folders = append([]string{private.TemporaryFolder()}, folders...)
 	}
@@ -87,7 +90,10 @@ func Start(ctx context.Context, sandbox driver.Sandbox, config Config) (_ *Worke
 			break
 		}
 	}
-	if err != nil {
+	switch {
+	case err != nil && !adapter.folder:
+		return nil, fmt.Errorf("make a temporary folder; TMPDIR can name another place: %w", err)
+	case err != nil:
 		return nil, err
 	}
 	conn, err := grpc.NewClient("passthrough:///sandbox",

@@ -216,6 +216,12 @@ func TestAStartWithoutTMPDIR(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir()+"/missing")
 	_, err := start(t, &fake{line: goodLine, script: welcomed(sends())})
 	assert.NoError(t, err)
+
+	defer func(before []string) { commonFolders = before }(commonFolders)
+	commonFolders = nil
+	_, err = start(t, &fake{line: goodLine, script: welcomed(sends())})
+	assert.ErrorContains(t, err, "make a temporary folder; TMPDIR can name another place: ")
+	assert.ErrorContains(t, err, "/missing: no such file or directory")
 }
 
 func TestWorkersThatDoNotStart(t *testing.T) {
