@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -50,6 +51,9 @@ func remedies(err error, readFile func(string) ([]byte, error)) []string {
 			found = append(found, r.remedy)
 		}
 	}
+	if isForeign(readFile) { // so that what is written of a child there is written of another process, or of none
+		return append(found, "mount a /proc of this program's own process namespace: mount -t proc proc /proc", giveUp)
+	}
 	refused := errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES)
 	for _, marker := range []string{"/.dockerenv", "/run/.containerenv"} {
 		if _, err := readFile(marker); err == nil && refused {
@@ -58,5 +62,15 @@ func remedies(err error, readFile func(string) ([]byte, error)) []string {
 			break
 		}
 	}
-	return append(found, "use sbx.Driver(process.New()) of driver/process, which isolates nothing")
+	return append(found, giveUp)
+}
+
+// giveUp is the last remedy.
+const giveUp = "use sbx.Driver(process.New()) of driver/process, which isolates nothing"
+
+// isForeign reports whether /proc is of another process namespace, as after unshare --pid: this process has another number there.
+func isForeign(readFile func(string) ([]byte, error)) bool {
+	stat, err := readFile("/proc/self/stat")
+	number, _, _ := strings.Cut(string(stat), " ")
+	return err == nil && number != strconv.Itoa(os.Getpid())
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,6 +26,8 @@ func TestRemedies(t *testing.T) {
 		"Debian":    {syscall.EPERM, map[string]string{maxZero: "9", userns: "0\n"}, "kernel.unprivileged_userns_clone=1"},
 		"Ubuntu":    {syscall.EACCES, map[string]string{userns: "1", apparmor: "1\n"}, "kernel.apparmor_restrict_unprivileged_userns=0"},
 		"container": {syscall.EPERM, map[string]string{"/.dockerenv": ""}, "--security-opt systempaths=unconfined"},
+		"own /proc": {syscall.EPERM, map[string]string{"/.dockerenv": "", "/proc/self/stat": strconv.Itoa(os.Getpid()) + " (a program) S 1"}, "--security-opt"},
+		"/proc":     {syscall.EPERM, map[string]string{"/.dockerenv": "", "/proc/self/stat": "0 (a program) S 1"}, "mount -t proc proc /proc"},
 		"root":      {errRoot, nil, "another user"},
 		"other":     {syscall.EINVAL, map[string]string{"/.dockerenv": "", maxZero: "9"}, "driver/process"},
 	} {
