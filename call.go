@@ -328,7 +328,7 @@ func (f *function) leaseError(ctx context.Context, err error) error {
 	case f.where != nil && errors.Is(err, ErrNotRunning): // else it is what a start failed of: of a secret's source, say
 		return err
 	}
-	if start, ok := err.(*StartError); ok && f.where != nil { //nolint:errorlint // that sandbox has said so
+	if start, ok := err.(*StartError); ok { //nolint:errorlint // who has tried to start one has said so
 		return start
 	}
 	return startError(err)

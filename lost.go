@@ -69,7 +69,7 @@ func lostError(lost *launch.LostError, retries bool) *SandboxLostError {
 	return e
 }
 
-// StartError says that no sandbox could be started for a call, so that the function did not begin. If the program
+// StartError says that no sandbox could be started for a call, so that the function did not begin; or for [Session.Prewarm]. If the program
 // crashed in the sandbox before it could serve calls, what it crashed from is wrapped as in a [SandboxLostError].
 type StartError struct {
 	Err error

@@ -2,10 +2,12 @@ package sbx_test
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -220,4 +222,17 @@ func TestFunctionsTakeTurns(t *testing.T) {
 		assert.Greater(t, left, 1000)
 		require.NoError(t, session.Close())
 	})
+}
+
+// What Prewarm could not start is told as a call is told of it, with what to do.
+func TestPrewarmThatCantStart(t *testing.T) {
+	short := fmt.Errorf("pipe2: %w", syscall.EMFILE)
+	session := sbxtest.Open(t, sbx.Driver(inprocess.New(&inprocess.Options{Start: func(string) error { return short }})))
+	_, callErr := session.Function(Double).Call(t.Context(), 1)
+	for _, err := range []error{callErr, session.Prewarm(t.Context(), 1)} {
+		var start *sbx.StartError
+		require.ErrorAs(t, err, &start)
+		assert.Equal(t, short, start.Err)
+		assert.ErrorContains(t, err, ": no sandbox could be started: pipe2: too many open files; allow this program more open files: ulimit -n 4096")
+	}
 }

@@ -328,13 +328,16 @@ func (s *Session) background(task func()) bool {
 // startTries is how often a sandbox is started that somebody else kills while it starts.
 const startTries = 3
 
-// openSandbox makes a sandbox of a class, with a worker that is ready for calls.
+// openSandbox makes a sandbox of a class, with a worker that is ready for calls. Its error is a [*StartError].
 func (s *Session) openSandbox(ctx context.Context, class class) (*sandbox, error) {
 	for try := 1; ; try++ {
 		sb, err := s.start(ctx, s.nextID(), class)
 		var failed *launch.StartError
 		if try < startTries && sb == nil && ctx.Err() == nil && errors.As(err, &failed) && failed.Shot() {
 			continue
+		}
+		if err != nil {
+			err = startError(err)
 		}
 		return sb, err
 	}
