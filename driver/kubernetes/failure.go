@@ -39,7 +39,7 @@ func failure(pod *corev1.Pod) error {
 			return lackFailure(pod, status.Name, ended.Message,
 				"name an image with "+shell+" in Options.LoaderImage, which brings the worker into this one", "use an image that has a shell")
 		case ended != nil && lacks(ended, artifact.ImageFolder):
-			return lackFailure(pod, status.Name, ended.Message, "put the worker of the program as it is into the image: go tool sbxgen image",
+			return lackFailure(pod, status.Name, ended.Message, "put the worker of the program as it is into an image of another tag, since nodes keep what they have: go tool sbxgen image",
 				"open the session with sbx.BuiltWorker, so that it is the one that is there", "leave Options.WorkerInImage out")
 		}
 	}

@@ -74,10 +74,10 @@ func TestFailure(t *testing.T) {
 
 func TestFailureOfImages(t *testing.T) {
 	for remedy, status := range map[string]corev1.PodStatus{
-		"PullSecrets":     waits("ErrImagePull", "denied"),
-		"registry/":       waits("InvalidImageName", "no reference"),
-		"LoaderImage":     hasEnded(corev1.PodFailed, "StartError", `exec: "/bin/sh": stat /bin/sh: no such file or directory`, 128),
-		"sbx.BuiltWorker": hasEnded(corev1.PodFailed, "StartError", `exec: "/.sbx-worker/12": stat /.sbx-worker/12: no such file or directory`, 128),
+		"PullSecrets":          waits("ErrImagePull", "denied"),
+		"registry/":            waits("InvalidImageName", "no reference"),
+		"LoaderImage":          hasEnded(corev1.PodFailed, "StartError", `exec: "/bin/sh": stat /bin/sh: no such file or directory`, 128),
+		"image of another tag": hasEnded(corev1.PodFailed, "StartError", `exec: "/.sbx-worker/12": stat /.sbx-worker/12: no such file or directory`, 128),
 	} {
 		wrong, ok := errors.AsType[*driver.ImageError](failure(podWith(status)))
 		require.True(t, ok, remedy)
