@@ -3,6 +3,7 @@ package sbx
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -55,8 +56,9 @@ func (r *commandRun) receive() {
 // stderrRun is standard error that comes by a stream of its own.
 type stderrRun struct {
 	stream grpc.ServerStreamingClient[wirepb.CommandOutput]
-	over   chan struct{} // closed when no more comes
-	err    error         // why not all came; read after over
+	end    context.CancelFunc // of the stream, for the command's own, which it belongs to, may go on to other commands
+	over   chan struct{}      // closed when no more comes
+	err    error              // why not all came; read after over
 }
 
 // receiveStderr takes standard error until its stream ends.
@@ -67,6 +69,7 @@ func (r *commandRun) receiveStderr() {
 			r.note(func(received *result) { received.writing = errGoexit })
 			r.fail()
 		}
+		r.stderr.end()
 		close(r.stderr.over)
 	}()
 	if err := r.readStderr(); err != nil {

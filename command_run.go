@@ -161,11 +161,13 @@ func (r *commandRun) start() error {
 	if !start.GetApart() {
 		return nil
 	}
-	stderr, err := r.running.client().Stderr(r.stream.ctx, &wirepb.CommandName{Id: r.id})
+	ctx, end := context.WithCancel(r.stream.ctx)
+	stderr, err := r.running.client().Stderr(ctx, &wirepb.CommandName{Id: r.id})
 	if err != nil {
+		end()
 		return c.sandbox.remoteError(c.ctx, r.running, err)
 	}
-	r.stderr = &stderrRun{stream: stderr, over: make(chan struct{})}
+	r.stderr = &stderrRun{stream: stderr, end: end, over: make(chan struct{})}
 	return nil
 }
 

@@ -296,6 +296,40 @@ func TestAWorkerThatSendsWrongStandardError(t *testing.T) {
 	}
 }
 
+// The stream of standard error ends with its command, also where it was not read to its end: the command's own goes on to other commands.
+func TestStandardErrorEndsWithItsCommand(t *testing.T) {
+	ended := make(chan struct{})
+	sb := openHostile(t, &hostile{
+		run: func(stream grpc.BidiStreamingServer[wirepb.CommandInput, wirepb.CommandOutput]) error {
+			cut := &wirepb.CommandOutput{Kind: &wirepb.CommandOutput_Exited{Exited: &wirepb.Exited{Cut: true}}}
+			for _, message := range []*wirepb.CommandOutput{hasStarted, cut} {
+				if err := stream.Send(message); err != nil {
+					return err
+				}
+			}
+			<-stream.Context().Done()
+			return nil
+		},
+		stderr: func(stream grpc.ServerStreamingServer[wirepb.CommandOutput]) error {
+			defer close(ended)
+			err := stream.Send(says("x"))
+			<-stream.Context().Done()
+			return err
+		},
+	})
+	cmd := sb.Command("it")
+	_, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	_, err = cmd.StderrPipe()
+	require.NoError(t, err)
+	require.ErrorIs(t, cmd.Run(), sbx.ErrWaitDelay)
+	select {
+	case <-ended:
+	case <-time.After(long):
+		t.Error("it goes on")
+	}
+}
+
 func openHostile(t *testing.T, h *hostile) *sbx.Sandbox {
 	t.Helper()
 	session, err := sbx.Open(t.Context(), sbx.Driver(h))
