@@ -153,7 +153,7 @@ func (r *commandRun) write(to io.Writer, data []byte) {
 		err = io.ErrShortWrite
 	}
 	if err != nil {
-		r.note(func(received *result) { received.writing = err })
+		r.note(func(received *result) { received.writing = cmp.Or(received.writing, err) }) // the other output's may have failed before
 		r.fail()
 	}
 }

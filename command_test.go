@@ -336,6 +336,15 @@ func TestWritersAndReadersThatFail(t *testing.T) {
 	cmd.Stdout = faulty{func() error { runtime.Goexit(); return nil }}
 	require.ErrorContains(t, cmd.Run(), "Goexit")
 
+	cmd = sb.Command("sh", "-c", "head -c 10000000 /dev/zero >&2 & sleep 0.3; echo; wait")
+	stderr, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	cmd.Stdout = faulty{func() error {
+		time.AfterFunc(100*time.Millisecond, func() { _ = stderr.Close() }) // which has a write under way
+		return errOwn
+	}}
+	require.ErrorIs(t, cmd.Run(), errOwn, "that of the other one is not why")
+
 	cmd = sb.Command("cat")
 	cmd.Stdin = faulty{func() error { return errOwn }}
 	require.ErrorIs(t, cmd.Run(), errOwn)
