@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -206,9 +207,12 @@ func readSecret(ctx context.Context, name string) ([]byte, error) {
 	_, nameless := filepath.EvalSymlinks(name) // as /dev/fd/3 may be: it has no writers but those that it had
 	wait := info.Mode()&fs.ModeNamedPipe != 0 && nameless == nil
 	defer context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })()
+	var data []byte
 	for {
-		data, err := io.ReadAll(io.LimitReader(file, maxSecret+3)) // with a line break, and what is too much
-		if err != nil || len(data) > 0 || !wait {
+		more, err := io.ReadAll(io.LimitReader(file, int64(maxSecret+3-len(data)))) // with a line break, and what is too much
+		data = append(data, more...)
+		coming := errors.Is(err, syscall.EAGAIN) // a writer has it open: package os waits for that, but on macOS
+		if !coming && (err != nil || len(data) > 0 || !wait) {
 			return data, err
 		}
 		select {
