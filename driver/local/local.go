@@ -168,7 +168,7 @@ type SetupError struct {
 	Sandbox string
 	// Step names what was being done: "mount /proc".
 	Step string
-	// Err is the cause, a syscall.Errno where the kernel refused.
+	// Err is the cause, which wraps a syscall.Errno, or is one, where the kernel refused.
 	Err error
 }
 

@@ -50,9 +50,6 @@ func Serve(worker int) error {
 	if err := IgnoreAllSignals(); err != nil {
 		return err
 	}
-	if err := syscall.SetNonblock(ControlFD, false); err != nil { // init's runtime polled it
-		return err
-	}
 	if err := send(startedMessage); err != nil {
 		return err
 	}
