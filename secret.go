@@ -28,7 +28,8 @@ func SecretEnv(name string) SecretSource {
 	return SecretSource{kind: "environment variable", name: name}
 }
 
-// SecretFile is a file on this machine. A line break at its end does not count. It may be a pipe, which then must be written to for each sandbox.
+// SecretFile is a file on this machine. A line break at its end does not count. It may be a named pipe, which then must be written to for each
+// sandbox. A pipe without a name, as a shell's <(command), gives its value to one sandbox, and the start of any other fails.
 func SecretFile(path string) SecretSource { return SecretSource{kind: "file", name: path} }
 
 // SecretFunc is what read returns, which may be called by several goroutines at the same time. ctx ends when nothing waits for the value any more. What its errors
@@ -193,6 +194,9 @@ func (s SecretSource) get(ctx context.Context) (string, error) {
 	return (*s.read)(ctx)
 }
 
+// errPipeRead is of a pipe as a shell makes for <(command).
+var errPipeRead = errors.New("the pipe has nothing (more): such a pipe gives its value once, to one sandbox; read it in the program, and give it by SecretFunc")
+
 // readSecret reads a file, no longer than ctx lasts. One that is a pipe is waited for until somebody has written to it.
 func readSecret(ctx context.Context, name string) ([]byte, error) {
 	file, err := os.OpenFile(name, os.O_RDONLY|nonblock, 0) // which would wait for a writer, and nothing could end that
@@ -204,15 +208,20 @@ func readSecret(ctx context.Context, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	pipe := info.Mode()&fs.ModeNamedPipe != 0
 	_, nameless := filepath.EvalSymlinks(name) // as /dev/fd/3 may be: it has no writers but those that it had
-	wait := info.Mode()&fs.ModeNamedPipe != 0 && nameless == nil
+	wait := pipe && nameless == nil
 	defer context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })()
 	var data []byte
 	for {
 		more, err := io.ReadAll(io.LimitReader(file, int64(maxSecret+3-len(data)))) // with a line break, and what is too much
 		data = append(data, more...)
 		coming := errors.Is(err, syscall.EAGAIN) // a writer has it open: package os waits for that, but on macOS
-		if !coming && (err != nil || len(data) > 0 || !wait) {
+		switch {
+		case coming:
+		case pipe && !wait && err == nil && len(data) == 0: // not as if the secret were empty
+			return nil, errPipeRead
+		case err != nil || len(data) > 0 || !wait:
 			return data, err
 		}
 		select {

@@ -143,9 +143,7 @@ func startWorker(env []string) (int, error) {
 		return 0, err
 	}
 	defer syscall.Close(null)
-	if err := prctl(unix.PR_SET_TIMERSLACK, workerTimerSlack); err != nil {
-		return 0, err
-	}
+	_ = prctl(unix.PR_SET_TIMERSLACK, workerTimerSlack) // as for the launcher, whose it is otherwise
 	return syscall.ForkExec(WorkerPath, []string{WorkerPath}, &syscall.ProcAttr{
 		Dir:   WorkFolder,
 		Env:   env,
