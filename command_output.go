@@ -14,7 +14,7 @@ import (
 	"github.com/sandboxfn/sbx/internal/wire/wirepb"
 )
 
-// mayWait reports whether a write may take long: not into memory. It must not hold up what the other writer is waited for.
+// mayWait reports whether a write may take long, and so hold up the other output if both came by one stream: not into memory.
 func mayWait(w io.Writer) bool {
 	switch w.(type) {
 	case nil, *limited, *tail, *bytes.Buffer, *strings.Builder:

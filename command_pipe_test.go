@@ -56,6 +56,28 @@ func TestOneOutputDoesNotHoldUpTheOther(t *testing.T) {
 	})
 }
 
+// Nor one that goes to memory.
+func TestAPipeDoesNotHoldUpMemory(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	ctx, cancel := context.WithTimeout(t.Context(), long)
+	defer cancel()
+	cmd := sb.CommandContext(ctx, "sh", "-c", "head -c 10000000 /dev/zero >&2 & sleep 0.3; head -c 3000000 /dev/zero; touch done; wait")
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	stderr, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool {
+		_, err := sb.Stat(ctx, "done")
+		return err == nil
+	}, long/2, 10*time.Millisecond)
+	n, err := io.Copy(io.Discard, stderr)
+	require.NoError(t, err)
+	assert.EqualValues(t, 10_000_000, n)
+	require.NoError(t, cmd.Wait())
+	assert.Equal(t, 3_000_000, stdout.Len())
+}
+
 // A program that reads its own pipes one after the other works as with os/exec.
 func TestWritersThatWaitForEachOther(t *testing.T) {
 	sb := openLocal(t).Sandbox()

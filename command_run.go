@@ -142,7 +142,7 @@ func (r *commandRun) start() error {
 	if c.Stderr != nil && sameWriter(c.Stdout, c.Stderr) {
 		start.Stderr, start.Merge = false, true
 	}
-	start.Apart = start.GetStderr() && mayWait(c.Stdout) && mayWait(c.Stderr)
+	start.Apart = start.GetStdout() && start.GetStderr() && (mayWait(c.Stdout) || mayWait(c.Stderr))
 	r.input = start.Stdin || start.Terminal != nil
 	// What is wrong with the stream, Recv says.
 	_ = r.stream.Send(&wirepb.CommandInput{Kind: &wirepb.CommandInput_Start{Start: start}})
