@@ -3,6 +3,7 @@ package sbx
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -17,6 +18,7 @@ type sandbox struct {
 	id     string
 	inner  driver.Sandbox
 	worker *launch.Worker // nil if it did not start
+	shares bool           // a folder of this machine, for writing
 
 	killed   atomic.Bool // the session ended it while it ran
 	stopping sync.Mutex
@@ -35,7 +37,7 @@ func startSandbox(ctx context.Context, backend driver.Session, spec driver.Spec,
 	if err != nil {
 		return nil, err
 	}
-	sb := &sandbox{id: spec.ID, inner: inner}
+	sb := &sandbox{id: spec.ID, inner: inner, shares: slices.ContainsFunc(spec.Mounts, func(m driver.Mount) bool { return m.Writable })}
 	if sb.worker, err = launch.Start(ctx, inner, config); err == nil {
 		return sb, nil
 	}
@@ -75,6 +77,7 @@ func (sb *sandbox) Stop(ctx context.Context) error {
 	default:
 		sb.killed.Store(true)
 		sb.endCommands(ctx)
+		sb.endFiles(ctx)
 	}
 	sb.worker.Drain()
 	if err := sb.inner.Stop(ctx); err != nil {
@@ -98,6 +101,16 @@ func (sb *sandbox) endCommands(ctx context.Context) {
 	}
 	sb.mu.Unlock()
 	kills.Wait()
+}
+
+// endFiles has what is being written, and is not whole, removed where that would be left behind.
+func (sb *sandbox) endFiles(ctx context.Context) {
+	if !sb.shares {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, wire.Grace)
+	defer cancel()
+	_, _ = sb.client().Path(ctx, &wirepb.PathRequest{Kind: &wirepb.PathRequest_EndFiles{EndFiles: true}})
 }
 
 // note notes that a command begins, or that it has ended.

@@ -669,3 +669,39 @@ func TestOneFileGoesInAndOut(t *testing.T) {
 	err = sb.CopyTo(t.Context(), out+".missing", "file")
 	require.ErrorContains(t, err, out+".missing")
 }
+
+// Stop removes from a folder of this machine what is being written there, and so does it after a context's end, which a moment is not enough for.
+func TestStopLeavesNoHalfFile(t *testing.T) {
+	folder := t.TempDir()
+	require.NoError(t, os.Chmod(folder, 0o777))
+	source := filepath.Join(t.TempDir(), "large")
+	require.NoError(t, os.WriteFile(source, bytes.Repeat([]byte("0123456789abcdef"), 16<<20), 0o644))
+	session := openLocal(t)
+	half := func() bool {
+		names, err := filepath.Glob(filepath.Join(folder, ".sbx-*"))
+		require.NoError(t, err)
+		return len(names) > 0
+	}
+	for _, given := range []bool{false, true} {
+		for range 4 {
+			ctx, giveUp := context.WithCancel(t.Context())
+			defer giveUp()
+			sb := session.Sandbox(sbx.MountWritable(folder, "/data"))
+			require.NoError(t, sb.Start(t.Context()))
+			copied := make(chan error, 1)
+			go func() { copied <- sb.CopyTo(ctx, source, "/data/copy") }()
+			require.Eventually(t, half, long, time.Millisecond, "the control: it is there while it is written")
+			if given {
+				giveUp()
+			}
+			require.NoError(t, sb.Stop(t.Context()))
+			assert.False(t, half())
+			if err := <-copied; given {
+				require.ErrorIs(t, err, context.Canceled)
+			} else {
+				require.ErrorIs(t, err, sbx.ErrNotRunning)
+			}
+			assert.NoFileExists(t, filepath.Join(folder, "copy"))
+		}
+	}
+}

@@ -36,6 +36,7 @@ type attendant struct {
 
 	changes changes
 	starts  starts
+	drafts  drafts
 
 	mu       sync.Mutex
 	commands map[uint64]*command

@@ -169,6 +169,7 @@ type handle struct {
 	buffer *[filePiece]byte // for what is read
 	ledger *ledger.Ledger
 	starts *starts
+	drafts *drafts
 	writes bool
 
 	// size and sum are of what was read, or written, in order from the begin.
@@ -189,7 +190,7 @@ func (a *attendant) File(stream grpc.BidiStreamingServer[wirepb.FileRequest, wir
 	if open.GetWrite() || open.GetCreate() || open.GetTruncate() {
 		defer a.changes.begin(stream.Context(), path)()
 	}
-	h := &handle{stream: stream, ledger: a.ledger, starts: &a.starts, writes: open.GetWrite()}
+	h := &handle{stream: stream, ledger: a.ledger, starts: &a.starts, drafts: &a.drafts, writes: open.GetWrite()}
 	if err := a.changes.settle(stream.Context()); err != nil {
 		return h.fail(err)
 	}
@@ -267,6 +268,7 @@ func (h *handle) abandon() {
 	}
 	if h.target != "" {
 		_ = os.Remove(h.path)
+		h.drafts.paths.Delete(h.path)
 		unfinished.Delete(filepath.Base(h.path))
 	}
 }
@@ -326,6 +328,46 @@ func plain(info fs.FileInfo, path string) error {
 // and must not be that of a file which is being written beside it.
 var unfinished sync.Map
 
+// drafts are the files of one worker that are to take the place of others. In a folder of the caller's machine that is mounted, nobody else would remove them.
+type drafts struct {
+	use   sync.RWMutex // for reading while one is made, or takes its place; for good after end
+	paths sync.Map
+	once  sync.Once
+}
+
+// end removes them. No other is made then, and none takes its place: who wants to waits for the end of the sandbox.
+func (d *drafts) end() {
+	d.once.Do(func() {
+		d.use.Lock()
+		d.paths.Range(func(path, _ any) bool {
+			_ = os.Remove(path.(string))
+			return true
+		})
+	})
+}
+
+// make has do make a draft.
+func (d *drafts) make(path string, do func() error) error {
+	d.use.RLock()
+	defer d.use.RUnlock()
+	err := do()
+	if err == nil {
+		d.paths.Store(path, true)
+	}
+	return err
+}
+
+// place gives a draft, or a link, its place.
+func (d *drafts) place(path, target string) error {
+	d.use.RLock()
+	defer d.use.RUnlock()
+	err := os.Rename(path, target)
+	if err == nil {
+		d.paths.Delete(path)
+	}
+	return err
+}
+
 func unfinishedName() string {
 	name := fmt.Sprintf(".sbx-%016x", rand.Uint64())
 	unfinished.Store(name, true)
@@ -360,7 +402,10 @@ func (h *handle) create(path string, mode fs.FileMode, exact bool) (fs.FileInfo,
 	for {
 		name := unfinishedName()
 		temporary := filepath.Join(filepath.Dir(path), name)
-		h.file, err = os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+		err = h.drafts.make(temporary, func() (err error) {
+			h.file, err = os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+			return err
+		})
 		if err != nil {
 			unfinished.Delete(name)
 		}
@@ -549,7 +594,7 @@ func (h *handle) commit(commit *wirepb.Commit) error {
 		h.starts.settle()
 	}
 	if h.target != "" {
-		if err := os.Rename(h.path, h.target); err != nil {
+		if err := h.drafts.place(h.path, h.target); err != nil {
 			var link *os.LinkError
 			if errors.As(err, &link) {
 				return &fs.PathError{Op: link.Op, Path: h.target, Err: inPlace(link.Err, h.target)}
@@ -563,7 +608,7 @@ func (h *handle) commit(commit *wirepb.Commit) error {
 }
 
 // replaceLink makes a link, which takes the place of one that is there, and of nothing else. At no time is there none.
-func replaceLink(target, path string) error {
+func (d *drafts) replaceLink(target, path string) error {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -583,11 +628,12 @@ func replaceLink(target, path string) error {
 	name := unfinishedName()
 	defer unfinished.Delete(name)
 	temporary := filepath.Join(filepath.Dir(path), name)
-	if err := os.Symlink(target, temporary); err != nil {
+	if err := d.make(temporary, func() error { return os.Symlink(target, temporary) }); err != nil {
 		return &os.LinkError{Op: "symlink", Old: target, New: path, Err: errors.Unwrap(err)} // nobody knows the other
 	}
-	if err := os.Rename(temporary, path); err != nil {
+	if err := d.place(temporary, path); err != nil {
 		_ = os.Remove(temporary)
+		d.paths.Delete(temporary)
 		return &os.LinkError{Op: "symlink", Old: target, New: path, Err: errors.Unwrap(err)}
 	}
 	return nil
@@ -616,6 +662,10 @@ func (a *attendant) Path(ctx context.Context, request *wirepb.PathRequest) (*wir
 		defer a.changes.begin(ctx, a.path(changed))()
 	}
 	reply := &wirepb.PathReply{}
+	if request.GetEndFiles() {
+		a.drafts.end()
+		return reply, nil
+	}
 	if err := a.changes.settle(ctx); err != nil {
 		return reply, tell(err, func(f *wirepb.Failure) error { reply.Failure = f; return nil })
 	}
@@ -650,7 +700,7 @@ func (a *attendant) Path(ctx context.Context, request *wirepb.PathRequest) (*wir
 		reply.Text = []byte(text)
 	case *wirepb.PathRequest_Link:
 		if target, path := string(kind.Link.GetTarget()), a.path(kind.Link.GetPath()); kind.Link.GetReplace() {
-			err = replaceLink(target, path)
+			err = a.drafts.replaceLink(target, path)
 		} else {
 			err = os.Symlink(target, path)
 		}

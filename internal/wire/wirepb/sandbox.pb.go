@@ -1791,6 +1791,7 @@ type PathRequest struct {
 	//	*PathRequest_ReadLink
 	//	*PathRequest_Link
 	//	*PathRequest_Chmod
+	//	*PathRequest_EndFiles
 	Kind          isPathRequest_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1914,6 +1915,15 @@ func (x *PathRequest) GetChmod() *Chmod {
 	return nil
 }
 
+func (x *PathRequest) GetEndFiles() bool {
+	if x != nil {
+		if x, ok := x.Kind.(*PathRequest_EndFiles); ok {
+			return x.EndFiles
+		}
+	}
+	return false
+}
+
 type isPathRequest_Kind interface {
 	isPathRequest_Kind()
 }
@@ -1954,6 +1964,11 @@ type PathRequest_Chmod struct {
 	Chmod *Chmod `protobuf:"bytes,9,opt,name=chmod,proto3,oneof"`
 }
 
+type PathRequest_EndFiles struct {
+	// end_files comes before the sandbox is killed: what is not whole yet is removed, and nothing takes the place of a file any more.
+	EndFiles bool `protobuf:"varint,10,opt,name=end_files,json=endFiles,proto3,oneof"`
+}
+
 func (*PathRequest_Stat) isPathRequest_Kind() {}
 
 func (*PathRequest_Lstat) isPathRequest_Kind() {}
@@ -1971,6 +1986,8 @@ func (*PathRequest_ReadLink) isPathRequest_Kind() {}
 func (*PathRequest_Link) isPathRequest_Kind() {}
 
 func (*PathRequest_Chmod) isPathRequest_Kind() {}
+
+func (*PathRequest_EndFiles) isPathRequest_Kind() {}
 
 type MakeDir struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2485,7 +2502,7 @@ const file_sandbox_proto_rawDesc = "" +
 	"\x04mode\x18\x03 \x01(\rR\x04mode\x12!\n" +
 	"\ftime_seconds\x18\x04 \x01(\x03R\vtimeSeconds\x12\x1d\n" +
 	"\n" +
-	"time_nanos\x18\x05 \x01(\x05R\ttimeNanos\"\xde\x02\n" +
+	"time_nanos\x18\x05 \x01(\x05R\ttimeNanos\"\xfd\x02\n" +
 	"\vPathRequest\x12\x14\n" +
 	"\x04stat\x18\x01 \x01(\fH\x00R\x04stat\x12\x16\n" +
 	"\x05lstat\x18\x02 \x01(\fH\x00R\x05lstat\x121\n" +
@@ -2495,7 +2512,9 @@ const file_sandbox_proto_rawDesc = "" +
 	"\x04list\x18\x06 \x01(\fH\x00R\x04list\x12\x1d\n" +
 	"\tread_link\x18\a \x01(\fH\x00R\breadLink\x12'\n" +
 	"\x04link\x18\b \x01(\v2\x11.sbx.wire.v1.LinkH\x00R\x04link\x12*\n" +
-	"\x05chmod\x18\t \x01(\v2\x12.sbx.wire.v1.ChmodH\x00R\x05chmodB\x06\n" +
+	"\x05chmod\x18\t \x01(\v2\x12.sbx.wire.v1.ChmodH\x00R\x05chmod\x12\x1d\n" +
+	"\tend_files\x18\n" +
+	" \x01(\bH\x00R\bendFilesB\x06\n" +
 	"\x04kind\"C\n" +
 	"\aMakeDir\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
@@ -2672,6 +2691,7 @@ func file_sandbox_proto_init() {
 		(*PathRequest_ReadLink)(nil),
 		(*PathRequest_Link)(nil),
 		(*PathRequest_Chmod)(nil),
+		(*PathRequest_EndFiles)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
