@@ -52,7 +52,7 @@ func failure(pod *corev1.Pod) error {
 		wrong.Reason, wrong.Message = disrupted.Reason, disrupted.Message
 		wrong.Remedies = remedies[disrupted.Reason]
 	case pod.DeletionTimestamp != nil:
-		wrong.Reason, wrong.Message = ReasonDeleted, "somebody deleted it"
+		wrong.Reason, wrong.Message = ReasonDeleted, "somebody deleted it, or the session's Lease, which owns it (another session would have to be opened then)"
 	case pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded:
 		wrong.Reason = ReasonEnded
 		if ended := sandboxEnd(pod); ended != nil {

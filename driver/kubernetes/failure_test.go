@@ -70,6 +70,7 @@ func TestFailure(t *testing.T) {
 	deleted := podWith(corev1.PodStatus{Phase: corev1.PodRunning})
 	deleted.DeletionTimestamp = new(metav1.Now())
 	assert.ErrorContains(t, failure(deleted), ReasonDeleted)
+	assert.ErrorContains(t, failure(deleted), "or the session's Lease", "which no event of the pod tells")
 }
 
 func TestFailureOfImages(t *testing.T) {
