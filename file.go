@@ -783,8 +783,9 @@ var ErrFileTooLong = errors.New("the file is too long")
 
 // WriteFile writes a file whole: what is read at its path is the old content or the new one, and nothing else, also if something ends in between. A new file
 // has the mode before the sandbox's mask, 0o022; one that is there keeps its own, and is not replaced if the sandbox's user may not write to it. Links are followed. Until it is whole it has another name in the same folder,
-// which begins with .sbx- and which no listing shows; in a folder of this machine that is mounted for writing, one is left if the
-// sandbox or this program is killed meanwhile. Stop and Close remove it.
+// which begins with .sbx- and which no listing of this sandbox shows. Another one that has the same folder mounted lists it, and CopyFrom copies it from there.
+// In a folder of this machine, which is mounted for writing or there without isolation, one is left if the sandbox or this program is killed meanwhile. Stop and
+// Close remove it.
 func (sb *Sandbox) WriteFile(ctx context.Context, name string, data []byte, mode fs.FileMode) error {
 	f, err := sb.opening(ctx, &wirepb.Open{Path: []byte(name), Write: true, Atomic: true, Mode: uint32(mode.Perm())})
 	if err == nil {

@@ -177,6 +177,9 @@ func (h *hostile) Signal(ctx context.Context, message *wirepb.CommandSignal) (*w
 }
 
 func (h *hostile) Path(ctx context.Context, request *wirepb.PathRequest) (*wirepb.PathReply, error) {
+	if request.GetEndFiles() {
+		return &wirepb.PathReply{}, nil
+	}
 	return h.path(ctx, request)
 }
 

@@ -18,7 +18,7 @@ type sandbox struct {
 	id     string
 	inner  driver.Sandbox
 	worker *launch.Worker // nil if it did not start
-	shares bool           // a folder of this machine, for writing
+	shares bool           // a folder of this machine, for writing; without isolation it has all
 
 	killed   atomic.Bool // the session ended it while it ran
 	stopping sync.Mutex
@@ -37,7 +37,8 @@ func startSandbox(ctx context.Context, backend driver.Session, spec driver.Spec,
 	if err != nil {
 		return nil, err
 	}
-	sb := &sandbox{id: spec.ID, inner: inner, shares: slices.ContainsFunc(spec.Mounts, func(m driver.Mount) bool { return m.Writable })}
+	shares := backend.Report().Isolation == driver.NoIsolation || slices.ContainsFunc(spec.Mounts, func(m driver.Mount) bool { return m.Writable })
+	sb := &sandbox{id: spec.ID, inner: inner, shares: shares}
 	if sb.worker, err = launch.Start(ctx, inner, config); err == nil {
 		return sb, nil
 	}

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx"
+	"github.com/sandboxfn/sbx/driver/process"
+	"github.com/sandboxfn/sbx/sbxtest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
@@ -670,13 +672,26 @@ func TestOneFileGoesInAndOut(t *testing.T) {
 	require.ErrorContains(t, err, out+".missing")
 }
 
-// Stop removes from a folder of this machine what is being written there, and so does it after a context's end, which a moment is not enough for.
+// Stop removes from a folder of this machine what is being written there, and so does it after a context's end, which a moment is not enough for. Without
+// isolation all folders are of this machine.
 func TestStopLeavesNoHalfFile(t *testing.T) {
+	t.Run("mounted", func(t *testing.T) {
+		stopLeavesNoHalfFile(t, openLocal(t), func(folder string) (string, []sbx.SandboxOption) {
+			return "/data", []sbx.SandboxOption{sbx.MountWritable(folder, "/data")}
+		})
+	})
+	t.Run("not isolated", func(t *testing.T) {
+		stopLeavesNoHalfFile(t, sbxtest.Open(t, sbx.Driver(process.New())), func(folder string) (string, []sbx.SandboxOption) { return folder, nil })
+	})
+}
+
+// stopLeavesNoHalfFile has show say what a folder is called in a sandbox, and with which options.
+func stopLeavesNoHalfFile(t *testing.T, session *sbx.Session, show func(folder string) (string, []sbx.SandboxOption)) {
 	folder := t.TempDir()
 	require.NoError(t, os.Chmod(folder, 0o777))
 	source := filepath.Join(t.TempDir(), "large")
 	require.NoError(t, os.WriteFile(source, bytes.Repeat([]byte("0123456789abcdef"), 16<<20), 0o644))
-	session := openLocal(t)
+	shown, opts := show(folder)
 	half := func() bool {
 		names, err := filepath.Glob(filepath.Join(folder, ".sbx-*"))
 		require.NoError(t, err)
@@ -686,10 +701,10 @@ func TestStopLeavesNoHalfFile(t *testing.T) {
 		for range 4 {
 			ctx, giveUp := context.WithCancel(t.Context())
 			defer giveUp()
-			sb := session.Sandbox(sbx.MountWritable(folder, "/data"))
+			sb := session.Sandbox(opts...)
 			require.NoError(t, sb.Start(t.Context()))
 			copied := make(chan error, 1)
-			go func() { copied <- sb.CopyTo(ctx, source, "/data/copy") }()
+			go func() { copied <- sb.CopyTo(ctx, source, path.Join(shown, "copy")) }()
 			require.Eventually(t, half, long, time.Millisecond, "the control: it is there while it is written")
 			if given {
 				giveUp()
