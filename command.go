@@ -284,8 +284,8 @@ func (c *Cmd) outcome(r result, readErr error) error {
 	switch {
 	case r.writing != nil && !errors.Is(r.writing, errPipeClosed):
 		return fmt.Errorf("write its output: %w", r.writing) // whose path is of this machine, if it has one
-	case err != nil && killed && c.ctx.Err() != nil && !errors.Is(err, c.ctx.Err()):
-		return fmt.Errorf("%w: %w", contextError(c.ctx), err)
+	case err != nil && killed && c.ctx.Err() != nil:
+		return c.withContext(err)
 	case c.run.killedWithSandbox(r):
 		return fmt.Errorf("%w: %w", c.sandbox.whyNotRunning(), err)
 	case err != nil:
@@ -296,6 +296,14 @@ func (c *Cmd) outcome(r result, readErr error) error {
 		return fmt.Errorf("%w: other processes held the command's output open", ErrWaitDelay)
 	}
 	return nil
+}
+
+// withContext is err and, if the command's context has ended, that.
+func (c *Cmd) withContext(err error) error {
+	if c.ctx.Err() == nil || errors.Is(err, c.ctx.Err()) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", contextError(c.ctx), err)
 }
 
 func exitOf(exited *wirepb.Exited) driver.Exit {

@@ -230,6 +230,31 @@ func TestAPipeOfAKilledCommand(t *testing.T) {
 	}
 }
 
+// A pipe that ends because the command's context has ended, and nobody took the other output, says so, as Wait does.
+func TestAPipeEndsWithTheErrorOfWait(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	cmd := openLocal(t).Sandbox().CommandContext(ctx, "sh", "-c", "echo line; yes >&2")
+	cmd.WaitDelay = 100 * time.Millisecond
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	_, err = cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err)
+	assert.Equal(t, "line\n", line)
+	time.Sleep(time.Second) // by which standard error has more than is kept
+	cancel()
+	_, readErr := io.ReadAll(stdout)
+	waitErr := cmd.Wait()
+	for _, err := range []error{readErr, waitErr} {
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, err, sbx.ErrWaitDelay)
+	}
+	assert.Equal(t, waitErr.Error(), readErr.Error())
+}
+
 // Careless: what is set after a pipe was asked for takes its place, and whoever uses the pipe loses bytes or waits.
 func TestAPipeAndAFieldAreOneTooMany(t *testing.T) {
 	sb := openLocal(t).Sandbox()

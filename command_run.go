@@ -218,7 +218,7 @@ func (r *commandRun) endPipes() {
 	var err error
 	switch { // where output may be missing
 	case r.received.exited == nil:
-		err = r.cmd.fail(cmp.Or(r.received.failure, r.received.writing, errUnanswered))
+		err = r.cmd.fail(r.cmd.withContext(cmp.Or(r.received.failure, r.received.writing, errUnanswered)))
 	case r.killedWithSandbox(r.received):
 		err = r.cmd.fail(r.cmd.sandbox.whyNotRunning())
 	}
