@@ -147,7 +147,9 @@ func (r *commandRun) write(to io.Writer, data []byte) {
 	if to == nil || len(data) == 0 {
 		return
 	}
+	r.writes.Add(1)
 	n, err := to.Write(data)
+	r.writes.Add(-1)
 	err = tame(err)
 	if err == nil && n < len(data) {
 		err = io.ErrShortWrite

@@ -255,6 +255,32 @@ func TestAPipeEndsWithTheErrorOfWait(t *testing.T) {
 	assert.Equal(t, waitErr.Error(), readErr.Error())
 }
 
+// How a command ended is known also where other processes hold its output open, for which worker and session wait equally long.
+func TestHowAKilledCommandEndedWhoseOutputIsHeld(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		cmd := sb.CommandContext(ctx, "sh", "-c", "(setsid sleep 3 &); echo line; exec sleep 1000")
+		cmd.WaitDelay = 10 * time.Millisecond
+		stdout, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		line := make([]byte, 5)
+		_, err = io.ReadFull(stdout, line)
+		require.NoError(t, err)
+		cancel()
+		rest, err := io.ReadAll(stdout)
+		require.NoError(t, err)
+		assert.Empty(t, rest)
+		err = cmd.Wait()
+		require.ErrorIs(t, err, context.Canceled)
+		require.NotErrorIs(t, err, sbx.ErrWaitDelay)
+		require.NotNil(t, cmd.Exit)
+		assert.Equal(t, syscall.SIGKILL, cmd.Exit.Signal)
+	}
+}
+
 // Careless: what is set after a pipe was asked for takes its place, and whoever uses the pipe loses bytes or waits.
 func TestAPipeAndAFieldAreOneTooMany(t *testing.T) {
 	sb := openLocal(t).Sandbox()

@@ -51,6 +51,7 @@ type commandRun struct {
 	fed     chan struct{} // closed when Stdin is not read any more; nil if there is none
 	feedErr error         // read after fed
 	stderr  *stderrRun    // nil if standard error comes by stream
+	writes  atomic.Int32  // that are under way
 
 	failed chan struct{} // closed when a writer has failed, or what is to be written does not come; by fail
 	done   chan struct{} // closed when no more output comes
@@ -247,6 +248,10 @@ func (r *commandRun) watch(delay time.Duration) {
 		killed = r.kill()
 	}
 	if r.ended(delay) {
+		return
+	}
+	// The worker waits as long for what other processes hold open. What it says then is on its way, unless a writer is what is waited for.
+	if killed == nil && r.writes.Load() == 0 && r.ended(wire.Grace) {
 		return
 	}
 	r.mu.Lock()
