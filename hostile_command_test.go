@@ -328,7 +328,7 @@ func TestStandardErrorEndsWithItsCommand(t *testing.T) {
 	require.ErrorIs(t, cmd.Run(), sbx.ErrWaitDelay)
 	select {
 	case <-ended:
-	case <-time.After(long):
+	case <-time.After(time.Minute):
 		t.Error("it goes on")
 	}
 }
