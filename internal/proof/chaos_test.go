@@ -168,11 +168,11 @@ func (c *chaos) harm(ctx context.Context, random *rand.Rand) {
 func (c *chaos) shoot(ctx context.Context, random *rand.Rand) {
 	for c.driver.Name() == "process" && sleep(ctx, time.Duration(random.Int64N(int64(time.Second)))) {
 		if pids := children(); len(pids) > 0 {
-			how := shoot
-			if random.IntN(8) == 0 {
+			pid, how := pids[random.IntN(len(pids))], shoot
+			if random.IntN(8) == 0 && hasExecuted(pid) {
 				how = hold
 			}
-			if how(pids[random.IntN(len(pids))]) == nil {
+			if how(pid) == nil {
 				c.harmed.Add(1)
 			}
 		}

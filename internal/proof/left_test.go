@@ -1,6 +1,7 @@
 package proof
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -66,4 +67,12 @@ func children() []int {
 		}
 	}
 	return pids
+}
+
+// hasExecuted tells a worker from a child that is still this program, between fork and execution: the Go runtime waits for that one without
+// letting go of its processor, so who stops it stops this program, at its next garbage collection, as with any start of a process in Go.
+func hasExecuted(pid int) bool {
+	own, _ := os.ReadFile("/proc/self/cmdline")
+	other, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
+	return err == nil && !bytes.Equal(own, other)
 }
