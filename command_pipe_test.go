@@ -140,6 +140,19 @@ func TestStdinPipe(t *testing.T) {
 	require.ErrorContains(t, err, "no-such-command")
 }
 
+// The stream to the sandbox takes a piece more for a moment after the command's end, and nobody would read it.
+func TestStdinPipeTakesNothingAfterWait(t *testing.T) {
+	sb := openLocal(t).Sandbox()
+	for range 100 {
+		cmd := sb.Command("true")
+		stdin, err := cmd.StdinPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Run())
+		_, err = stdin.Write([]byte("late"))
+		require.ErrorIs(t, err, io.ErrClosedPipe)
+	}
+}
+
 func TestStdinPipeCloseDoesNotWait(t *testing.T) {
 	sb := openLocal(t).Sandbox()
 	require.NoError(t, sb.Command("mkfifo", "fifo").Run())

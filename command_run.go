@@ -207,6 +207,7 @@ func (r *commandRun) settle() {
 		return
 	}
 	r.settled = true
+	r.deaf.Store(true) // before Wait returns: the stream takes a piece more for a moment after its end
 	r.running.note(r, false)
 	r.cmd.sandbox.session.counts.ended(r.received.exited)
 	r.endPipes()
