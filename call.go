@@ -274,7 +274,7 @@ func (f *function) do(r *request) ([]byte, error) {
 	calls.enter(f, r)
 	defer calls.leave(r)
 	var none pool.Turn[class, *sandbox]
-	for resent := 0; ; {
+	for resent, short := 0, 0; ; { // how often no function began, and how often for lack of memory
 		lease, err := r.turn.Wait(r.ctx)
 		if err != nil {
 			r.cut = true
@@ -301,11 +301,24 @@ func (f *function) do(r *request) ([]byte, error) {
 		calls.waits(r)
 		// What send returned, not what that wraps: a function's error may hold anything.
 		if cause, ok := err.(*notBegunError); ok { //nolint:errorlint // see above
-			if resent++; resent <= maxResend {
+			resent++
+			ranShort := f.ranShort(r, cause)
+			if ranShort {
+				short++
+			}
+			if ranShort && f.grow(r) {
+				f.queue(r)
+				continue
+			}
+			if resent <= maxResend && short < maxEndings {
 				r.turn = turn.Again()
 				continue
 			}
-			err = startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, cause.err))
+			start := startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, cause.err))
+			if ranShort {
+				start.advice = fmt.Sprintf("its arguments have %d bytes; %s", len(r.args), moreLimit)
+			}
+			err = start
 		}
 		if err = f.again(r, delivery, err); err != nil {
 			r.cut = r.cut || delivery == NotBegun

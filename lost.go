@@ -1,6 +1,7 @@
 package sbx
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -74,7 +75,8 @@ func lostError(lost *launch.LostError, retries bool) *SandboxLostError {
 type StartError struct {
 	Err error
 
-	cause error
+	cause  error
+	advice string // for lack of memory, if it isn't the usual one
 }
 
 func (e *StartError) Error() string {
@@ -83,7 +85,7 @@ func (e *StartError) Error() string {
 		text += "; " + remedy
 	}
 	if e.cause == ErrOutOfMemory { //nolint:errorlint // it is this or another one
-		text += "; allow the sandbox more by MemoryMiB of sbx.Limit, if it has one, or let package variables and init functions take less"
+		text += "; " + cmp.Or(e.advice, moreForStart)
 	}
 	return text
 }
@@ -131,6 +133,7 @@ const (
 
 	moreMemory     = "give the function smaller inputs, or let fewer calls run at a time"
 	moreLimit      = "allow the sandbox more by MemoryMiB of sbx.Limit (sbx.RetryMemory does so for the calls that need it), " + moreMemory
+	moreForStart   = "allow the sandbox more by MemoryMiB of sbx.Limit, if it has one, or let package variables and init functions take less"
 	moreLimitOfOwn = "allow the sandbox more by MemoryMiB of sbx.Limit, " + moreMemory
 )
 

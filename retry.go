@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/internal/wire/launch"
 )
 
 // maxEndings is how often a call may end its sandbox by itself.
@@ -73,7 +74,8 @@ func Backoff(first, most time.Duration) FunctionOption {
 // RetryMemory has a call that ran out of memory ([ErrOutOfMemory]) run again, within the n times of [Retries], in a sandbox with twice the memory, up to most
 // bytes; that is, whole MiB of them. The function must have a memory limit ([Limit], not LimitIfPossible) below most. Where the
 // larger limit can't be held, the call fails as it does with any other. Such a run does not count for [ErrPoison], but one that had most
-// bytes does. It has no effect in a sandbox of the program's own (In).
+// bytes does. Where there is not even room for the arguments, the function does not begin, and that counts for no run. It has no effect in
+// a sandbox of the program's own (In).
 func RetryMemory(most int64) FunctionOption {
 	return functionOption(func(c *functionConfig) {
 		if most < 1<<20 || most>>20 > 1<<30 {
@@ -238,6 +240,28 @@ func (f *function) learn(r *request, err error) {
 		return
 	}
 	r.class = &next
+}
+
+// ranShort reports whether what a sandbox may have did not do for the request's arguments, as far as is known: it ran out of memory
+// before the function began, with no call in it that ran.
+func (f *function) ranShort(r *request, cause *notBegunError) bool {
+	lost, ok := cause.err.(*launch.LostError) //nolint:errorlint // nobody wraps it
+	if !ok || f.where != nil || lost.Running > 0 || !f.memoryIsHeld(r.class) {
+		return false
+	}
+	return endingOf(lost).cause == ErrOutOfMemory //nolint:errorlint // see learn
+}
+
+// grow has the request want a sandbox with twice the memory, and reports whether it may.
+func (f *function) grow(r *request) bool {
+	memory := r.class.must.MemoryMiB
+	if memory >= f.config.memory {
+		return false
+	}
+	next := *r.class
+	next.must.MemoryMiB = min(2*memory, f.config.memory)
+	r.class = &next
+	return true
 }
 
 // memoryIsHeld reports whether the memory of sandboxes of a class is bounded for each of them.

@@ -328,6 +328,24 @@ func TestRetryMemory(t *testing.T) {
 	assert.Equal(t, []int{2, size, 4}, results)
 }
 
+// The sandbox ends before the function begins, as often as the call is sent again.
+func TestArgumentsThatNeedMoreMemory(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(local.New(nil)), sbx.MaxSandboxes(2))
+	if c := session.Report().Capability(driver.LimitMemory); !c.Held {
+		t.Skip(c.Why)
+	}
+	limit, data := sbx.Limit(sbx.Resources{MemoryMiB: 64}), make([]byte, 128<<20)
+	n, err := session.Function(Measure, limit, sbx.Retries(1), sbx.RetryMemory(2<<30)).Call(t.Context(), data)
+	require.NoError(t, err)
+	assert.Equal(t, len(data), n)
+
+	_, err = session.Function(Measure, limit, sbx.Retries(9)).Call(t.Context(), data)
+	require.ErrorIs(t, err, sbx.ErrOutOfMemory)
+	require.ErrorContains(t, err, "3 sandboxes ended before the call began")
+	require.ErrorContains(t, err, "arguments have 134217733 bytes; allow the sandbox more by MemoryMiB")
+	assert.Equal(t, sbx.NotBegun, delivery(t, err))
+}
+
 func TestMemoryThatCantBeHadFailsTheCall(t *testing.T) {
 	session := sbxtest.Open(t, sbx.Driver(process.New()))
 	_, err := session.Function(Allocate, sbx.Limit(sbx.Resources{MemoryMiB: 64}), sbx.Retries(2), sbx.RetryMemory(1<<30)).Call(t.Context(), 1)

@@ -47,6 +47,7 @@ func init() {
 	registry.Function[[]slog.Level, []slog.Level]("github.com/sandboxfn/sbx_test.LogLevels", LogLevels)
 	registry.Function2[int, int, int]("github.com/sandboxfn/sbx_test.LogMany", LogMany)
 	registry.Function2[string, string, int]("github.com/sandboxfn/sbx_test.Mark", Mark)
+	registry.Function[[]byte, int]("github.com/sandboxfn/sbx_test.Measure", Measure)
 	registry.Function[int, int]("github.com/sandboxfn/sbx_test.Meet", Meet)
 	registry.Function0[int]("github.com/sandboxfn/sbx_test.MemoryLimit", MemoryLimit)
 	registry.Function[string, string]("github.com/sandboxfn/sbx_test.Meta", Meta)
