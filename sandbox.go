@@ -435,12 +435,12 @@ func (sb *Sandbox) Stop(ctx context.Context) error {
 	return nil
 }
 
-// Close is Stop, within ten seconds; for a sandbox of [Run] it also closes its session.
+// Close is Stop, which has ten seconds, and one more to say what kept it; for a sandbox of [Run] it also closes its session.
 func (sb *Sandbox) Close() error {
 	if sb.wrong() == nil && sb.owner {
 		return sb.session.Close()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime+hearTime)
 	defer cancel()
 	return sb.Stop(ctx)
 }
@@ -574,7 +574,7 @@ func (s *Session) stopOwn() error {
 	var stops sync.WaitGroup
 	for i, sb := range own {
 		stops.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+			ctx, cancel := context.WithTimeout(context.Background(), stopTime+hearTime)
 			defer cancel()
 			errs[i] = sb.Stop(ctx)
 		})

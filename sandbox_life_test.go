@@ -104,6 +104,26 @@ func TestAnUnstartedSandboxIsNothingYet(t *testing.T) {
 	require.ErrorIs(t, sb.Start(t.Context()), sbx.ErrNotRunning)
 }
 
+// What keeps a stop until the end of its time is the driver's to say.
+func TestCloseOfASandboxSaysWhatKeptIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept := errors.New("the engine does not answer")
+		tries := 0
+		session, err := sbx.Open(t.Context(), sbx.Lease(1000*time.Hour), sbx.Driver(watch(nil, func(ctx context.Context, _ string) error {
+			if tries++; tries > 1 {
+				return nil
+			}
+			<-ctx.Done()
+			return kept
+		})))
+		require.NoError(t, err)
+		sb := session.Sandbox()
+		require.NoError(t, sb.Start(t.Context()))
+		require.ErrorIs(t, sb.Close(), kept)
+		require.NoError(t, session.Close())
+	})
+}
+
 // Acceptance 2, 19.
 func TestNothingOfAClosedSessionWorks(t *testing.T) {
 	session := sbxtest.Open(t)

@@ -18,9 +18,10 @@ import (
 )
 
 // stopTime bounds the stop of a sandbox, and of what the driver keeps, in Close. The latter has eachTime more for each sandbox: what they were in an engine or a
-// cluster goes one after the other.
+// cluster goes one after the other. hearTime is for a stop that failed at the end of its time, to say of what.
 const (
 	stopTime = 10 * time.Second
+	hearTime = time.Second
 	eachTime = 250 * time.Millisecond
 )
 
