@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -177,6 +178,8 @@ func (l *launcher) probe() (failed string, err error) {
 	}
 	status, waitErr := wait(pid)
 	switch {
+	case err == io.EOF && waitErr == nil && status.Signal() == syscall.SIGKILL: //nolint:errorlint // nobody wraps it
+		return "set up a sandbox to try", fmt.Errorf("its process 1: %w", control.ErrKilled)
 	case err != nil || waitErr != nil:
 		return "set up a sandbox to try", fmt.Errorf("process 1 ended (wait status %#x): %w", status, cmp.Or(err, waitErr))
 	case result.Kind == control.EventFailed:

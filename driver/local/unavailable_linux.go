@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
 )
 
 // unavailable says what would let this machine make sandboxes.
@@ -39,9 +40,9 @@ func remedies(err error, readFile func(string) ([]byte, error)) []string {
 	if errors.Is(err, errNoProc) {
 		return []string{"mount one: mount -t proc proc /proc"} // another driver would lack it, too
 	}
-	if exited, ok := errors.AsType[*exec.ExitError](err); ok && exited.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
+	if exited, ok := errors.AsType[*exec.ExitError](err); ok && exited.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL || errors.Is(err, control.ErrKilled) {
 		// It says nothing of what this machine can do.
-		return []string{"try again: something killed the launcher, perhaps the kernel for lack of memory, which its log (dmesg) has then"}
+		return []string{"try again: something killed that process, perhaps the kernel for lack of memory, which its log (dmesg) has then"}
 	}
 	if errors.Is(err, errRoot) {
 		found = append(found, "run this program as another user", "give it the capabilities SETUID, SETGID and SETFCAP over all user ids")

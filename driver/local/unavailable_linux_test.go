@@ -2,6 +2,7 @@ package local
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/sandboxfn/sbx/driver/local/internal/control"
 	"github.com/stretchr/testify/assert"
 )
 
@@ -65,6 +67,13 @@ func TestALauncherThatIsKilled(t *testing.T) {
 		assert.Equal(t, mayGiveUp, strings.Contains(err.Error(), "driver/process"), err)
 		assert.Equal(t, !mayGiveUp, strings.Contains(err.Error(), "try again"), err)
 	}
+}
+
+func TestAProcess1ThatIsKilled(t *testing.T) {
+	event := control.Failure("", "x", fmt.Errorf("its process 1: %w", control.ErrKilled))
+	err := unavailable(&SetupError{Step: event.Step, Err: event.Err()})
+	assert.ErrorContains(t, err, "try again")
+	assert.NotContains(t, err.Error(), "driver/process")
 }
 
 func TestALauncherWithoutThreads(t *testing.T) {

@@ -43,6 +43,8 @@ type Event struct {
 	Step  string        `json:"step,omitempty"`
 	Errno syscall.Errno `json:"errno,omitempty"`
 	Text  string        `json:"text,omitempty"`
+	// Killed is whether the step failed because somebody killed the process that was to do it.
+	Killed bool `json:"killed,omitempty"`
 	// Limit is not empty if a limit that must be held could not be set.
 	Limit string `json:"limit,omitempty"`
 	// OutOfMemory is whether the kernel killed a process of the sandbox because its memory was used up, known if Counted.
@@ -108,27 +110,33 @@ func Failure(sandbox, step string, err error) Event {
 	e := Event{Kind: EventFailed, Sandbox: sandbox, Step: step, Text: err.Error()}
 	e.Errno, _ = errors.AsType[syscall.Errno](err)
 	e.Text = Clip(e.Text, MaxText)
+	e.Killed = errors.Is(err, ErrKilled)
 	return e
 }
 
-// Err is why it failed: the kernel's error itself if that is all, or one that wraps it.
+// ErrKilled says that somebody killed a process of the driver's own, which says nothing of what the machine can do.
+var ErrKilled = errors.New("something killed it")
+
+// Err is why it failed: the kernel's error itself if that is all, or one that wraps it, or ErrKilled.
 func (e Event) Err() error {
 	switch {
+	case e.Killed:
+		return &wrapper{e.Text, ErrKilled}
 	case e.Errno == 0:
 		return errors.New(e.Text)
 	case e.Text == e.Errno.Error():
 		return e.Errno
 	}
-	return &kernelError{e.Text, e.Errno}
+	return &wrapper{e.Text, e.Errno}
 }
 
-type kernelError struct {
-	text  string // with that of errno
-	errno syscall.Errno
+type wrapper struct {
+	text  string // with that of cause
+	cause error
 }
 
-func (e *kernelError) Error() string { return e.text }
-func (e *kernelError) Unwrap() error { return e.errno }
+func (e *wrapper) Error() string { return e.text }
+func (e *wrapper) Unwrap() error { return e.cause }
 
 // Clip returns the beginning of text, of at most so many bytes.
 func Clip(text string, most int) string { return text[:min(len(text), most)] }
