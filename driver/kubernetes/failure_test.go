@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -173,6 +174,25 @@ func TestRoomForTheWorker(t *testing.T) {
 	assert.NoError(t, sent.roomFor(of(0), size))
 	assert.NoError(t, inImage.roomFor(of(64), size))
 	assert.NoError(t, cached.roomFor(of(64), size), "but the first pods of a node")
+}
+
+// A sandbox may wait for a pod that can't be made ready.
+func TestWhyAPodIsNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &load{done: make(chan struct{})}
+		s := &session{cluster: &cluster{namespace: "jobs"}, loads: map[string]*load{"sbx-1": l}}
+		pod := podWith(corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{
+			Name: sandboxName, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
+		}}})
+		sb := &sandbox{session: s, name: "sbx-1", pod: &observed{pod: pod, changed: make(chan struct{})}}
+		failed := make(chan error, 1)
+		go func() { failed <- sb.startWarm(t.Context()) }()
+		synctest.Wait()
+		l.err = errors.ErrUnsupported
+		s.takeLoad("sbx-1") // as loadWarm does, which is often first
+		close(l.done)
+		assert.Equal(t, errors.ErrUnsupported, <-failed)
+	})
 }
 
 // The end of a container is often seen in its log or its connection before the cluster tells of it.

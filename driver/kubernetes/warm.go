@@ -213,13 +213,16 @@ func (sb *sandbox) startWarm(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
+		if l.err != nil { // takeLoad may have given it to loadWarm by now
+			return l.err
+		}
 		l = sb.session.takeLoad(sb.name)
 	}
 	if l == nil {
 		return sb.wrong(ReasonDeleted, "it is no more")
 	}
 	sb.agent = l.agent
-	return l.err
+	return nil
 }
 
 // claimPod takes one of the pods that are ready, or one that is made now.
