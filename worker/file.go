@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -9,11 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -79,71 +75,6 @@ func refused(op, path, why string) error { return &fs.PathError{Op: op, Path: pa
 
 func infoOf(info fs.FileInfo) *wirepb.Info {
 	return &wirepb.Info{Name: []byte(info.Name()), Size: info.Size(), Mode: uint32(info.Mode()), TimeSeconds: info.ModTime().Unix(), TimeNanos: int32(info.ModTime().Nanosecond())}
-}
-
-// changes are the requests that change files now. When the context of one ends, whoever sent it has its error and goes on, while its last step may
-// still be under way: what comes next waits for its end, or what was given up would undo it.
-type changes struct {
-	mu    sync.Mutex
-	under map[*change]struct{}
-}
-
-type change struct {
-	ctx  context.Context
-	path string
-	done chan struct{}
-}
-
-// settleTime is how long what was given up is waited for. One that takes longer is stuck, in a file system that does not answer say, or removes very much.
-const settleTime = 10 * time.Second
-
-// begin counts a request as a change until end. It is called before the request does anything.
-func (c *changes) begin(ctx context.Context, path string) (end func()) {
-	own := &change{ctx: ctx, path: path, done: make(chan struct{})}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.under[own] = struct{}{}
-	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.under, own)
-		close(own.done)
-	}
-}
-
-// settle waits until what was given up before is over. It is called before anything is done with files. Cancellations and requests come in the order in
-// which they were sent, but handlers run in any: one that was given up itself is to do nothing.
-func (c *changes) settle(ctx context.Context) error {
-	if ctx.Err() != nil {
-		return status.FromContextError(ctx.Err()).Err()
-	}
-	given := c.givenUp()
-	if len(given) == 0 {
-		return nil
-	}
-	late := time.After(settleTime)
-	for _, other := range given {
-		select {
-		case <-other.done:
-		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
-		case <-late:
-			return refused("wait", other.path, "is still being changed by what was given up; try again later, or stop the sandbox")
-		}
-	}
-	return nil
-}
-
-// givenUp returns the changes whose contexts have ended.
-func (c *changes) givenUp() (given []*change) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for other := range c.under {
-		if other.ctx.Err() != nil {
-			given = append(given, other)
-		}
-	}
-	return given
 }
 
 // tell sends an error as a failure. One of the stream, or of its context, is nobody's to hear.
@@ -553,165 +484,4 @@ func (h *handle) commit(commit *wirepb.Commit) error {
 		unfinished.Delete(filepath.Base(h.path))
 	}
 	return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Closed{Closed: &wirepb.Closed{Size: h.size, Crc32C: h.sum}}})
-}
-
-// changedBy returns the path that a request changes something at; nil if it only looks.
-func changedBy(request *wirepb.PathRequest) []byte {
-	switch kind := request.GetKind().(type) {
-	case *wirepb.PathRequest_MakeDir:
-		return kind.MakeDir.GetPath()
-	case *wirepb.PathRequest_Remove:
-		return kind.Remove.GetPath()
-	case *wirepb.PathRequest_Rename:
-		return kind.Rename.GetFrom()
-	case *wirepb.PathRequest_Link:
-		return kind.Link.GetPath()
-	case *wirepb.PathRequest_Chmod:
-		return kind.Chmod.GetPath()
-	}
-	return nil
-}
-
-// Path is the handler of what is done with a path.
-func (a *attendant) Path(ctx context.Context, request *wirepb.PathRequest) (*wirepb.PathReply, error) {
-	if changed := changedBy(request); changed != nil {
-		defer a.changes.begin(ctx, a.path(changed))()
-	}
-	reply := &wirepb.PathReply{}
-	if request.GetEndFiles() {
-		a.drafts.end()
-		return reply, nil
-	}
-	if err := a.changes.settle(ctx); err != nil {
-		return reply, tell(err, func(f *wirepb.Failure) error { reply.Failure = f; return nil })
-	}
-	var info fs.FileInfo
-	var err error
-	switch kind := request.GetKind().(type) {
-	case *wirepb.PathRequest_Stat:
-		info, err = os.Stat(a.path(kind.Stat))
-	case *wirepb.PathRequest_Lstat:
-		info, err = os.Lstat(a.path(kind.Lstat))
-	case *wirepb.PathRequest_MakeDir:
-		if kind.MakeDir.GetAll() {
-			err = os.MkdirAll(a.path(kind.MakeDir.GetPath()), fs.FileMode(kind.MakeDir.GetMode()))
-		} else {
-			err = os.Mkdir(a.path(kind.MakeDir.GetPath()), fs.FileMode(kind.MakeDir.GetMode()))
-		}
-	case *wirepb.PathRequest_Remove:
-		switch path := a.path(kind.Remove.GetPath()); {
-		case !kind.Remove.GetAll():
-			err = os.Remove(path)
-		case path != "" && filepath.Dir(filepath.Clean(path)) == filepath.Clean(path):
-			// Nobody means it, and where a sandbox isn't isolated, as with driver/process, it would be this machine's.
-			err = refused("remove", path, "is the root of all files; name what is to be removed")
-		default:
-			err = os.RemoveAll(path)
-		}
-	case *wirepb.PathRequest_Rename:
-		err = os.Rename(a.path(kind.Rename.GetFrom()), a.path(kind.Rename.GetTo()))
-	case *wirepb.PathRequest_ReadLink:
-		var text string
-		text, err = os.Readlink(a.path(kind.ReadLink))
-		reply.Text = []byte(text)
-	case *wirepb.PathRequest_Link:
-		if target, path := string(kind.Link.GetTarget()), a.path(kind.Link.GetPath()); kind.Link.GetReplace() {
-			err = a.drafts.replaceLink(target, path)
-		} else {
-			err = os.Symlink(target, path)
-		}
-	case *wirepb.PathRequest_Chmod:
-		err = os.Chmod(a.path(kind.Chmod.GetPath()), fs.FileMode(kind.Chmod.GetMode()))
-		if kind.Chmod.GetMode()&0o111 != 0 { // it may be executed next, and have been written a moment ago
-			a.starts.settle()
-		}
-	default:
-		return nil, status.Error(codes.InvalidArgument, "a request that this worker does not know")
-	}
-	if info != nil {
-		reply.Info = infoOf(info)
-	}
-	reply.Failure = failure(err)
-	return reply, nil
-}
-
-// List is the handler of a folder's content.
-func (a *attendant) List(request *wirepb.PathRequest, stream grpc.ServerStreamingServer[wirepb.Listing]) error {
-	if err := a.changes.settle(stream.Context()); err != nil {
-		return tell(err, func(f *wirepb.Failure) error { return stream.Send(&wirepb.Listing{Failure: f}) })
-	}
-	folder := a.path(request.GetList())
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		return stream.Send(&wirepb.Listing{Failure: failure(err)})
-	}
-	var infos []fs.FileInfo
-	for _, entry := range entries {
-		if _, is := unfinished.Load(entry.Name()); is {
-			continue
-		}
-		info, err := entry.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it is gone
-		}
-		if err != nil { // as in a folder that may be read and not entered: what is there must not seem to be missing
-			var inner *fs.PathError
-			if errors.As(err, &inner) {
-				err = inner.Err
-			}
-			err = &fs.PathError{Op: "readdir", Path: folder, Err: fmt.Errorf("entry %q: %w", entry.Name(), err)}
-			return stream.Send(&wirepb.Listing{Failure: failure(err)})
-		}
-		infos = append(infos, info)
-	}
-	return sendEntries(infos, stream.Send)
-}
-
-// list sends what is in an open folder, which may have another path by now, or none. If it can't be read, it stays open.
-func (h *handle) list() error {
-	send := func(listing *wirepb.Listing) error {
-		return h.stream.Send(&wirepb.FileReply{Kind: &wirepb.FileReply_Listing{Listing: listing}})
-	}
-	infos, err := h.entries()
-	if err != nil {
-		return send(&wirepb.Listing{Failure: failure(err)})
-	}
-	if err := sendEntries(infos, send); err != nil {
-		return err
-	}
-	return h.done()
-}
-
-// entries reads an open folder.
-func (h *handle) entries() ([]fs.FileInfo, error) {
-	if _, err := h.file.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	infos, err := h.file.Readdir(-1)
-	var entry *fs.PathError
-	if errors.As(err, &entry) && entry.Path != h.file.Name() { // as List has it
-		err = &fs.PathError{Op: "readdir", Path: h.path, Err: fmt.Errorf("entry %q: %w", filepath.Base(entry.Path), entry.Err)}
-	}
-	if err != nil {
-		return nil, err
-	}
-	infos = slices.DeleteFunc(infos, func(info fs.FileInfo) bool {
-		_, is := unfinished.Load(info.Name())
-		return is
-	})
-	slices.SortFunc(infos, func(a, b fs.FileInfo) int { return strings.Compare(a.Name(), b.Name()) })
-	return infos, nil
-}
-
-func sendEntries(infos []fs.FileInfo, send func(*wirepb.Listing) error) error {
-	for some := range slices.Chunk(infos, listed) {
-		listing := &wirepb.Listing{}
-		for _, info := range some {
-			listing.Entries = append(listing.Entries, infoOf(info))
-		}
-		if err := send(listing); err != nil {
-			return err
-		}
-	}
-	return nil
 }
