@@ -35,14 +35,30 @@ func Dial(ctx context.Context, config *rest.Config, logger klog.Logger, address 
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = connection.Close() }) // what follows takes no context
-	defer stop()
-	conn, err := newForwarded(connection, port)
-	if err != nil {
-		_ = connection.Close()
-		return nil, err
+	// This takes no context, and waits half a minute for a stream that the other side does not answer for, even when the connection has ended.
+	type made struct {
+		conn *forwarded
+		err  error
 	}
-	return conn, nil
+	done := make(chan made, 1)
+	go func() {
+		conn, err := newForwarded(connection, port)
+		if err == nil && ctx.Err() != nil {
+			_ = conn.Close() // nobody takes it
+		}
+		done <- made{conn, err}
+	}()
+	select {
+	case m := <-done:
+		if m.err != nil {
+			_ = connection.Close()
+			return nil, m.err
+		}
+		return m.conn, nil
+	case <-ctx.Done():
+		_ = connection.Close()
+		return nil, context.Cause(ctx)
+	}
 }
 
 // NoWebsocket tells whether it is worth while to try SPDY.
@@ -64,7 +80,22 @@ func byWebsocket(ctx context.Context, config *rest.Config, logger klog.Logger, a
 	if err != nil {
 		return nil, err
 	}
-	return httpstreamspdy.NewClientConnection(portforward.NewTunnelingConnectionWithLogger(logger, conn))
+	tunnel := portforward.NewTunnelingConnectionWithLogger(logger, conn)
+	connection, err := httpstreamspdy.NewClientConnection(tunnel)
+	if err != nil {
+		return nil, err
+	}
+	return tunnelled{connection, tunnel}, nil
+}
+
+// tunnelled ends with Close, whatever its streams wait for.
+type tunnelled struct {
+	httpstream.Connection
+	tunnel io.Closer
+}
+
+func (t tunnelled) Close() error {
+	return errors.Join(t.Connection.Close(), t.tunnel.Close())
 }
 
 func bySPDY(ctx context.Context, config *rest.Config, address string) (httpstream.Connection, error) {
