@@ -78,6 +78,9 @@ func (s *session) renew(ctx context.Context) {
 		case err == nil || ctx.Err() != nil:
 			pause = renewTime
 		case apierrors.IsNotFound(err):
+			s.mu.Lock()
+			s.ownerless = true
+			s.mu.Unlock()
 			s.spec.Logger.Error("the session's Lease was deleted, and its pods go with it; open another session", "lease", s.name, "namespace", s.namespace)
 			return
 		case pause == renewTime: // told once

@@ -57,6 +57,7 @@ type session struct {
 
 	mu        sync.Mutex
 	closed    bool
+	ownerless bool // its Lease was deleted, and the cluster deletes each pod that is made
 	serial    int
 	creating  sync.WaitGroup // Creates that have begun
 	sandboxes map[*sandbox]struct{}
@@ -198,6 +199,10 @@ func (s *session) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox,
 	if s.closed {
 		s.mu.Unlock()
 		return fail(fmt.Errorf("session is %w", driver.ErrStopped))
+	}
+	if s.ownerless {
+		s.mu.Unlock()
+		return fail(fmt.Errorf("the session's Lease %s/%s was deleted, and no pod stays without it; open another session", s.namespace, s.name))
 	}
 	s.serial++
 	name := fmt.Sprintf("%s-%d", s.name, s.serial)
