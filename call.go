@@ -302,22 +302,22 @@ func (f *function) do(r *request) ([]byte, error) {
 		// What send returned, not what that wraps: a function's error may hold anything.
 		if cause, ok := err.(*notBegunError); ok { //nolint:errorlint // see above
 			resent++
-			ranShort := f.ranShort(r, cause)
-			if ranShort {
+			if f.ranShort(r, cause) {
 				short++
-			}
-			if ranShort && f.grow(r) {
-				f.queue(r)
-				continue
-			}
-			if resent <= maxResend && short < maxEndings {
+				if f.grow(r) || short < maxEndings {
+					f.queue(r)
+					continue
+				}
+			} else if resent <= maxResend {
 				r.turn = turn.Again()
 				continue
 			}
 			start := startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, cause.err))
-			if ranShort {
-				start.advice = fmt.Sprintf("its arguments have %d bytes; %s", len(r.args), moreLimit)
+			start.advice = moreMemory
+			if f.memoryIsHeld(r.class) {
+				start.advice = moreLimit
 			}
+			start.advice = fmt.Sprintf("its arguments have %d bytes; %s", len(r.args), start.advice)
 			err = start
 		}
 		if err = f.again(r, delivery, err); err != nil {

@@ -242,26 +242,27 @@ func (f *function) learn(r *request, err error) {
 	r.class = &next
 }
 
-// ranShort reports whether what a sandbox may have did not do for the request's arguments, as far as is known: it ran out of memory
-// before the function began, with no call in it that ran.
+// ranShort reports whether what a sandbox may have may not have done for the request's arguments: it ran out of memory before the
+// function began. Short ones are not the reason: they may have waited there.
 func (f *function) ranShort(r *request, cause *notBegunError) bool {
 	lost, ok := cause.err.(*launch.LostError) //nolint:errorlint // nobody wraps it
-	if !ok || f.where != nil || lost.Running > 0 || !f.memoryIsHeld(r.class) {
+	if !ok || f.where != nil || len(r.args) <= maxArgsAhead || !f.memoryIsHeld(r.class) {
 		return false
 	}
 	return endingOf(lost).cause == ErrOutOfMemory //nolint:errorlint // see learn
 }
 
-// grow has the request want a sandbox with twice the memory, and reports whether it may.
-func (f *function) grow(r *request) bool {
-	memory := r.class.must.MemoryMiB
-	if memory >= f.config.memory {
-		return false
-	}
+// grow has the request want a sandbox with twice the memory, and reports whether it may. In any case it is one of its own: what ran in the
+// last one, or was left there, may have taken the memory, and must not be lost again for these arguments.
+func (f *function) grow(r *request) (grown bool) {
 	next := *r.class
-	next.must.MemoryMiB = min(2*memory, f.config.memory)
+	next.limits.Concurrency, next.limits.Ahead, next.limits.Uses = 1, 0, 1
+	if memory := next.must.MemoryMiB; memory < f.config.memory {
+		next.must.MemoryMiB = min(2*memory, f.config.memory)
+		grown = true
+	}
 	r.class = &next
-	return true
+	return grown
 }
 
 // memoryIsHeld reports whether the memory of sandboxes of a class is bounded for each of them.

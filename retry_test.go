@@ -7,6 +7,7 @@ import (
 	"iter"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -344,6 +345,24 @@ func TestArgumentsThatNeedMoreMemory(t *testing.T) {
 	require.ErrorContains(t, err, "3 sandboxes ended before the call began")
 	require.ErrorContains(t, err, "arguments have 134217733 bytes; allow the sandbox more by MemoryMiB")
 	assert.Equal(t, sbx.NotBegun, delivery(t, err))
+
+	// Calls that run beside it are not lost for them more than once.
+	ctx, cancel := context.WithCancel(t.Context())
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel()
+	shared := sbx.Concurrency(4)
+	try := session.Function2(Try, limit, shared)
+	for range 6 {
+		beside.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = try.Call(ctx, "", "50ms:ok")
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return session.Stats().Running == 6 }, time.Minute, time.Millisecond)
+	_, err = session.Function(Measure, limit, shared).Call(t.Context(), data)
+	require.ErrorContains(t, err, "3 sandboxes ended before the call began")
 }
 
 func TestMemoryThatCantBeHadFailsTheCall(t *testing.T) {
