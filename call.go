@@ -278,7 +278,11 @@ func (f *function) do(r *request) ([]byte, error) {
 		lease, err := r.turn.Wait(r.ctx)
 		if err != nil {
 			r.cut = true
-			return nil, f.fail(r, "", f.leaseError(r.ctx, err))
+			sandbox := "" // that lost it last
+			if n := len(r.attempts); n > 0 {
+				sandbox = r.attempts[n-1].Sandbox
+			}
+			return nil, f.fail(r, sandbox, f.leaseError(r.ctx, err))
 		}
 		r.attempt++
 		data, sandbox, delivery, err := f.runOnce(r, lease)

@@ -138,6 +138,26 @@ func TestTheErrorNamesTheSandboxThatTheCallRanIn(t *testing.T) {
 	assert.Equal(t, call.Attempts[0].Sandbox, call.Sandbox, "in the second one it did not begin")
 }
 
+// There is no other one in which the call could begin.
+func TestTheErrorNamesTheSandboxThatLostTheCall(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(inprocess.New(&inprocess.Options{
+		Fault: func(m inprocess.Message) inprocess.Fault {
+			if !m.FromWorker && slices.Contains(m.Kinds, "call") {
+				return inprocess.Cut
+			}
+			return inprocess.Fault{}
+		},
+	})))
+	sb := session.Sandbox()
+	_, err := session.Function(Double).In(sb).Call(t.Context(), 1)
+	require.ErrorIs(t, err, sbx.ErrNotRunning)
+	var call *sbx.CallError
+	require.ErrorAs(t, err, &call)
+	assert.Equal(t, sbx.NotBegun, call.Delivery)
+	require.Len(t, call.Attempts, 1)
+	assert.Equal(t, sb.ID(), call.Sandbox)
+}
+
 func TestConcurrency(t *testing.T) {
 	everywhere(t, func(t *testing.T, on sbx.OpenOption) {
 		session := sbxtest.Open(t, on, sbx.MaxSandboxes(1), sbx.Concurrency(8))
