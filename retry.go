@@ -235,7 +235,7 @@ func (f *function) learn(r *request, err error) {
 		if lost.alone {
 			r.endings++
 		}
-		next.limits.Concurrency, next.limits.Ahead, next.limits.Uses = 1, 0, 1
+		next.alone()
 	default:
 		return
 	}
@@ -256,7 +256,7 @@ func (f *function) ranShort(r *request, cause *notBegunError) bool {
 // last one, or was left there, may have taken the memory, and must not be lost again for these arguments.
 func (f *function) grow(r *request) (grown bool) {
 	next := *r.class
-	next.limits.Concurrency, next.limits.Ahead, next.limits.Uses = 1, 0, 1
+	next.alone()
 	if memory := next.must.MemoryMiB; memory < f.config.memory {
 		next.must.MemoryMiB = min(2*memory, f.config.memory)
 		grown = true
@@ -264,6 +264,9 @@ func (f *function) grow(r *request) (grown bool) {
 	r.class = &next
 	return grown
 }
+
+// alone makes the class one of sandboxes for one call each.
+func (c *class) alone() { c.limits.Concurrency, c.limits.Ahead, c.limits.Uses = 1, 0, 1 }
 
 // memoryIsHeld reports whether the memory of sandboxes of a class is bounded for each of them.
 func (f *function) memoryIsHeld(c *class) bool {
