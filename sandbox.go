@@ -353,7 +353,7 @@ func (sb *Sandbox) begin() error {
 
 func (sb *Sandbox) start(ctx context.Context) {
 	begin := time.Now()
-	running, err := sb.session.start(ctx, sb.ID(), sb.class)
+	running, err := sb.session.start(ctx, sb.ID, sb.class)
 	switch {
 	case err == nil:
 		sb.session.counts.count(func(own *OwnStats, _ *CommandStats) {

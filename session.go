@@ -326,22 +326,23 @@ func (s *Session) background(task func()) bool {
 	return true
 }
 
-// startTries is how often a sandbox is started that somebody else kills while it starts.
+// startTries is how often a sandbox is started that somebody else ends while it starts.
 const startTries = 3
 
 // openSandbox makes a sandbox of a class, with a worker that is ready for calls. Its error is a [*StartError].
 func (s *Session) openSandbox(ctx context.Context, class class) (*sandbox, error) {
-	for try := 1; ; try++ {
-		sb, err := s.start(ctx, s.nextID(), class)
-		var failed *launch.StartError
-		if try < startTries && sb == nil && ctx.Err() == nil && errors.As(err, &failed) && failed.Shot() {
-			continue
-		}
-		if err != nil {
-			err = startError(err)
-		}
-		return sb, err
+	sb, err := s.start(ctx, s.nextID, class)
+	if err != nil {
+		err = startError(err)
 	}
+	return sb, err
+}
+
+// endedByOthers tells whether what ended a sandbox that was starting has nothing to do with what it is, so that another one may come up.
+func endedByOthers(err error) bool {
+	var failed *launch.StartError
+	var outside interface{ EndedByOthers() bool } // a driver's word
+	return errors.As(err, &failed) && failed.Shot() || errors.As(err, &outside) && outside.EndedByOthers()
 }
 
 // nextID is the id of one more sandbox.
@@ -352,8 +353,19 @@ func (s *Session) nextID() string {
 	return fmt.Sprintf("%s-%d", s.id, s.serial)
 }
 
-// start is openSandbox for a sandbox that has an id.
-func (s *Session) start(ctx context.Context, id string, class class) (*sandbox, error) {
+// start makes a sandbox of a class, with a worker that is ready for calls. Each try has an id from id.
+func (s *Session) start(ctx context.Context, id func() string, class class) (*sandbox, error) {
+	for try := 1; ; try++ {
+		name := id()
+		sb, err := s.startOnce(ctx, name, class)
+		if err == nil || sb != nil || ctx.Err() != nil || try == startTries || !endedByOthers(err) {
+			return sb, err
+		}
+		s.log.Info("a sandbox was ended by somebody else while it started; another one is started", "sandbox", name, "error", err)
+	}
+}
+
+func (s *Session) startOnce(ctx context.Context, id string, class class) (*sandbox, error) {
 	s.warnOfLimits(class.should)
 	environ, tags, mounts := class.parse()
 	secret, err := class.secrets.environ(ctx)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -147,6 +148,57 @@ func TestStartFailure(t *testing.T) {
 	n, err := session.Function(Double).Call(t.Context(), 1)
 	require.NoError(t, err)
 	assert.Equal(t, 2, n)
+}
+
+// evicted is what a driver says of a sandbox that somebody else ended.
+type evicted bool
+
+func (e evicted) Error() string { return "its node is to be empty" }
+
+func (e evicted) EndedByOthers() bool { return bool(e) }
+
+func TestAStartThatOthersEndIsTriedAgain(t *testing.T) {
+	for _, c := range []struct {
+		ended     evicted
+		failures  int
+		tries     int
+		succeeded bool
+	}{
+		{true, 2, 3, true},
+		{true, 9, 3, false},
+		{false, 1, 1, false},
+	} {
+		var mu sync.Mutex
+		var ids []string
+		session := sbxtest.Open(t, sbx.Driver(inprocess.New(&inprocess.Options{
+			Start: func(id string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if ids = append(ids, id); len(ids) <= c.failures {
+					return c.ended
+				}
+				return nil
+			},
+		})))
+		check := func(err error, name string) {
+			mu.Lock()
+			defer mu.Unlock()
+			assert.Len(t, ids, c.tries, name)
+			if c.succeeded {
+				require.NoError(t, err, name)
+			} else {
+				var start *sbx.StartError
+				require.ErrorAs(t, err, &start, name)
+				require.ErrorIs(t, err, c.ended, name)
+			}
+		}
+		_, err := session.Function(Double).Call(t.Context(), 1)
+		check(err, "a call")
+		assert.Len(t, slices.Compact(ids), len(ids), "each is another sandbox")
+		ids = nil
+		check(session.Sandbox().Start(t.Context()), "a sandbox of the program's own")
+		require.NoError(t, session.Close())
+	}
 }
 
 // cutter is a connection that can be cut.

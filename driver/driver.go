@@ -62,7 +62,8 @@ func (p Platform) String() string { return p.OS + "/" + p.Arch }
 type Session interface {
 	// Create makes a sandbox with nothing running in it. It blocks until the sandbox is usable. When ctx ends first,
 	// Create leaves nothing behind and returns ctx's error. The sandbox outlives ctx. A limit that must be held and can't be is a
-	// [*LimitError], here or when the worker starts.
+	// [*LimitError], here or when the worker starts. If somebody else ended the sandbox meanwhile, such as who empties its node, the
+	// error, or what it wraps, has a method EndedByOthers() bool that says so: the caller makes another one then.
 	Create(ctx context.Context, spec Spec) (Sandbox, error)
 
 	// Report says what the session's sandboxes hold. It does no I/O, and answers after Close, too.

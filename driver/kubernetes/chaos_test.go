@@ -166,22 +166,58 @@ func TestUnschedulable(t *testing.T) {
 	assert.ErrorContains(t, err, "nsufficient cpu", "the scheduler's own words")
 }
 
+// cordon keeps all nodes from getting further pods, or ends that.
+func cordon(t *testing.T, on bool) {
+	nodes, err := admin.CoreV1().Nodes().List(context.Background(), metav1.ListOptions{})
+	require.NoError(t, err)
+	for _, node := range nodes.Items {
+		_, err := admin.CoreV1().Nodes().Patch(context.Background(), node.Name, types.MergePatchType,
+			fmt.Appendf(nil, `{"spec":{"unschedulable":%t}}`, on), metav1.PatchOptions{})
+		require.NoError(t, err)
+	}
+}
+
+func TestPodsEndedWhileTheyStart(t *testing.T) {
+	needCluster(t)
+	session := openSession(t, onCluster(nil), sbx.MaxSandboxes(1))
+	t.Cleanup(func() { cordon(t, false) })
+	cordon(t, true) // so that they start for as long as it takes
+	call := session.Function(echo).Spawn(t.Context(), "in the third")
+	var ended []string
+	next := func() string {
+		var name string
+		require.Eventually(t, func() bool {
+			pods, err := admin.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{})
+			require.NoError(t, err)
+			for _, pod := range pods.Items {
+				if pod.DeletionTimestamp == nil && !slices.Contains(ended, pod.Name) {
+					name = pod.Name
+				}
+			}
+			return name != ""
+		}, soon, 50*time.Millisecond)
+		ended = append(ended, name)
+		return name
+	}
+	require.NoError(t, admin.CoreV1().Pods(namespace).Delete(t.Context(), next(), metav1.DeleteOptions{}))
+	err := admin.CoreV1().Pods(namespace).EvictV1(t.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: next(), Namespace: namespace}})
+	if !apierrors.IsNotFound(err) { // the session, which saw what was to come, had it deleted first
+		require.NoError(t, err)
+	}
+	next()
+	cordon(t, false)
+	answer, err := call.Result(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "in the third", answer)
+}
+
 func TestCordoned(t *testing.T) {
 	needCluster(t)
-	cordon := func(on bool) {
-		nodes, err := admin.CoreV1().Nodes().List(context.Background(), metav1.ListOptions{})
-		require.NoError(t, err)
-		for _, node := range nodes.Items {
-			_, err := admin.CoreV1().Nodes().Patch(context.Background(), node.Name, types.MergePatchType,
-				fmt.Appendf(nil, `{"spec":{"unschedulable":%t}}`, on), metav1.PatchOptions{})
-			require.NoError(t, err)
-		}
-	}
 	session := openSession(t, onCluster(func(o *kubernetes.Options) { o.MaxPending = 2 * time.Second }))
 	_, err := session.Function(echo).Call(t.Context(), "")
 	require.NoError(t, err)
-	t.Cleanup(func() { cordon(false) })
-	cordon(true)
+	t.Cleanup(func() { cordon(t, false) })
+	cordon(t, true)
 	answer, err := session.Function(echo).Call(t.Context(), "still here")
 	require.NoError(t, err, "a sandbox on a cordoned node goes on")
 	assert.Equal(t, "still here", answer)

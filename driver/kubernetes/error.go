@@ -18,7 +18,13 @@ type PodError struct {
 	Err error
 	// Remedies are things that the user can do, each a whole phrase, the best first.
 	Remedies []string
+
+	others bool // it was the cluster that ended the pod, for reasons that are not the pod's own
 }
+
+// EndedByOthers reports whether the pod was ended by somebody or something else than what ran in it: it was deleted, evicted or preempted, or its node was
+// full or went away. A session starts another sandbox instead of one that ends so while it starts.
+func (e *PodError) EndedByOthers() bool { return e.others || e.Reason == ReasonDeleted }
 
 // Reasons of a [PodError] that the cluster has no word for.
 const (

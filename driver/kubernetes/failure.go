@@ -48,9 +48,11 @@ func failure(pod *corev1.Pod) error {
 	case pod.Status.Phase == corev1.PodFailed && pod.Status.Reason != "": // of the kubelet
 		wrong.Reason, wrong.Message = pod.Status.Reason, pod.Status.Message
 		wrong.Remedies = remedies[pod.Status.Reason]
+		wrong.others = pod.Status.Reason != "DeadlineExceeded"
 	case disrupted != nil:
 		wrong.Reason, wrong.Message = disrupted.Reason, disrupted.Message
 		wrong.Remedies = remedies[disrupted.Reason]
+		wrong.others = true
 	case pod.DeletionTimestamp != nil:
 		wrong.Reason, wrong.Message = ReasonDeleted, "somebody deleted it, or the session's Lease, which owns it (another session would have to be opened then)"
 	case pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded:

@@ -68,9 +68,20 @@ func TestFailure(t *testing.T) {
 		assert.Equal(t, want, wrong.Reason)
 		assert.ErrorContains(t, err, "pod jobs/sbx-1")
 	}
+	for reason, want := range map[string]bool{"Evicted": true, "NodeShutdown": true, "OutOfcpu": true, "DeadlineExceeded": false} {
+		wrong, ok := errors.AsType[*PodError](failure(podWith(corev1.PodStatus{Phase: corev1.PodFailed, Reason: reason})))
+		require.True(t, ok)
+		assert.Equal(t, want, wrong.EndedByOthers(), reason)
+	}
+	for status, want := range map[*corev1.PodStatus]bool{&preempted: true, new(hasEnded(corev1.PodFailed, "OOMKilled", "", 137)): false, new(waits("ErrImagePull", "")): false} {
+		var outside interface{ EndedByOthers() bool }
+		require.ErrorAs(t, failure(podWith(*status)), &outside)
+		assert.Equal(t, want, outside.EndedByOthers())
+	}
 	deleted := podWith(corev1.PodStatus{Phase: corev1.PodRunning})
 	deleted.DeletionTimestamp = new(metav1.Now())
 	assert.ErrorContains(t, failure(deleted), ReasonDeleted)
+	assert.True(t, (&PodError{Reason: ReasonDeleted}).EndedByOthers())
 	assert.ErrorContains(t, failure(deleted), "or the session's Lease", "which no event of the pod tells")
 }
 
