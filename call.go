@@ -317,11 +317,7 @@ func (f *function) do(r *request) ([]byte, error) {
 				continue
 			}
 			start := startError(fmt.Errorf("%d sandboxes ended before the call began: %w", resent, cause.err))
-			start.advice = moreMemory
-			if f.memoryIsHeld(r.class) {
-				start.advice = moreLimit
-			}
-			start.advice = fmt.Sprintf("its arguments have %d bytes; %s", len(r.args), start.advice)
+			start.advice = fmt.Sprintf("its arguments have %d bytes; %s", len(r.args), f.adviseMemory(r.class))
 			err = start
 		}
 		if err = f.again(r, delivery, err); err != nil {
@@ -600,11 +596,9 @@ func (f *function) lost(r *request, sb *sandbox, pending *launch.Pending, killed
 	e := lostError(lost, f.config.retries > 0 || f.where != nil) // which is not replaced
 	e.memory = r.class.must.MemoryMiB
 	if e.ending.cause == ErrOutOfMemory { //nolint:errorlint // it is this or another one
-		if f.memoryIsHeld(r.class) { // else it may be for what others use
-			e.ending.itself, e.ending.advice = true, moreLimit
-			if f.where != nil {
-				e.ending.advice = moreLimitOfOwn
-			}
+		e.ending.advice = f.adviseMemory(r.class)
+		if f.session.memoryIsHeld(r.class) { // else it may be for what others use
+			e.ending.itself = true
 		}
 	}
 	switch {

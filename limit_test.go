@@ -181,6 +181,15 @@ func TestOutOfItsMemory(t *testing.T) {
 	require.ErrorAs(t, err, &call)
 	assert.Equal(t, 1, call.Index)
 	assert.ErrorContains(t, err, "MemoryMiB of sbx.Limit", "the limit was its own")
+
+	sb := session.Sandbox(sbx.Limit(sbx.Resources{MemoryMiB: 256}), sbx.Env("GOMEMLIMIT", "off"))
+	_, err = session.Function(Allocate).In(sb).Call(t.Context(), 600)
+	require.ErrorIs(t, err, sbx.ErrOutOfMemory)
+	_, later := session.Function(Allocate).In(sb).Call(t.Context(), 1)
+	for _, err := range []error{err, later} {
+		require.ErrorContains(t, err, "allow the sandbox more by MemoryMiB of sbx.Limit, give", "a sandbox of the program's own has no RetryMemory")
+	}
+	require.ErrorIs(t, later, sbx.ErrNotRunning)
 	n, err := session.Function(Allocate).Call(t.Context(), 600)
 	require.NoError(t, err, "the control")
 	assert.Equal(t, 600, n)

@@ -121,7 +121,12 @@ type ending struct {
 // endedError is an ending as the reason why a sandbox is of no use.
 type endedError struct{ ending }
 
-func (e *endedError) Error() string { return e.what }
+func (e *endedError) Error() string {
+	if e.advice == "" {
+		return e.what
+	}
+	return e.what + "; " + e.advice
+}
 
 func (e *endedError) Unwrap() error { return e.cause }
 
@@ -134,6 +139,7 @@ const (
 	moreMemory     = "give the function smaller inputs, or let fewer calls run at a time"
 	moreLimit      = "allow the sandbox more by MemoryMiB of sbx.Limit (sbx.RetryMemory does so for the calls that need it), " + moreMemory
 	moreForStart   = "allow the sandbox more by MemoryMiB of sbx.Limit, if it has one, or let package variables and init functions take less"
+	moreThanMost   = "have sbx.RetryMemory allow more, " + moreMemory
 	moreLimitOfOwn = "allow the sandbox more by MemoryMiB of sbx.Limit, " + moreMemory
 )
 

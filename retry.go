@@ -246,7 +246,7 @@ func (f *function) learn(r *request, err error) {
 // function began. Short ones are not the reason: they may have waited there.
 func (f *function) ranShort(r *request, cause *notBegunError) bool {
 	lost, ok := cause.err.(*launch.LostError) //nolint:errorlint // nobody wraps it
-	if !ok || f.where != nil || len(r.args) <= maxArgsAhead || !f.memoryIsHeld(r.class) {
+	if !ok || f.where != nil || len(r.args) <= maxArgsAhead || !f.session.memoryIsHeld(r.class) {
 		return false
 	}
 	return endingOf(lost).cause == ErrOutOfMemory //nolint:errorlint // see learn
@@ -269,6 +269,20 @@ func (f *function) grow(r *request) (grown bool) {
 func (c *class) alone() { c.limits.Concurrency, c.limits.Ahead, c.limits.Uses = 1, 0, 1 }
 
 // memoryIsHeld reports whether the memory of sandboxes of a class is bounded for each of them.
-func (f *function) memoryIsHeld(c *class) bool {
-	return c.must.MemoryMiB > 0 || c.should.MemoryMiB > 0 && f.session.backend.Report().Capability(driver.LimitMemory).Held
+func (s *Session) memoryIsHeld(c *class) bool {
+	return c.must.MemoryMiB > 0 || c.should.MemoryMiB > 0 && s.backend.Report().Capability(driver.LimitMemory).Held
+}
+
+// adviseMemory says what to do about a call that ran out of memory in a sandbox of a class.
+func (f *function) adviseMemory(c *class) string {
+	switch {
+	case !f.session.memoryIsHeld(c): // it may be for what others use
+		return moreMemory
+	case f.where != nil:
+		return moreLimitOfOwn
+	case f.config.memory > 0 && c.must.MemoryMiB >= f.config.memory:
+		return moreThanMost
+	default:
+		return moreLimit
+	}
 }

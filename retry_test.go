@@ -324,6 +324,7 @@ func TestRetryMemory(t *testing.T) {
 	require.ErrorIs(t, err, sbx.ErrPoison)
 	require.ErrorIs(t, err, sbx.ErrOutOfMemory)
 	assert.Equal(t, 4, callError(t, err).Attempt, "one with 64 MiB, and three with what it may have")
+	require.ErrorContains(t, err, "have sbx.RetryMemory allow more")
 	results, err := session.Function(Allocate, limit, sbx.Retries(4), sbx.RetryMemory(1<<30)).MapSlice(t.Context(), []int{2, size, 4})
 	require.NoError(t, err)
 	assert.Equal(t, []int{2, size, 4}, results)

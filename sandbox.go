@@ -402,7 +402,16 @@ func (sb *Sandbox) watch(running *sandbox) {
 	if status != Running {
 		return // it is being stopped
 	}
-	_ = sb.stop(context.Background(), Lost, &endedError{endingOf(running.worker.Lost())}) // what is left of it; Close tries again
+	_ = sb.stop(context.Background(), Lost, sb.ending(running)) // what is left of it; Close tries again
+}
+
+// ending is why the sandbox has ended.
+func (sb *Sandbox) ending(running *sandbox) error {
+	e := endingOf(running.worker.Lost())
+	if e.cause == ErrOutOfMemory && sb.session.memoryIsHeld(&sb.class) { //nolint:errorlint // it is this or another one
+		e.advice = moreLimitOfOwn
+	}
+	return &endedError{e}
 }
 
 // discard stops a sandbox that has ended, as a call noticed before watch did, or in which a function did not obey.
@@ -410,7 +419,7 @@ func (sb *Sandbox) discard(running *sandbox) error {
 	var cause error
 	select {
 	case <-running.Done():
-		cause = &endedError{endingOf(running.worker.Lost())}
+		cause = sb.ending(running)
 	default:
 		cause = errors.New("a function in it did not end when its context did")
 	}
@@ -614,7 +623,7 @@ func (sb *Sandbox) remoteError(ctx context.Context, running *sandbox, err error)
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
 	if sb.cause == nil { // it ended a moment ago
-		return fmt.Errorf("%w: %w", ErrNotRunning, &endedError{endingOf(running.worker.Lost())})
+		return fmt.Errorf("%w: %w", ErrNotRunning, sb.ending(running))
 	}
 	return sb.notRunning()
 }
