@@ -65,7 +65,7 @@ func Crash(_ context.Context, prepare, end string) (string, error) {
 			all = append(all, piece)
 			runtime.KeepAlive(all)
 		}
-	case "cut":
+	case "cut", "exec":
 		if err := lowLevel[end](); err != nil {
 			return "", err
 		}

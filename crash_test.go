@@ -216,6 +216,19 @@ func TestUserCodeCutsTheConnection(t *testing.T) {
 	})
 }
 
+// Its process goes on, and nothing in it can say why the connection has ended.
+func TestAFunctionThatRunsAnotherProgramInItsPlace(t *testing.T) {
+	apart(t, func(t *testing.T, on sbx.OpenOption) {
+		session := sbxtest.Open(t, on)
+		_, err := session.Function2(Crash).Call(t.Context(), "", "exec")
+		var lost *sbx.SandboxLostError
+		require.ErrorAs(t, err, &lost)
+		assert.NotErrorIs(t, err, sbx.ErrExited, "it did not")
+		assert.Contains(t, firstLine(err), "the connection to its process ended (receive: EOF), and the process did not")
+		assert.Contains(t, firstLine(err), "syscall.Exec")
+	})
+}
+
 // The Go runtime does not see a deadlock in a worker, which waits for its session. The call ends by its Timeout.
 func TestADeadlockEndsByItsTimeout(t *testing.T) {
 	session := sbxtest.Open(t, sbx.Driver(process.New()))

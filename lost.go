@@ -164,6 +164,11 @@ func endingOf(lost *launch.LostError) ending {
 		}
 	case exit == nil && errors.Is(lost.Err, ErrSilent):
 		return ending{what: lost.Err.Error(), cause: ErrSilent}
+	case lost.WentOn:
+		return ending{
+			what:   fmt.Sprintf("the connection to its process ended (%v), and the process did not within five seconds", lost.Err),
+			advice: "this happens where user code closes descriptors which it did not open, or runs another program in its place (syscall.Exec), or a network fails",
+		}
 	case exit == nil:
 		return ending{what: lost.Err.Error()}
 	case exit.Signal == syscall.SIGKILL:

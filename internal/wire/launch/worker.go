@@ -68,6 +68,8 @@ type LostError struct {
 	Err error
 	// Exit is how the process ended; nil if nobody knows.
 	Exit *driver.Exit
+	// WentOn says that the process did not end within exitTime of the stream's end, and was killed.
+	WentOn bool
 	// Crash is what the Go runtime said when it ended the process; nil if that was not how it ended.
 	Crash *Crash
 	// Decided is why the worker ended itself, one of package wire's reasons; empty if that was not its decision.
@@ -350,6 +352,8 @@ func (w *Worker) receive() {
 		_ = w.process.Kill()
 		if late, _ := w.waitProcess(); late != nil && late.Signal != syscall.SIGKILL { // which is ours
 			exit = late
+		} else {
+			lost.WentOn = !ours
 		}
 	}
 	if !ours {
