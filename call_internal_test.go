@@ -44,6 +44,14 @@ func TestAStartThatRunsOutOfMemory(t *testing.T) {
 	assert.NotContains(t, killed.Error(), "MemoryMiB")
 }
 
+// With GOTRACEBACK=crash the runtime ends a process that crashed by a signal. It was none from elsewhere.
+func TestACrashThatEndsByASignal(t *testing.T) {
+	lost := &launch.LostError{Err: errors.New("receive: EOF"), Exit: &driver.Exit{Code: -1, Signal: syscall.SIGABRT}}
+	assert.ErrorContains(t, lostError(lost, false), "sbx.Retries")
+	lost.Crash = &launch.Crash{Kind: launch.CrashStackOverflow, Text: "fatal error: stack overflow"}
+	assert.NotContains(t, lostError(lost, false).Error(), "sbx.Retries")
+}
+
 // What to do about a shortage is said once, by the driver or here.
 func TestAStartThatIsShortOfDescriptors(t *testing.T) {
 	short := fmt.Errorf("socketpair: %w", syscall.EMFILE)

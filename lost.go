@@ -38,7 +38,7 @@ func (e *SandboxLostError) Error() string {
 	if e.ending.advice != "" {
 		text += "; " + e.ending.advice
 	}
-	if !e.retries && (e.Exit == nil || e.Exit.Signal != 0) { // what it does itself it will do again
+	if !e.retries && e.Crash == "" && (e.Exit == nil || e.Exit.Signal != 0) { // what it does itself it will do again
 		text += " (sbx.Retries lets such calls run again, where that does no harm)"
 	}
 	if e.ending.stack != "" {
