@@ -149,8 +149,15 @@ func launcherDeath(err, waitErr error, stderr *tail) error {
 	return deathOf(fmt.Errorf("%w (%w)%s", err, waitErr, text), fmt.Sprintf(" (%v)", waitErr), text)
 }
 
-// deathOf is why a process that ended in err did, by what Go's runtime wrote of it: nothing else says that it may have no more threads.
+// deathOf is why a process that ended in err did, by what Go's runtime or the system's loader wrote of it: nothing else says that it may have
+// no more threads, or lacks a library.
 func deathOf(err error, how, stderr string) error {
+	if _, text, found := strings.Cut(stderr, "loading shared librar"); found {
+		text, _, _ = strings.Cut(text, "\n")
+		if _, library, found := strings.Cut(text, " "); found { // after "ies:", or "y" of musl
+			return fmt.Errorf("%w%s: %s", errNoLibrary, how, library)
+		}
+	}
 	switch {
 	case strings.Contains(stderr, "out of memory"), strings.Contains(stderr, "cannot allocate memory"):
 		return fmt.Errorf("%w%s: it may have no more memory", syscall.ENOMEM, how)

@@ -20,6 +20,9 @@ func unavailable(err error) error {
 // errNoProc is of a program in a folder of its own, as by chroot.
 var errNoProc = errors.New("there is no /proc/self/exe, by which the program starts itself again")
 
+// errNoLibrary is of a program that has C code.
+var errNoLibrary = errors.New("a shared library that the program is linked to can't be loaded")
+
 // refusals are the settings by which kernels and distributions refuse user namespaces.
 var refusals = []struct{ path, value, remedy string }{
 	{"/proc/sys/user/max_user_namespaces", "0", "allow user namespaces: sysctl -w user.max_user_namespaces=15000"},
@@ -39,6 +42,9 @@ func remedies(err error, readFile func(string) ([]byte, error)) []string {
 	}
 	if errors.Is(err, errNoProc) {
 		return []string{"mount one: mount -t proc proc /proc"} // another driver would lack it, too
+	}
+	if errors.Is(err, errNoLibrary) {
+		return []string{"have it below /usr, which sandboxes show, and known to ldconfig", "link it statically", giveUp}
 	}
 	if exited, ok := errors.AsType[*exec.ExitError](err); ok && exited.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL || errors.Is(err, control.ErrKilled) {
 		// It says nothing of what this machine can do.

@@ -95,6 +95,14 @@ func TestALauncherWithoutThreads(t *testing.T) {
 	assert.Equal(t, ended, deathOf(ended, "", "sbx: oh\n"))
 	assert.ErrorIs(t, deathOf(ended, "", "runtime: failed to create new OS thread (have 2 already; errno=11)\nruntime.newosproc(0x1)\n"), syscall.EAGAIN)
 
+	// A library that is not below /usr, with the C libraries' loaders.
+	for text, want := range map[string]string{
+		"/.sbx/agent: error while loading shared libraries: libx.so: cannot open shared object file: No such file or directory\n": "libx.so: cannot open shared object file: No such file or directory; to go on, have it below /usr",
+		"Error loading shared library libx.so: No such file or directory (needed by /.sbx/agent)\nError relocating":               "libx.so: No such file or directory (needed by /.sbx/agent); to go on, have it below /usr",
+	} {
+		assert.ErrorContains(t, unavailable(deathOf(ended, "", text)), "can't be loaded: "+want)
+	}
+
 	// With cgo they look otherwise, and are long.
 	for text, want := range map[string]string{
 		"runtime/cgo: pthread_create failed: Resource temporarily unavailable\nSIGABRT: abort\n": "ulimit -u",
