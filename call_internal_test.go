@@ -52,6 +52,14 @@ func TestACrashThatEndsByASignal(t *testing.T) {
 	assert.NotContains(t, lostError(lost, false).Error(), "sbx.Retries")
 }
 
+// The Go runtime reports none of a fault in a thread that C code started.
+func TestAFaultInAThreadOfCCode(t *testing.T) {
+	for signal, fault := range map[syscall.Signal]bool{syscall.SIGSEGV: true, syscall.SIGABRT: true, syscall.SIGTERM: false} {
+		lost := &launch.LostError{Err: errors.New("receive: EOF"), Exit: &driver.Exit{Code: -1, Signal: signal}}
+		assert.Equal(t, fault, strings.Contains(lostError(lost, false).Error(), "fault in C code"), signal)
+	}
+}
+
 // What to do about a shortage is said once, by the driver or here.
 func TestAStartThatIsShortOfDescriptors(t *testing.T) {
 	short := fmt.Errorf("socketpair: %w", syscall.EMFILE)

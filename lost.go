@@ -141,7 +141,17 @@ const (
 	moreForStart   = "allow the sandbox more by MemoryMiB of sbx.Limit, if it has one, or let package variables and init functions take less"
 	moreThanMost   = "have sbx.RetryMemory allow more, " + moreMemory
 	moreLimitOfOwn = "allow the sandbox more by MemoryMiB of sbx.Limit, " + moreMemory
+
+	faultOrSignal = "a signal that was sent to the process, or a fault in C code"
 )
+
+func isFault(signal syscall.Signal) bool {
+	switch signal {
+	case syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGILL, syscall.SIGFPE, syscall.SIGABRT, syscall.SIGTRAP:
+		return true
+	}
+	return false
+}
 
 func endingOf(lost *launch.LostError) ending {
 	exit := lost.Exit
@@ -173,6 +183,8 @@ func endingOf(lost *launch.LostError) ending {
 		return ending{what: lost.Err.Error()}
 	case exit.Signal == syscall.SIGKILL:
 		return ending{what: exit.String(), advice: "something killed it, and not for lack of memory as far as is known"}
+	case isFault(exit.Signal): // in a thread that the Go runtime does not know, or whose handlers were replaced
+		return ending{what: exit.String(), advice: faultOrSignal}
 	case exit.Signal != 0:
 		return ending{what: exit.String()}
 	}
@@ -216,7 +228,7 @@ func crashed(crash *launch.Crash) ending {
 		e.stack = "" // whoever needed the thread did nothing wrong
 	case launch.CrashSignal:
 		e.what = message
-		e.advice = "a signal that was sent to the process, or a fault in C code"
+		e.advice = faultOrSignal
 	default:
 		e.what = "fatal error of the Go runtime"
 		if message != "" {
