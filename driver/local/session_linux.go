@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -357,14 +358,22 @@ type tail struct {
 
 const headLength, tailLength = 1 << 10, 4 << 10
 
+// sanitizerWarning is what each process 1 of a program begins with that was built with -race or -asan: it has no /proc yet.
+const sanitizerWarning = "WARNING: reading executable name failed"
+
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	first := min(len(p), headLength-len(t.head))
-	t.head = append(t.head, p[:first]...)
-	t.data = append(t.data, p[first:]...)
-	if extra := len(t.data) - tailLength; extra > 0 {
-		t.data = append(t.data[:0], t.data[extra:]...)
+	for line := range bytes.Lines(p) {
+		if bytes.Contains(line, []byte(sanitizerWarning)) {
+			continue
+		}
+		first := min(len(line), headLength-len(t.head))
+		t.head = append(t.head, line[:first]...)
+		t.data = append(t.data, line[first:]...)
+		if extra := len(t.data) - tailLength; extra > 0 {
+			t.data = append(t.data[:0], t.data[extra:]...)
+		}
 	}
 	return len(p), nil
 }

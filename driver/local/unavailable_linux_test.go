@@ -90,6 +90,16 @@ func TestALauncherWithoutThreads(t *testing.T) {
 		assert.Less(t, len(stderr.String()), 6000)
 	}
 
+	// The race detector's warnings are not the reason.
+	stderr = &tail{}
+	for range 100 {
+		n, err := stderr.Write([]byte("==1==WARNING: reading executable name failed with errno 2, some stack frames may not be symbolized\n"))
+		assert.Equal(t, 99, n)
+		assert.NoError(t, err)
+	}
+	_, _ = stderr.Write([]byte("panic: oh\n"))
+	assert.Equal(t, ": panic: oh\n", stderr.String())
+
 	// So may what the launcher tries.
 	ended := errors.New("process 1 ended (wait status 0x200): EOF")
 	assert.Equal(t, ended, deathOf(ended, "", "sbx: oh\n"))
