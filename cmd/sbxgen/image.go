@@ -4,8 +4,10 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"runtime"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/sandboxfn/sbx/codegen"
 	"github.com/sandboxfn/sbx/internal/artifact"
@@ -69,7 +72,7 @@ func image(ctx context.Context, s *sbxgen, args []string) error {
 	defer done()
 	if *push != "" {
 		if err := remote.Write(ref, made, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)); err != nil {
-			return fmt.Errorf("push %s: %w", ref, err)
+			return fmt.Errorf("push %s: %w", ref, withLogin(err, ref))
 		}
 		fmt.Fprintf(s.stdout, "%s\n", ref.Context().Digest(digest.String()))
 		return nil
@@ -101,6 +104,7 @@ func (s *sbxgen) base(ctx context.Context, from, platform string) (v1.Image, err
 		done := s.slow("asking for %s", ref)
 		defer done()
 		found, err = remote.Image(ref, remote.WithContext(ctx), remote.WithPlatform(*at), remote.WithAuthFromKeychain(authn.DefaultKeychain))
+		err = withLogin(err, ref)
 	}
 	if err != nil {
 		return nil, err
@@ -113,6 +117,19 @@ func (s *sbxgen) base(ctx context.Context, from, platform string) (v1.Image, err
 		return nil, fmt.Errorf("it is for %s, and the worker for %s; choose another with -platform", has, platform)
 	}
 	return found, nil
+}
+
+// withLogin says what helps where a registry doesn't know who asks, or doesn't let them.
+func withLogin(err error, ref name.Reference) error {
+	var answer *transport.Error
+	if !errors.As(err, &answer) || answer.StatusCode != http.StatusUnauthorized && answer.StatusCode != http.StatusForbidden {
+		return err
+	}
+	host := ref.Context().RegistryStr()
+	if host == name.DefaultRegistry {
+		host = "docker.io" // under which docker login notes it for Docker Hub
+	}
+	return fmt.Errorf("%w; to go on, log in as somebody who may do that: docker login %s", err, host)
 }
 
 // withWorker adds a layer that has nothing but the worker in it, under the name that it has by its contents.

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"io"
 	"log"
+	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/sandboxfn/sbx/internal/artifact"
@@ -84,4 +86,21 @@ func TestImageIsRefused(t *testing.T) {
 		assert.Equal(t, 2, run(t.Context(), append([]string{"image"}, args...), &stdout, &stderr), want)
 		assert.Contains(t, stderr.String(), want)
 	}
+}
+
+func TestImageOfARegistryThatWantsALogin(t *testing.T) {
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	t.Cleanup(server.Close)
+	host := strings.TrimPrefix(server.URL, "http://")
+
+	var stdout, stderr bytes.Buffer
+	assert.Equal(t, 1, run(t.Context(), []string{"image", "-base", host + "/base:1", "-push", host + "/made:1"}, &stdout, &stderr))
+	assert.Contains(t, stderr.String(), "docker login "+host)
+	ref, err := name.ParseReference(host + "/made:1")
+	require.NoError(t, err)
+	assert.ErrorContains(t, withLogin(remote.Write(ref, empty.Image), ref), "docker login "+host)
 }
