@@ -156,6 +156,8 @@ func runtimeFailure(namespace, pod string, event corev1.Event) error {
 	}}
 }
 
+const bindRole = "have the Role of driver/kubernetes/rbac.yaml bound to this user"
+
 // createFailure explains why the API server refused a pod.
 func createFailure(namespace, pod string, err error) error {
 	wrong := &PodError{Namespace: namespace, Pod: pod, Reason: string(apierrors.ReasonForError(err)), Err: err}
@@ -171,7 +173,7 @@ func createFailure(namespace, pod string, err error) error {
 	case apierrors.IsForbidden(err) && strings.Contains(text, "RuntimeClass"):
 		wrong.Remedies = []string{"name a runtime class that kubectl get runtimeclasses lists (Options.RuntimeClass)"}
 	case apierrors.IsForbidden(err) && strings.Contains(text, "cannot create resource"):
-		wrong.Remedies = []string{"have the Role of driver/kubernetes/rbac.yaml bound to this user"}
+		wrong.Remedies = []string{bindRole}
 	case apierrors.IsNotFound(err):
 		wrong.Remedies = []string{"make the namespace: kubectl create namespace " + namespace}
 	case wrong.Reason == "":

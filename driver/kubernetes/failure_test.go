@@ -209,8 +209,10 @@ func TestWhyAPodIsNotReady(t *testing.T) {
 // The end of a container is often seen in its log or its connection before the cluster tells of it.
 func TestEndsAreExplained(t *testing.T) {
 	running := podWith(corev1.PodStatus{Phase: corev1.PodRunning})
-	sb := &sandbox{pod: &observed{pod: running, changed: make(chan struct{})}}
+	sb := &sandbox{session: &session{cluster: &cluster{namespace: "jobs"}}, pod: &observed{pod: running, changed: make(chan struct{})}}
 	assert.Equal(t, errors.ErrUnsupported, sb.explained(t.Context(), errors.ErrUnsupported), "nothing is waited for")
+	forbidden := sb.explained(t.Context(), fmt.Errorf("send the worker: %w", apierrors.NewForbidden(schema.GroupResource{Resource: "pods/exec"}, "sbx-1", errors.New("no"))))
+	assert.ErrorContains(t, forbidden, "rbac.yaml", "of a role that was edited meanwhile")
 	time.AfterFunc(50*time.Millisecond, func() {
 		sb.pod.mu.Lock()
 		defer sb.pod.mu.Unlock()

@@ -430,6 +430,11 @@ func (sb *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (dri
 
 // explained returns why the pod has ended where err is that its log or its connection did, which is often seen first.
 func (sb *sandbox) explained(ctx context.Context, err error) error {
+	if apierrors.IsForbidden(err) { // what Open found to be allowed was taken away
+		wrong := sb.wrong(string(metav1.StatusReasonForbidden), "")
+		wrong.Err, wrong.Remedies = err, []string{bindRole}
+		return wrong
+	}
 	if !errors.Is(err, io.EOF) {
 		return err
 	}

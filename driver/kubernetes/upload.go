@@ -103,12 +103,11 @@ func (s *session) exec(ctx context.Context, pod, container string, stdin io.Read
 	if err != nil {
 		return "", err
 	}
-	executor, err := remotecommand.NewFallbackExecutor(websocket, spdy, forward.NoWebsocket)
-	if err != nil {
-		return "", err
-	}
 	var stdout, stderr beginning // not one for both, or output is lost
-	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: &stdout, Stderr: &stderr})
+	streams := remotecommand.StreamOptions{Stdin: stdin, Stdout: &stdout, Stderr: &stderr}
+	if err = websocket.StreamWithContext(ctx, streams); err != nil && forward.NoWebsocket(err) {
+		err = forward.WithoutWebsocket(err, spdy.StreamWithContext(ctx, streams))
+	}
 	return strings.TrimSpace(string(stdout) + string(stderr)), err
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	protocol "k8s.io/apimachinery/pkg/util/portforward"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
@@ -30,7 +31,9 @@ import (
 func Dial(ctx context.Context, config *rest.Config, logger klog.Logger, address string, port int) (net.Conn, error) {
 	connection, err := byWebsocket(ctx, config, logger, address)
 	if err != nil && NoWebsocket(err) {
+		refused := err
 		connection, err = bySPDY(ctx, config, address)
+		err = WithoutWebsocket(refused, err)
 	}
 	if err != nil {
 		return nil, err
@@ -65,6 +68,22 @@ func Dial(ctx context.Context, config *rest.Config, logger klog.Logger, address 
 func NoWebsocket(err error) bool {
 	return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 }
+
+// WithoutWebsocket returns the error of SPDY, if there is one, as one of a user who may not connect if that is what the API server said when it refused the
+// websocket. By SPDY its word comes as a text, and client-go's error for the refusal does not unwrap.
+func WithoutWebsocket(refused, err error) error {
+	if upgrade, ok := errors.AsType[*httpstream.UpgradeFailureError](refused); err != nil && ok && apierrors.IsForbidden(upgrade.Cause) {
+		return forbidden{err, upgrade.Cause}
+	}
+	return err
+}
+
+type forbidden struct {
+	error
+	status error
+}
+
+func (f forbidden) Unwrap() error { return f.status }
 
 // byWebsocket has SPDY within a websocket.
 func byWebsocket(ctx context.Context, config *rest.Config, logger klog.Logger, address string) (httpstream.Connection, error) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	protocol "k8s.io/apimachinery/pkg/util/portforward"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -63,4 +64,17 @@ func TestDialEndsWithItsContext(t *testing.T) {
 		server.CloseClientConnections()
 		server.Close()
 	}
+}
+
+// By SPDY it would be a text, of which nobody could tell that it is no use to try again.
+func TestDialIsForbidden(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = io.WriteString(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"you may not","reason":"Forbidden","code":403}`)
+	}))
+	defer server.Close()
+	_, err := Dial(t.Context(), &rest.Config{Host: server.URL}, klog.Background(), server.URL, 1)
+	assert.True(t, apierrors.IsForbidden(err), "%v", err)
+	assert.ErrorContains(t, err, "you may not")
 }
