@@ -5,7 +5,7 @@
 //
 // The part simulated has nodes and pods played, so that there can be thousands. It needs an address and a certificate that the API server takes for a kubelet's:
 //
-//	go run ./driver/kubernetes/bench -run simulated -sandboxes 1000 -kubelet-address 192.0.2.1 -kubelet-certificate kubelet.crt -kubelet-key kubelet.key
+//	CGO_ENABLED=0 go run ./driver/kubernetes/bench -run simulated -sandboxes 1000 -kubelet-address 192.0.2.1 -kubelet-certificate kubelet.crt -kubelet-key kubelet.key
 //
 // The image needs what the driver needs, and BusyBox's nc. Where kubectl has no context, or the cluster no agent-sandbox, that is left out.
 package main
@@ -52,7 +52,7 @@ func main() {
 		exit(err)
 	default:
 		if *write {
-			exit(r.WriteDown(strings.Join(append([]string{"go run ./driver/kubernetes/bench"}, os.Args[1:]...), " ")))
+			exit(r.WriteDown(strings.Join(append([]string{"CGO_ENABLED=0 go run ./driver/kubernetes/bench"}, os.Args[1:]...), " ")))
 		}
 		if *check {
 			exit(r.Check())
