@@ -156,7 +156,10 @@ func runtimeFailure(namespace, pod string, event corev1.Event) error {
 	}}
 }
 
-const bindRole = "have the Role of driver/kubernetes/rbac.yaml bound to this user"
+const (
+	bindRole     = "have the Role of driver/kubernetes/rbac.yaml bound to this user"
+	bindWarmRole = "have the Role of driver/kubernetes/rbac-warm.yaml bound to this user"
+)
 
 // createFailure explains why the API server refused a pod.
 func createFailure(namespace, pod string, err error) error {
@@ -172,9 +175,12 @@ func createFailure(namespace, pod string, err error) error {
 		wrong.Remedies = []string{"leave out of Options what the namespace's Pod Security level forbids"}
 	case apierrors.IsForbidden(err) && strings.Contains(text, "RuntimeClass"):
 		wrong.Remedies = []string{"name a runtime class that kubectl get runtimeclasses lists (Options.RuntimeClass)"}
-	case apierrors.IsForbidden(err) && strings.Contains(text, "cannot create resource"):
+	case apierrors.IsForbidden(err) && strings.Contains(text, "in API group"): // "User … cannot create resource …"
 		wrong.Remedies = []string{bindRole}
-	case apierrors.IsNotFound(err):
+		if strings.Contains(text, claims.Resource) {
+			wrong.Remedies = []string{bindWarmRole}
+		}
+	case apierrors.IsNotFound(err) && strings.Contains(text, "namespaces"):
 		wrong.Remedies = []string{"make the namespace: kubectl create namespace " + namespace}
 	case wrong.Reason == "":
 		wrong.Reason = "CreateFailed"

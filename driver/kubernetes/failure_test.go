@@ -99,6 +99,13 @@ func TestFailureOfImages(t *testing.T) {
 	}
 }
 
+func TestFailureOfRoles(t *testing.T) {
+	for role, resource := range map[string]schema.GroupResource{"kubernetes/rbac.yaml": {Resource: "pods"}, "kubernetes/rbac-warm.yaml": claims.GroupResource()} {
+		refused := apierrors.NewForbidden(resource, "sbx-1", fmt.Errorf("User %q cannot create resource %q in API group %q", "me", resource.Resource, resource.Group))
+		assert.ErrorContains(t, createFailure("jobs", "sbx-1", refused), role)
+	}
+}
+
 func TestRuntimeFailure(t *testing.T) {
 	warns := func(reason, message string) error {
 		return runtimeFailure("jobs", "sbx-1", corev1.Event{Reason: reason, Message: message})

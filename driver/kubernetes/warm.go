@@ -238,7 +238,7 @@ func (sb *sandbox) claimPod(ctx context.Context) error {
 	})
 	watching, err := s.dynamic.Resource(claims).Namespace(s.namespace).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + sb.claim})
 	if err != nil {
-		return fmt.Errorf("watch the claim %s: %w", sb.claim, err)
+		return createFailure(s.namespace, sb.claim, fmt.Errorf("watch the claim: %w", err))
 	}
 	defer watching.Stop()
 	if err := s.createWarm(ctx, claims, claim); err != nil {
