@@ -161,7 +161,7 @@ const (
 	bindWarmRole = "have the Role of driver/kubernetes/rbac-warm.yaml bound to this user"
 )
 
-// createFailure explains why the API server refused a pod.
+// createFailure explains why the API server refused a pod, or what its start needs.
 func createFailure(namespace, pod string, err error) error {
 	wrong := &PodError{Namespace: namespace, Pod: pod, Reason: string(apierrors.ReasonForError(err)), Err: err}
 	text := err.Error()
@@ -180,6 +180,8 @@ func createFailure(namespace, pod string, err error) error {
 		if strings.Contains(text, claims.Resource) {
 			wrong.Remedies = []string{bindWarmRole}
 		}
+	case apierrors.IsUnauthorized(err):
+		wrong.Remedies = []string{"open another session with a user whom the API server knows: the token has expired, or its user is no more"}
 	case apierrors.IsNotFound(err) && strings.Contains(text, "namespaces"):
 		wrong.Remedies = []string{"make the namespace: kubectl create namespace " + namespace}
 	case wrong.Reason == "":

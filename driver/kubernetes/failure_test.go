@@ -104,6 +104,7 @@ func TestFailureOfRoles(t *testing.T) {
 		refused := apierrors.NewForbidden(resource, "sbx-1", fmt.Errorf("User %q cannot create resource %q in API group %q", "me", resource.Resource, resource.Group))
 		assert.ErrorContains(t, createFailure("jobs", "sbx-1", refused), role)
 	}
+	assert.ErrorContains(t, createFailure("jobs", "sbx-1", apierrors.NewUnauthorized("Unauthorized")), "expired")
 }
 
 func TestRuntimeFailure(t *testing.T) {
@@ -218,7 +219,8 @@ func TestEndsAreExplained(t *testing.T) {
 	running := podWith(corev1.PodStatus{Phase: corev1.PodRunning})
 	sb := &sandbox{session: &session{cluster: &cluster{namespace: "jobs"}}, pod: &observed{pod: running, changed: make(chan struct{})}}
 	assert.Equal(t, errors.ErrUnsupported, sb.explained(t.Context(), errors.ErrUnsupported), "nothing is waited for")
-	forbidden := sb.explained(t.Context(), fmt.Errorf("send the worker: %w", apierrors.NewForbidden(schema.GroupResource{Resource: "pods/exec"}, "sbx-1", errors.New("no"))))
+	forbidden := sb.explained(t.Context(), fmt.Errorf("send the worker: %w", apierrors.NewForbidden(schema.GroupResource{Resource: "pods/exec"}, "sbx-1",
+		errors.New(`User "me" cannot create resource "pods/exec" in API group ""`))))
 	assert.ErrorContains(t, forbidden, "rbac.yaml", "of a role that was edited meanwhile")
 	time.AfterFunc(50*time.Millisecond, func() {
 		sb.pod.mu.Lock()

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/kubernetes/internal/forward"
 	"github.com/sandboxfn/sbx/internal/agent"
 	"github.com/sandboxfn/sbx/internal/agent/remote"
 	corev1 "k8s.io/api/core/v1"
@@ -430,10 +431,8 @@ func (sb *sandbox) StartWorker(ctx context.Context, spec driver.WorkerSpec) (dri
 
 // explained returns why the pod has ended where err is that its log or its connection did, which is often seen first.
 func (sb *sandbox) explained(ctx context.Context, err error) error {
-	if apierrors.IsForbidden(err) { // what Open found to be allowed was taken away
-		wrong := sb.wrong(string(metav1.StatusReasonForbidden), "")
-		wrong.Err, wrong.Remedies = err, []string{bindRole}
-		return wrong
+	if forward.NotAllowed(err) { // what Open found to be allowed was taken away
+		return createFailure(sb.session.namespace, sb.name, err)
 	}
 	if !errors.Is(err, io.EOF) {
 		return err

@@ -16,7 +16,6 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
 
@@ -84,7 +83,7 @@ func (s *session) sendWorker(ctx context.Context, pod, container string) error {
 		if told != "" {
 			err = fmt.Errorf("%w: %s", err, told)
 		}
-		if apierrors.IsForbidden(err) { // else it may be about the pod as it is at this moment
+		if forward.NotAllowed(err) { // else it may be about the pod as it is at this moment
 			break
 		}
 	}

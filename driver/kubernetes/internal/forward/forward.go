@@ -31,9 +31,9 @@ import (
 func Dial(ctx context.Context, config *rest.Config, logger klog.Logger, address string, port int) (net.Conn, error) {
 	connection, err := byWebsocket(ctx, config, logger, address)
 	if err != nil && NoWebsocket(err) {
-		refused := err
+		refusal := err
 		connection, err = bySPDY(ctx, config, address)
-		err = WithoutWebsocket(refused, err)
+		err = WithoutWebsocket(refusal, err)
 	}
 	if err != nil {
 		return nil, err
@@ -71,19 +71,25 @@ func NoWebsocket(err error) bool {
 
 // WithoutWebsocket returns the error of SPDY, if there is one, as one of a user who may not connect if that is what the API server said when it refused the
 // websocket. By SPDY its word comes as a text, and client-go's error for the refusal does not unwrap.
-func WithoutWebsocket(refused, err error) error {
-	if upgrade, ok := errors.AsType[*httpstream.UpgradeFailureError](refused); err != nil && ok && apierrors.IsForbidden(upgrade.Cause) {
-		return forbidden{err, upgrade.Cause}
+func WithoutWebsocket(refusal, err error) error {
+	upgrade, ok := errors.AsType[*httpstream.UpgradeFailureError](refusal)
+	if err == nil || !ok || !NotAllowed(upgrade.Cause) {
+		return err
 	}
-	return err
+	return refused{err, upgrade.Cause}
 }
 
-type forbidden struct {
+// NotAllowed tells whether the API server has said that this user may not do something. It is no use to try that again.
+func NotAllowed(err error) bool {
+	return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)
+}
+
+type refused struct {
 	error
 	status error
 }
 
-func (f forbidden) Unwrap() error { return f.status }
+func (r refused) Unwrap() error { return r.status }
 
 // byWebsocket has SPDY within a websocket.
 func byWebsocket(ctx context.Context, config *rest.Config, logger klog.Logger, address string) (httpstream.Connection, error) {

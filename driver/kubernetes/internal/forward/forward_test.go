@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha1"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -14,6 +15,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	protocol "k8s.io/apimachinery/pkg/util/portforward"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -67,14 +70,20 @@ func TestDialEndsWithItsContext(t *testing.T) {
 }
 
 // By SPDY it would be a text, of which nobody could tell that it is no use to try again.
-func TestDialIsForbidden(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusForbidden)
-		_, _ = io.WriteString(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"you may not","reason":"Forbidden","code":403}`)
-	}))
-	defer server.Close()
-	_, err := Dial(t.Context(), &rest.Config{Host: server.URL}, klog.Background(), server.URL, 1)
-	assert.True(t, apierrors.IsForbidden(err), "%v", err)
-	assert.ErrorContains(t, err, "you may not")
+func TestDialIsNotAllowed(t *testing.T) {
+	for _, status := range []*metav1.Status{
+		&apierrors.NewForbidden(schema.GroupResource{Resource: "pods/portforward"}, "sbx-1", errors.New("you may not")).ErrStatus,
+		&apierrors.NewUnauthorized("you may not").ErrStatus,
+	} {
+		status.Kind, status.APIVersion = "Status", "v1"
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(int(status.Code))
+			assert.NoError(t, json.NewEncoder(w).Encode(status))
+		}))
+		_, err := Dial(t.Context(), &rest.Config{Host: server.URL}, klog.Background(), server.URL, 1)
+		assert.True(t, NotAllowed(err), "%v", err)
+		assert.ErrorContains(t, err, "you may not")
+		server.Close()
+	}
 }
