@@ -91,6 +91,7 @@ func init() {
 	registry.Error("path.ErrBadPattern", path.ErrBadPattern)
 	registry.Error("path/filepath.ErrBadPattern", filepath.ErrBadPattern)
 	registry.ErrorType[StageError]()
+	registry.ErrorType[evicted]()
 	// hiddenError arrives as text: hiddenError.line: the field is unexported, so it would be lost.
 	registry.ErrorType[liar]()
 	registry.ErrorType[lineError]()
