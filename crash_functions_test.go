@@ -65,7 +65,7 @@ func Crash(_ context.Context, prepare, end string) (string, error) {
 			all = append(all, piece)
 			runtime.KeepAlive(all)
 		}
-	case "cut", "exec":
+	case "cut", "close", "exec":
 		if err := lowLevel[end](); err != nil {
 			return "", err
 		}

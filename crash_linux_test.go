@@ -38,6 +38,12 @@ func init() {
 		}
 		return nil
 	}
+	lowLevel["close"] = func() error {
+		for fd := 3; fd < 64; fd++ {
+			_ = syscall.Close(fd)
+		}
+		return nil
+	}
 	lowLevel["exec"] = func() error { return syscall.Exec("/bin/sleep", []string{"sleep", "3600"}, nil) }
 	// A process that outlives the worker and holds all that the worker has.
 	lowLevel["leave a child"] = func() error {

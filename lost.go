@@ -19,7 +19,7 @@ type SandboxLostError struct {
 	// Exit is how the worker's process ended; nil if that is not known.
 	Exit *driver.Exit
 	// Crash is what the Go runtime printed when it ended the process, at most 64 KiB; empty if that was not how it ended. User
-	// code that calls debug.SetCrashOutput gets it instead. Code in the sandbox can forge it.
+	// code that calls debug.SetCrashOutput gets it instead, and its crash is taken for an exit with status 2. Code in the sandbox can forge it.
 	Crash string
 	// LastLines are the last lines that the program printed there before the crash if there was one, at most 20.
 	LastLines []string
@@ -142,6 +142,8 @@ const (
 	moreThanMost   = "have sbx.RetryMemory allow more, " + moreMemory
 	moreLimitOfOwn = "allow the sandbox more by MemoryMiB of sbx.Limit, " + moreMemory
 
+	foreignDescriptors = "this happens to user code that closes or uses descriptors which it did not open"
+
 	faultOrSignal = "a signal that was sent to the process, or a fault in C code"
 )
 
@@ -170,7 +172,7 @@ func endingOf(lost *launch.LostError) ending {
 	case lost.Decided == wire.StreamEnded:
 		return ending{
 			what:   "the worker lost its connection, and ended",
-			advice: "this happens to user code that closes or uses descriptors which it did not open",
+			advice: foreignDescriptors,
 		}
 	case exit == nil && errors.Is(lost.Err, ErrSilent):
 		return ending{what: lost.Err.Error(), cause: ErrSilent}
@@ -235,6 +237,8 @@ func crashed(crash *launch.Crash) ending {
 			e.what += ": " + message
 		}
 		switch {
+		case strings.HasPrefix(message, launch.NoPoll):
+			e.advice = foreignDescriptors
 		case strings.HasPrefix(message, "concurrent "):
 			e.advice = "guard the map with a mutex; go test -race finds such places"
 		case e.stack != "":

@@ -47,6 +47,9 @@ func (c *Crash) String() string {
 // noThread is how runtime/cgo begins what it says when it gets no thread. It aborts then.
 const noThread = "pthread_create failed: "
 
+// NoPoll is how the runtime begins what it says when the descriptors are gone with which it waits for all others: user code has closed them.
+const NoPoll = "runtime: netpoll"
+
 // memoryFunctions are those of the runtime that give up when the system refuses memory.
 var memoryFunctions = []string{
 	"runtime.sysMapOS", "runtime.sysUsedOS", "runtime.(*mheap).sysAlloc", "runtime.persistentalloc1", "runtime.(*mcache).refill",

@@ -136,7 +136,11 @@ func (r *report) crash(exit *driver.Exit, fatal string) *Crash {
 	if exit != nil && exit.Signal == 0 && exit.Code != crashCode {
 		return nil
 	}
-	return parseCrash(r.text(), fatal)
+	crash := parseCrash(r.text(), fatal)
+	if crash == nil && strings.HasPrefix(fatal, NoPoll) { // what was closed is the report's descriptor, too
+		crash = &Crash{Kind: CrashFatal, Message: fatal, Text: "fatal error: " + fatal}
+	}
+	return crash
 }
 
 // decided returns which of package wire's reasons the worker gave for its end; empty if it gave none.
