@@ -216,18 +216,15 @@ func TestUserCodeCutsTheConnection(t *testing.T) {
 	})
 }
 
-// The Go runtime can't wait for anything any more, nor say so where it tells of crashes.
+// The Go runtime can't wait for anything any more, soon or late, nor say so where it tells of crashes.
 func TestUserCodeClosesDescriptorsOfOthers(t *testing.T) {
 	apart(t, func(t *testing.T, on sbx.OpenOption) {
 		session := sbxtest.Open(t, on)
-		_, err := session.Function2(Crash).Call(t.Context(), "print", "close")
+		_, err := session.Function2(Crash).Call(t.Context(), "", "close")
 		var lost *sbx.SandboxLostError
 		require.ErrorAs(t, err, &lost)
 		assert.NotErrorIs(t, err, sbx.ErrExited, "it did not")
-		assert.Contains(t, firstLine(err), "fatal error of the Go runtime: runtime: netpoll")
-		assert.Contains(t, firstLine(err), "descriptors which it did not open")
-		assert.NotContains(t, firstLine(err), "sbx.Retries")
-		assert.Contains(t, lost.LastLines, "a word before")
+		assert.Contains(t, firstLine(err), "descriptors which it did not open", "also if the runtime notices nothing for five seconds")
 	})
 }
 

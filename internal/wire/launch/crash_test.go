@@ -146,6 +146,16 @@ func TestReport(t *testing.T) {
 	assert.Empty(t, r.decided())
 }
 
+func TestAReportThatUserCodeClosed(t *testing.T) {
+	r := readReport(io.NopCloser(strings.NewReader(goodLine)), maxReport)
+	defer r.close()
+	exit := &driver.Exit{Code: 2}
+	assert.Nil(t, r.crash(exit, "forged"))
+	crash := r.crash(exit, "runtime: netpoll failed")
+	require.NotNil(t, crash)
+	assert.Equal(t, &Crash{Kind: CrashFatal, Message: "runtime: netpoll failed", Text: "fatal error: runtime: netpoll failed"}, crash)
+}
+
 func TestAReportWithoutEndIsCutOff(t *testing.T) {
 	for _, first := range []string{goodLine, ""} {
 		from, to := io.Pipe()
