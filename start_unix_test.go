@@ -23,7 +23,13 @@ const (
 	shotsFile     = "TEST_SHOTS_FILE"
 )
 
+// A worker with this variable runs another program in its place before it is ready.
+const otherVariable = "TEST_OTHER_PROGRAM"
+
 func init() {
+	if os.Getenv(otherVariable) != "" {
+		panic(syscall.Exec("/bin/sleep", []string{"sleep", "3600"}, nil))
+	}
 	shots, err := strconv.Atoi(os.Getenv(shotsVariable))
 	if err != nil {
 		return
@@ -60,4 +66,15 @@ func TestAStartThatSomebodyKillsIsTriedAgain(t *testing.T) {
 		assert.Equal(t, 8, n)
 		assert.Len(t, text, shots)
 	}
+}
+
+// What this side kills because it can't become a worker any more was not killed by somebody else.
+func TestAStartThatRunsAnotherProgramInItsPlace(t *testing.T) {
+	session := sbxtest.Open(t, sbx.Driver(process.New()), sbx.Env(otherVariable, "1"))
+	_, err := session.Function(Double).Call(t.Context(), 4)
+	require.ErrorAs(t, err, new(*sbx.StartError))
+	require.ErrorContains(t, err, "syscall.Exec")
+	assert.NotContains(t, err.Error(), "killed")
+	assert.Zero(t, session.Stats().Started)
+	assert.EqualValues(t, 1, session.Stats().StartsFailed)
 }

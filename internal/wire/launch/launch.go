@@ -147,6 +147,7 @@ type processRunner struct {
 	folder  bool // go-plugin could make its folder
 
 	process  driver.Process
+	wentOn   bool        // it did not end by itself
 	guard    *wire.Guard // over the process's connection
 	output   *output
 	report   *report
@@ -232,6 +233,8 @@ func (r *processRunner) explain(ctx context.Context, err error) error {
 	r.output.close()
 	startErr := &StartError{Err: err}
 	switch {
+	case waitErr == nil && r.wentOn && exit.Signal == syscall.SIGKILL && !exit.OutOfMemory: // which is ours
+		startErr.Wait = errWentOn
 	case waitErr == nil:
 		startErr.Exit = &exit
 	case waitCtx.Err() == nil: // the driver knows better than the handshake
@@ -262,9 +265,14 @@ func (r *processRunner) Wait(ctx context.Context) error {
 // known.
 func (r *processRunner) Kill(context.Context) error {
 	if r.process != nil {
-		ctx, cancel := context.WithTimeout(r.ctx, settleTime)
+		patience := settleTime
+		if r.report.text() == "" { // it has ended, most likely, and on a busy machine that takes long to show
+			patience = exitTime
+		}
+		ctx, cancel := context.WithTimeout(r.ctx, patience)
 		defer cancel()
-		_, _ = r.process.Wait(ctx)
+		_, err := r.process.Wait(ctx)
+		r.wentOn = errors.Is(err, context.DeadlineExceeded)
 	}
 	r.abandon()
 	return nil
@@ -279,12 +287,15 @@ func (r *processRunner) HostToPlugin(network, address string) (string, string, e
 	return network, address, nil
 }
 
+// errWentOn is why a worker did not start that said nothing, and lived.
+var errWentOn = errors.New("its process did not say that it is ready, and did not end: this happens where package variables or init functions, which run in the sandbox too, close descriptors which they did not open, or run another program in their place (syscall.Exec)")
+
 // StartError says that a worker did not come up, with what it printed last.
 type StartError struct {
 	Err error
 	// Exit is how the process ended; nil if it had to be killed or nobody knows.
 	Exit *driver.Exit
-	// Wait is why the driver can't say how the process ended, such as that its sandbox is gone; nil if it can, or does not know yet.
+	// Wait is why it is not known how the process ended: that its sandbox is gone, say, or that it did not end by itself.
 	Wait error
 	// Crash is what the Go runtime said when it ended the process; nil if that was not how it ended.
 	Crash *Crash
