@@ -23,7 +23,7 @@ func (s *session) makeReport() driver.Report {
 		network.Remedies = []string{"see what the plugin's documentation says of NetworkPolicy; Calico and Cilium enforce it"}
 	case !s.options.Network:
 		network.Why = "this user may not make a NetworkPolicy"
-		network.Remedies = []string{"have the Role of driver/kubernetes/rbac.yaml bound to this user"}
+		network.Remedies = []string{bindRole}
 	}
 	return driver.Report{Driver: Name, Isolation: s.options.Isolation, Capabilities: []driver.Capability{
 		held(driver.LimitCPUs, "the container's cpu limit, which is requested, too"),

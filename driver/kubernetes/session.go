@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/sandboxfn/sbx/driver"
+	"github.com/sandboxfn/sbx/driver/kubernetes/internal/forward"
 	"github.com/sandboxfn/sbx/internal/agent"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -100,19 +101,19 @@ func open(ctx context.Context, options Options, spec driver.SessionSpec) (_ driv
 	}
 	if err := s.checkRules(ctx); err != nil {
 		// Everybody whom the server knows may ask.
-		if apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err) {
+		if forward.NotAllowed(err) {
 			return nil, unavailable(err, "log in again, or renew the token in the kubeconfig: the API server does not know this user", "name another context in Options.Context")
 		}
 		if _, away := errors.AsType[*url.Error](err); away {
 			return nil, unavailable(err, "see whether kubectl get pods -n "+s.namespace+" answers", "name another kubeconfig file in KUBECONFIG, or another context of it in Options.Context")
 		}
-		return nil, unavailable(err, "have the Role of driver/kubernetes/rbac.yaml bound to this user in the namespace "+s.namespace)
+		return nil, unavailable(err, bindRole+" in the namespace "+s.namespace)
 	}
 	if err := s.makeLease(ctx); err != nil {
 		if apierrors.IsNotFound(err) {
 			return nil, unavailable(err, "make the namespace: kubectl create namespace "+s.namespace, "name another one in Options.Namespace")
 		}
-		return nil, unavailable(err, "see whether kubectl get leases -n "+s.namespace+" answers", "have the Role of driver/kubernetes/rbac.yaml bound to this user")
+		return nil, unavailable(err, "see whether kubectl get leases -n "+s.namespace+" answers", bindRole)
 	}
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.running, s.cancel = running, cancel

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sandboxfn/sbx/driver/kubernetes/internal/forward"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/cache"
@@ -90,7 +91,7 @@ func (w *watch) start(ctx, running context.Context, list cache.ListerWatcher, ta
 				w.logger.Warn("the cluster does not tell of the session's pods", "err", err)
 			}
 		}
-		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		if forward.NotAllowed(err) {
 			select {
 			case refused <- err:
 			default:
